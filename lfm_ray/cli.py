@@ -1,0 +1,88 @@
+"""What the commands share: `--set`, errors of one line, and a quiet Ray."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from lfm_ray.errors import TrainingFailed, UserError
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def parser(command: str, doc: str) -> argparse.ArgumentParser:
+    """The argument parser of `python -m lfm_ray.COMMAND`; its help is the module's docstring."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m lfm_ray.{command}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument(
+        "--set", metavar="SETTING=VALUE", action="append", default=[], dest="overrides",
+        help="override any setting, such as optimizer.learning_rate=0.01; repeatable",
+    )  # fmt: skip
+    return result
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; errors that the user can put right become one line and an exit status."""
+    try:
+        main()
+    except UserError as error:
+        _stop(str(error), 2)
+    except TrainingFailed as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+
+
+def repository_file(path: str | Path) -> Path:
+    """`path` as given, or else the file of that name in the repository (search_spaces/..., data/...)."""
+    given = Path(path)
+    return given if given.exists() or given.is_absolute() else _or_else(REPOSITORY / given, given)
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """A Ray session: the cluster at `address`, or one of this machine that ends with the command."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announced default; silences its notice
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    import ray
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        try:
+            ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+                configure_logging=True,
+            )  # fmt: skip
+        except ConnectionError:
+            raise UserError(f"--address {address}: no Ray cluster answers there") from None
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _or_else(candidate: Path, given: Path) -> Path:
+    return candidate if candidate.exists() else given
+
+
+def _stop(message: str, status: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(message)}")
+    sys.exit(status)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

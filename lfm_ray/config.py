@@ -1,0 +1,117 @@
+"""Every setting of lfm_ray, typed, with its unit, bounds and default.
+
+`RunConfig` describes one training run; `PrepareConfig` describes how raw media become shards. A
+search space (`lfm_ray/search/space.py`) is a run whose settings are partly distributions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lfm_ray.schedules import Alpha, Constant
+from lfm_ray.settings import Settings
+
+
+class DataSettings(Settings):
+    """Which shards are read, and how."""
+
+    path: str = Field("shards/demo", description="folder written by lfm_ray.prepare")
+    modalities: list[str] | None = Field(None, description="which modalities to use; null: all of them")
+    batch_size: int = Field(64, ge=2, description="samples a step, over all workers together")
+    memory_share: float = Field(
+        0.3, ge=0, le=1, description="a dataset under this share of the object store is held in memory, else streamed"
+    )
+
+
+class ModelSettings(Settings):
+    """The encoders and the fusion head."""
+
+    encoder: Literal["small"] = Field("small", description="small: a CNN for spectrograms, images and video, a GRU for text")
+    width: int = Field(16, ge=1, description="channels of the first block of a small encoder")
+    embedding_size: int = Field(64, ge=1, description="d, the size of a modality's embedding")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings")
+    fusion: Literal["sum", "concat"] = Field("sum", description="how modalities are fused")
+
+
+class LossSettings(Settings):
+    """The modality-matching loss L_MM."""
+
+    matching: Literal["infonce", "js"] = Field("infonce", description="infonce: the paper; js: the official code")
+    tau: float = Field(0.2, gt=0, le=10, description="temperature of InfoNCE; js has none")
+
+
+class OptimizerSettings(Settings):
+    """How theta is updated."""
+
+    name: Literal["sgd", "adamw"] = Field("adamw", description="the optimiser of theta")
+    learning_rate: float = Field(3e-3, gt=0, le=10, description="the highest learning rate of the schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw has its own")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="weight decay")
+    schedule: Literal["one_cycle", "cosine", "step", "constant"] = Field(
+        "one_cycle", description="learning rate over the run; step divides it by ten at 35 % and 70 % of the epochs"
+    )
+    gradient_clip: float | None = Field(5.0, gt=0, description="highest norm of the gradient; null: not clipped")
+
+
+class RunConfig(Settings):
+    """One training run."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    method: Literal["lfm", "unimodal"] = Field("lfm", description="training method, a file of lfm_ray/methods")
+    alpha: Alpha = Constant()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    epochs: int = Field(20, ge=1, description="T, passes over the training split")
+    seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, order of samples, dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU")
+
+
+class AudioSettings(Settings):
+    """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.spectrogram`)."""
+
+    sample_rate: int | None = Field(None, ge=1000, description="Hz; null: the first file's, at most 16000")
+    seconds: float | None = Field(None, gt=0, description="s; null: the longest training clip, at most 10")
+    padding: Literal["zeros", "repeat"] = Field("zeros", description="how a short clip is filled up")
+    n_fft: int = Field(512, ge=16, description="samples in a window of the Fourier transform")
+    hop: int = Field(159, ge=1, description="samples between two windows; 159 gives the paper's sizes at 16 kHz")
+    n_mels: int | None = Field(None, ge=1, description="mel bands; null: the n_fft / 2 + 1 linear frequencies")
+
+
+class ImageSettings(Settings):
+    """Image -> uint8 pixels."""
+
+    size: int | None = Field(None, ge=4, description="pixels a side; null: the first file's shorter side, at most 224")
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; null: as the first file")
+
+
+class VideoSettings(Settings):
+    """Video -> uint8 frames."""
+
+    frames: int = Field(3, ge=1, description="frames a clip, at the middles of equal parts of it")
+    size: int = Field(224, ge=4, description="pixels a side")
+    channels: Literal[1, 3] = Field(3, description="1 grey, 3 RGB")
+
+
+class TextSettings(Settings):
+    """Text -> UTF-8 bytes, 1 to 256, padded with 0: no vocabulary, so nothing to download."""
+
+    length: int = Field(128, ge=1, description="positions; longer texts are cut")
+
+
+class PrepareConfig(Settings):
+    """How raw media become shards."""
+
+    audio: AudioSettings = AudioSettings()
+    image: ImageSettings = ImageSettings()
+    video: VideoSettings = VideoSettings()
+    text: TextSettings = TextSettings()
+    noise: dict[str, float] = Field(
+        {},
+        description="modality -> Gaussian noise in units of each sample's own standard deviation;"
+        " makes a task harder, the same for every reader of the shards",
+    )
+    limit: dict[str, int] = Field({}, description="split -> number of rows kept, drawn at random by the seed")
+    seed: int = Field(0, ge=0, lt=2**31, description="decides noise, limit, and the split where the manifest has none")

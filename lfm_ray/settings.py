@@ -1,0 +1,216 @@
+"""What every typed setting in lfm_ray shares: strictness, YAML, `--set`, and errors of one line.
+
+A settings class is a pydantic model derived from `Settings`. `load` builds one from a YAML file
+and `--set path.to.setting=value` overrides, and turns whatever is wrong into one `UserError` that
+names the key, the file and line, what is allowed, and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lfm_ray.errors import UserError
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
+
+# A section that has one of these keys is a choice between kinds; changing the key starts it afresh.
+KIND_KEYS = ("strategy",)
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values are final once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def to_yaml(self) -> str:
+        """The settings as YAML that `load` reads back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load(cls: type[AnySettings], path: Path | None, overrides: Sequence[str] = ()) -> AnySettings:
+    """Reads `cls` from a YAML file (None: only defaults) and applies `--set` overrides.
+
+    Raises:
+        UserError: the file cannot be read, or a setting is unknown, mistyped or out of bounds.
+    """
+    values = read_yaml(path) if path else {}
+    changes = parse_overrides(overrides)
+    return build(cls, merge(values, changes), source=path, changed=changes)
+
+
+def build(
+    cls: type[AnySettings],
+    values: Mapping[str, Any],
+    *,
+    source: Path | None = None,
+    changed: Mapping[str, Any] | None = None,
+) -> AnySettings:
+    """Checks `values` against `cls`; `source` and `changed` only make the error message precise."""
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_explain(error, cls, source, changed or {})) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping at the top of a YAML file, read by the safe loader."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a mapping of settings, not {type(content).__name__}")
+    return content
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["loss.tau=0.1"]` -> `{"loss.tau": 0.1}`; values are read as YAML."""
+    changes = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {item}: write it as path.to.setting=value")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {item}: the value is not valid YAML") from None
+    return changes
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `values` in which dotted keys are replaced.
+
+    A change of `alpha.strategy` empties the section `alpha` first: the settings of one strategy
+    mean nothing to another.
+    """
+    result = _deep_copy(values)
+    for dotted in sorted(changes, key=lambda key: key.rpartition(".")[2] not in KIND_KEYS):
+        *sections, key = dotted.split(".")
+        section = result
+        for name in sections:
+            inner = section.get(name)
+            if inner is None:
+                inner = section[name] = {}
+            if not isinstance(inner, dict):
+                raise UserError(f"{dotted}: {name} is a single value, it has no setting {key!r}")
+            section = inner
+        if key in KIND_KEYS and section.get(key) != changes[dotted]:
+            section.clear()
+        section[key] = changes[dotted]
+    return result
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> `{"loss.tau": 0.1, ...}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """`; did you mean X?`, or all that is allowed where nothing is close."""
+    match = difflib.get_close_matches(name, allowed, n=1)
+    if match:
+        return f"; did you mean {match[0]}?"
+    return f"; allowed: {', '.join(sorted(allowed))}" if allowed else ""
+
+
+def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _explain(
+    error: ValidationError, cls: type[Settings], source: Path | None, changed: Mapping[str, Any]
+) -> str:
+    details = error.errors(include_url=False)
+    first = details[0]
+    keys, fields = _walk(cls, first["loc"])
+    dotted = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        message = f"unknown setting{nearest(keys[-1], fields)}"
+    elif first["type"] == "missing":
+        message = "is missing, and has no default"
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+        message = f"{text[0].lower()}{text[1:]}"
+        if not isinstance(first["input"], (dict, list, Settings)):
+            message += f" (it is {first['input']!r})"
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{_where(dotted, keys, source, changed)}{dotted or 'settings'}: {message}{more}"
+
+
+def _where(dotted: str, keys: Sequence[str], source: Path | None, changed: Mapping[str, Any]) -> str:
+    if any(dotted == key or dotted.startswith(f"{key}.") for key in changed):
+        return "--set "
+    if source is None:
+        return ""
+    line = _line_of(source, keys)
+    return f"{source}, line {line}: " if line else f"{source}: "
+
+
+def _line_of(source: Path, keys: Sequence[str]) -> int | None:
+    """The line (from 1) on which the last of `keys` that the file contains stands."""
+    node, line = yaml.compose(source.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), None
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = [(name, value) for name, value in node.value if name.value == key]
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return line
+
+
+def _walk(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """Pydantic's location -> the keys as a user writes them, and the settings valid beside the last.
+
+    In a location, the tag of a discriminated union stands as if it were a key; it is left out here.
+    """
+    keys: list[str] = []
+    model: type[BaseModel] | None = cls
+    beside: list[str] = []
+    pending: dict[str, type[BaseModel]] = {}
+    for part in loc:
+        if str(part) in pending:
+            model, pending = pending[str(part)], {}
+            beside = list(model.model_fields)
+            continue
+        keys.append(str(part))
+        beside = list(model.model_fields) if model else []
+        annotation = model.model_fields[str(part)].annotation if model and str(part) in model.model_fields else None
+        model, pending = _models_in(annotation)
+    return keys, beside
+
+
+def _models_in(annotation: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]]]:
+    """The settings class behind an annotation, or the classes of a discriminated union by tag."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, {}
+    members = [item for item in typing.get_args(annotation) if isinstance(item, type) and issubclass(item, BaseModel)]
+    tagged = {
+        tag: member
+        for member in members
+        for key in KIND_KEYS
+        if key in member.model_fields
+        for tag in typing.get_args(member.model_fields[key].annotation)
+    }
+    return (members[0] if len(members) == 1 and not tagged else None), tagged
