@@ -1,0 +1,142 @@
+"""Audio file -> waveform -> log spectrogram."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfm_ray.config import AudioSettings
+from lfm_ray.errors import UserError
+
+
+def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
+    """Waveform (samples,) float32 in [-1, 1] -> (1, frequencies, frames) float16.
+
+    Raises:
+        UserError: the waveform is shorter than one window of `n_fft` samples.
+    """
+    return log_spectrogram(torch.from_numpy(waveform), settings).to(torch.float16).numpy()
+
+
+def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
+    """Waveform (samples,) -> (1, frequencies, frames) float32: log(magnitude + 1e-7).
+
+    As in the official LFM code: a Hann window of `n_fft` samples and no padding at the ends, which
+    gives the paper's 257 x 299 for 3 s at 16 kHz. With `n_mels`, the magnitudes are summed into mel
+    bands (Slaney's scale and norm, as librosa does) before the logarithm.
+    """
+    if len(waveform) < settings.n_fft:
+        raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than the {len(waveform)} of a clip")
+    magnitude = _magnitude(settings)(waveform)
+    return torch.log(magnitude + 1e-7).unsqueeze(0)
+
+
+def spectrogram_shape(settings: AudioSettings) -> list[int]:
+    """[1, frequencies, frames] that settings without nulls give."""
+    waveform = torch.zeros(samples(settings))
+    return list(log_spectrogram(waveform, settings).shape)
+
+
+def samples(settings: AudioSettings) -> int:
+    """Samples of a clip, from settings without nulls."""
+    assert settings.seconds is not None and settings.sample_rate is not None
+    return round(settings.seconds * settings.sample_rate)
+
+
+def load(path: str, settings: AudioSettings, start: float | None, end: float | None) -> np.ndarray:
+    """Reads a clip: mono (the mean of the channels), resampled, cut or filled up to `settings.seconds`.
+
+    Returns (samples,) float32 in [-1, 1]. Whatever the libraries raise on a broken file passes through.
+    """
+    import torchaudio
+
+    assert settings.seconds is not None and settings.sample_rate is not None
+    first = start or 0.0
+    length = settings.seconds if end is None else min(settings.seconds, end - first)
+    waveform, rate = _read(path, first, length)
+    if waveform.size == 0:
+        raise ValueError(f"holds no sound from {first:g} s on")
+    if rate != settings.sample_rate:
+        resample = torchaudio.functional.resample
+        waveform = resample(torch.from_numpy(waveform), rate, settings.sample_rate).numpy()
+    wanted = samples(settings)
+    if settings.padding == "repeat":
+        return np.resize(waveform, wanted)
+    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
+
+
+def header(path: str) -> tuple[int, float]:
+    """Sample rate in Hz and duration in seconds, without decoding."""
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+        return info.samplerate, info.duration
+    except soundfile.LibsndfileError:
+        import av
+
+        with av.open(path) as container:
+            stream = _audio_stream(container)
+            length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+            return stream.rate, float(length)
+
+
+def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
+    """Mono float32 samples from `start` on, and their rate."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(min(round(start * file.samplerate), file.frames))
+            data = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
+            return data.mean(axis=1), file.samplerate
+    except soundfile.LibsndfileError:
+        return _read_from_video(path, start, seconds)
+
+
+def _read_from_video(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
+    """The same for what libsndfile does not know: AAC, and the sound of video files."""
+    import av
+
+    with av.open(path) as container:
+        stream = _audio_stream(container)
+        rate = stream.rate
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
+        container.seek(int(start * av.time_base))
+        parts: list[np.ndarray] = []
+        offset = None
+        for frame in container.decode(stream):
+            offset = frame.time if offset is None else offset
+            if frame.time >= start + seconds:
+                break
+            parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
+        if not parts:
+            return np.zeros(0, np.float32), rate
+    waveform = np.concatenate(parts, axis=1).mean(axis=0)
+    first = max(0, round((start - (offset or 0.0)) * rate))
+    return waveform[first : first + round(seconds * rate)].astype(np.float32), rate
+
+
+def _audio_stream(container: Any) -> Any:
+    if not container.streams.audio:
+        raise ValueError("holds no sound")
+    return container.streams.audio[0]
+
+
+@functools.lru_cache
+def _magnitude(settings: AudioSettings) -> Callable[[Tensor], Tensor]:
+    """Waveform -> magnitudes (frequencies, frames); kept, since windows and filters cost time to make."""
+    import torchaudio
+
+    linear = torchaudio.transforms.Spectrogram(n_fft=settings.n_fft, hop_length=settings.hop, power=1, center=False)
+    if settings.n_mels is None:
+        return linear
+    mel = torchaudio.transforms.MelScale(
+        settings.n_mels, settings.sample_rate, n_stft=settings.n_fft // 2 + 1, norm="slaney", mel_scale="slaney"
+    )
+    return torch.nn.Sequential(linear, mel)

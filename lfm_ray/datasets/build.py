@@ -1,0 +1,272 @@
+"""Manifest -> shards, as a Ray Data job over every core of the machine or the cluster.
+
+Work goes to `OUT.partial` first, shard by shard, and becomes `OUT` when all of it is done, so an
+interrupted job goes on where it stopped and a reader never sees half a dataset. On a cluster, the
+media and `OUT` must lie on storage that every node reaches under the same path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lfm_ray.cli import ray_session
+from lfm_ray.config import PrepareConfig
+from lfm_ray.datasets.manifest import Kind, Manifest, Row
+from lfm_ray.datasets.media import BrokenMedia, decode, resolve, shape_and_dtype
+from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
+from lfm_ray.errors import UserError
+
+SHARD_ROWS = 256
+SHARD_BYTES = 128 * 2**20
+BAD_FILES = "bad_files.txt"
+FINGERPRINT = "fingerprint"
+
+
+def build(
+    manifest: Manifest, config: PrepareConfig, out: Path, *, skip_bad: bool = False, address: str | None = None
+) -> bool:
+    """Writes the dataset folder `out`; False if it is there already, made from the same source.
+
+    Equal input gives equal bytes, on any number of cores. A dataset that lies at `out` is replaced
+    at the very end; any other folder that is not empty is left alone.
+
+    Args:
+        manifest: the rows to take, as `lfm_ray.datasets.manifest.read_manifest` gives them.
+        config: the settings; nulls are filled in from the training rows.
+        out: folder to make.
+        skip_bad: leave out rows whose media cannot be decoded, and list them in `bad_files.txt`.
+        address: a Ray cluster; None: this machine.
+
+    Raises:
+        UserError: `out` is in the way, a setting does not fit the media, or media are broken.
+    """
+    check_replaceable(out)
+    config = resolve(config, manifest.kinds, manifest.splits["train"])
+    content = json.dumps([manifest.fingerprint, config.model_dump(mode="json"), skip_bad])
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    if out.is_dir() and any(out.iterdir()) and read_card(out).fingerprint == fingerprint:
+        return False
+    work = out.with_name(f"{out.name}.partial")
+    _start_or_go_on(work, fingerprint)
+    plan = _plan(manifest, config)
+    results = {name: _finished(work / name) for name in plan}
+    results = {name: result for name, result in results.items() if result}
+    for result in _progress(_run(plan, results.keys(), work, manifest.kinds, config, address), plan, len(results)):
+        results[result["file"]] = result
+    ordered = [results[name] for name in plan]
+    _report_bad(ordered, out, None if not skip_bad else work / BAD_FILES)
+    card = _card(manifest, config, ordered, fingerprint)
+    for result in ordered:
+        (work / f"{result['file']}.json").unlink()
+    (work / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    (work / FINGERPRINT).unlink()
+    _put_into_place(work, out)
+    return True
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises a UserError unless `out` is free, empty, or a dataset folder with nothing else in it."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not (out / CARD).is_file():
+        raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; name another folder")
+    card = read_card(out)
+    ours = {CARD, BAD_FILES} | {shard.file for shards in card.splits.values() for shard in shards}
+    foreign = sorted(item.name for item in out.iterdir() if item.name not in ours)
+    if foreign:
+        raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; name another folder")
+
+
+def _start_or_go_on(work: Path, fingerprint: str) -> None:
+    """Keeps what an interrupted job with the same fingerprint left, and nothing else."""
+    mark = work / FINGERPRINT
+    if work.exists():
+        if not mark.is_file():
+            raise UserError(f"{work}: is in the way, and is not lfm_ray's; move it or name another --out")
+        if mark.read_text() == fingerprint:
+            return
+        shutil.rmtree(work)
+    try:
+        work.mkdir(parents=True)
+        mark.write_text(fingerprint)
+    except OSError as error:
+        raise UserError(f"{work}: cannot be made: {error.strerror}") from None
+
+
+def _plan(manifest: Manifest, config: PrepareConfig) -> dict[str, list[Row]]:
+    """Shard file -> its rows. The sizes depend on the samples alone, so that the bytes do too."""
+    shapes = [shape_and_dtype(kind, config) for kind in manifest.kinds.values()]
+    row_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
+    count = min(SHARD_ROWS, max(1, SHARD_BYTES // row_bytes))
+    return {
+        f"{split}-{first // count:05d}.arrow": rows[first : first + count]
+        for split, rows in manifest.splits.items()
+        for first in range(0, len(rows), count)
+    }
+
+
+def _run(
+    plan: dict[str, list[Row]],
+    done: Sequence[str] | Any,
+    work: Path,
+    kinds: dict[str, Kind],
+    config: PrepareConfig,
+    address: str | None,
+) -> Iterator[dict[str, Any]]:
+    """The results of `make_shard` for all of `plan` that is not done, as they come."""
+    # Rows travel as JSON, since Ray Data would pickle objects one by one.
+    items = [
+        {"file": name, "rows": json.dumps([dataclasses.asdict(row) for row in rows])}
+        for name, rows in plan.items()
+        if name not in done
+    ]
+    if not items:
+        return
+    with ray_session(address):
+        import ray
+
+        from lfm_ray.datasets.stream import quiet
+
+        quiet()
+        folder = work.absolute()
+
+        def task(item: dict[str, str]) -> dict[str, str]:
+            rows = [Row(**row) for row in json.loads(item["rows"])]
+            return {"result": json.dumps(make_shard(folder / item["file"], rows, kinds, config))}
+
+        try:
+            for row in ray.data.from_items(items, override_num_blocks=len(items)).map(task).iter_rows():
+                result = json.loads(row["result"])
+                if "failed" in result:
+                    raise UserError(f"{work / result['file']}: cannot be written: {result['failed']}")
+                yield result
+        except ray.exceptions.RayError as error:
+            raise UserError(f"decoding stopped: {str(error).strip().splitlines()[-1]}") from error
+
+
+def make_shard(path: Path, rows: Sequence[Row], kinds: dict[str, Kind], config: PrepareConfig) -> dict[str, Any]:
+    """Decodes rows and writes one shard and, beside it, what is returned here as JSON.
+
+    Returns `file`, `rows`, `sha256`, `sums` (modality -> sum, sum of squares) and `bad` (id, path
+    and reason of each broken file); a shard without any good row is not written. `failed` instead
+    of all this: the disk refused.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # one task a core; and sums do not depend on the number of threads
+    good: list[Row] = []
+    bad: list[list[str]] = []
+    shapes = {name: shape_and_dtype(kind, config) for name, kind in kinds.items()}
+    arrays = {name: np.empty((len(rows), *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    sums = {name: np.zeros(2) for name in kinds}
+    for row in rows:
+        decoded = {}
+        for name, kind in kinds.items():
+            try:
+                decoded[name] = decode(row, name, kind, config)
+            except BrokenMedia as error:
+                bad.append([row.id, error.path, error.reason])
+        if len(decoded) < len(kinds):
+            continue
+        for name, array in decoded.items():
+            arrays[name][len(good)] = array
+            values = array.astype(np.float64)
+            sums[name] += values.sum(), np.square(values).sum()
+        good.append(row)
+    result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
+    result["sums"] = {name: list(pair) for name, pair in sums.items()}
+    try:
+        if good:
+            ids, labels = [row.id for row in good], [row.label for row in good]
+            write_shard(path, ids, labels, {name: array[: len(good)] for name, array in arrays.items()})
+            result["sha256"] = sha256(path)
+        unfinished = path.with_name(f".{path.name}.json")
+        unfinished.write_text(json.dumps(result), encoding="utf-8")
+        unfinished.replace(path.with_name(f"{path.name}.json"))
+    except OSError as error:
+        return {"file": path.name, "failed": error.strerror or str(error)}
+    return result
+
+
+def _finished(path: Path) -> dict[str, Any] | None:
+    """The result of an earlier job's shard; None where there is none, or files were broken that may be mended."""
+    try:
+        result = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return None if result["bad"] else result
+
+
+def _progress(results: Iterator[dict[str, Any]], plan: dict[str, list[Row]], done: int) -> Iterator[dict[str, Any]]:
+    """Passes results on and shows shards done, time taken and time left on stderr."""
+    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TextColumn("shards,"))
+    times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, *times, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("decoding", total=len(plan), completed=done)
+        for result in results:
+            progress.advance(bar)
+            yield result
+
+
+def _report_bad(results: Sequence[dict[str, Any]], out: Path, listing: Path | None) -> None:
+    """Writes the list of broken files: to `listing`, or else beside `out` and stops."""
+    bad = [line for result in results for line in result["bad"]]
+    beside = out.with_name(f"{out.name}.bad-files.txt")
+    text = "".join("\t".join(line) + "\n" for line in bad)
+    if bad and listing is None:
+        beside.write_text(text, encoding="utf-8")
+        raise UserError(
+            f"{len(bad)} media files cannot be decoded; the first: {bad[0][1]}: {bad[0][2]}; all of them: {beside};"
+            " mend them, or leave their rows out with --skip-bad"
+        )
+    beside.unlink(missing_ok=True)
+    if bad and listing:
+        listing.write_text(text, encoding="utf-8")
+
+
+def _card(
+    manifest: Manifest, config: PrepareConfig, results: Sequence[dict[str, Any]], fingerprint: str
+) -> DatasetCard:
+    splits: dict[str, list[ShardFile]] = {split: [] for split in manifest.splits}
+    for result in results:
+        if result["rows"]:
+            shard = ShardFile(file=result["file"], rows=result["rows"], sha256=result["sha256"])
+            splits[result["file"].rpartition("-")[0]].append(shard)
+    for split, shards in splits.items():
+        if not shards:
+            raise UserError(f"{manifest.path}: no row of split {split} is left, all of its media are broken")
+    modalities = {}
+    for name, kind in manifest.kinds.items():
+        shape, dtype = shape_and_dtype(kind, config)
+        sums = sum(np.array(result["sums"][name]) for result in results if result["file"].startswith("train-"))
+        mean, square = sums / (math.prod(shape) * sum(shard.rows for shard in splits["train"]))
+        std = math.sqrt(max(0.0, square - mean**2))
+        modalities[name] = ModalityCard(kind=kind, shape=shape, dtype=dtype.name, mean=float(mean), std=std)
+    return DatasetCard(
+        modalities=modalities,
+        classes=manifest.classes,
+        splits=splits,
+        preprocessing=config.model_dump(mode="json"),
+        fingerprint=fingerprint,
+    )
+
+
+def _put_into_place(work: Path, out: Path) -> None:
+    """Renames the finished folder to `out`; an older dataset there goes only once the new one stands."""
+    older = out.with_name(f"{out.name}.replaced")
+    if out.exists():
+        out.rename(older)
+    work.rename(out)
+    if older.exists():
+        shutil.rmtree(older)

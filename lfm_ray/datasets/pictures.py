@@ -1,0 +1,89 @@
+"""Image or video file -> uint8 pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lfm_ray.config import ImageSettings, VideoSettings
+
+
+def load_image(path: str, settings: ImageSettings) -> np.ndarray:
+    """Reads an image upright -> (C, H, W) uint8, from settings without nulls.
+
+    Whatever Pillow raises on a broken file passes through.
+    """
+    from PIL import Image, ImageOps
+
+    assert settings.size is not None and settings.channels is not None
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("has more than 8 bits a channel; convert it to 8 first")
+        return square(ImageOps.exif_transpose(image), settings.size, settings.channels)
+
+
+def image_header(path: str) -> tuple[int, int]:
+    """Shorter side in pixels and number of channels (1 or 3), without decoding."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return min(image.size), 1 if image.mode in ("1", "L", "LA") else 3
+
+
+def load_video(path: str, settings: VideoSettings, start: float | None, end: float | None) -> np.ndarray:
+    """Reads the frames at the middles of equal parts of the clip -> (F, C, H, W) uint8.
+
+    A first pass reads the times of the clip's frames without decoding: durations in headers are
+    often missing or wrong. A clip with fewer frames than wanted repeats some.
+    Whatever PyAV raises on a broken file passes through.
+    """
+    import av
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise ValueError("holds no video")
+        stream = container.streams.video[0]
+        times = _frame_times(container, stream, start, end)
+        if not times:
+            raise ValueError(f"holds no frame from {start or 0:g} s on")
+        middles = [int((part + 0.5) * len(times) / settings.frames) for part in range(settings.frames)]
+        wanted = [times[middle] for middle in middles]
+        _rewind(container, start)
+        pixels: list[np.ndarray] = []
+        for frame in container.decode(stream):
+            while len(pixels) < len(wanted) and frame.time is not None and frame.time >= wanted[len(pixels)] - 1e-4:
+                pixels.append(square(frame.to_image(), settings.size, settings.channels))
+            if len(pixels) == len(wanted):
+                return np.stack(pixels)
+    raise ValueError(f"ends before its frame at {wanted[len(pixels)]:.2f} s")
+
+
+def square(image: Any, size: int, channels: int) -> np.ndarray:
+    """Pillow image -> (C, size, size) uint8: the centre square, resized."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
+    return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+
+
+def _frame_times(container: Any, stream: Any, start: float | None, end: float | None) -> list[float]:
+    """Times in seconds of the frames within start..end, in order."""
+    _rewind(container, start)
+    times = []
+    for packet in container.demux(stream):
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is None:
+            continue
+        times.append(float(stamp * packet.time_base))
+        # Frames are stored in decoding order: one shown before `end` never decodes after it.
+        if end is not None and packet.dts is not None and float(packet.dts * packet.time_base) >= end:
+            break
+    return sorted(time for time in times if (start or 0) <= time and (end is None or time < end))
+
+
+def _rewind(container: Any, start: float | None) -> None:
+    """Goes to the key frame at or before `start`."""
+    import av
+
+    container.seek(int((start or 0) * av.time_base), backward=True)

@@ -1,0 +1,223 @@
+"""The shard format: a folder of Arrow IPC files and one `dataset.json`. No Ray here.
+
+A shard holds up to a few hundred rows as one record batch: `id` (string), `label` (int64) and a
+column per modality of the canonical extension type `arrow.fixed_shape_tensor`. It is opened as a
+memory map and read without a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from lfm_ray.errors import UserError
+from lfm_ray.settings import Settings, nearest
+
+FORMAT = "lfm_ray shards 1"
+CARD = "dataset.json"
+
+Arrays = dict[str, np.ndarray]
+
+
+class ModalityCard(Settings):
+    """What one modality's arrays are like."""
+
+    kind: Literal["audio", "image", "video", "text"]
+    shape: list[int] = Field(description="of one sample, such as [1, 257, 299] for a spectrogram")
+    dtype: str = Field(description="NumPy's name, such as float16")
+    mean: float = Field(description="over all entries of the train split")
+    std: float = Field(description="over all entries of the train split; 0 where they are all the same")
+
+
+class ShardFile(Settings):
+    """One Arrow file of a split."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+class DatasetCard(Settings):
+    """The content of `dataset.json`."""
+
+    format: Literal["lfm_ray shards 1"] = "lfm_ray shards 1"
+    modalities: dict[str, ModalityCard]
+    classes: list[str] = Field(description="a label in the shards is an index into this list")
+    splits: dict[str, list[ShardFile]]
+    preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
+    fingerprint: str = Field(description="sha256 of the source manifest and the settings")
+
+    def rows(self, split: str) -> int:
+        """Number of rows of a split."""
+        return sum(shard.rows for shard in self.splits[split])
+
+
+class Shards:
+    """A dataset written by `lfm_ray.prepare`, opened for reading.
+
+    Files are opened when they are first needed and stay open. A pickled copy opens them afresh.
+
+    Raises:
+        UserError: the folder or its `dataset.json` is missing, or is not of this format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.card = read_card(self.path)
+        self._open_files: dict[str, pa.RecordBatch] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open_files": {}}
+
+    def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Arrays, np.ndarray]:
+        """A whole split: modality -> (N, ...) array in the dtype of the shards, and labels (N,) int64.
+
+        The arrays of a split with a single shard are read-only views of the memory map.
+        """
+        batches = [self._open(shard) for shard in self._shards(split)]
+        if len(batches) != 1:
+            return self.take(split, np.arange(self.card.rows(split)), modalities)
+        return {name: _tensor(batches[0], name) for name in self._names(modalities)}, _labels(batches[0])
+
+    def take(
+        self, split: str, rows: np.ndarray, modalities: Sequence[str] | None = None
+    ) -> tuple[Arrays, np.ndarray]:
+        """The given row numbers of a split, in the given order; types as in `arrays`.
+
+        Raises:
+            IndexError: a row number is negative or too large.
+        """
+        shards = self._shards(split)
+        rows = np.asarray(rows, dtype=np.int64)
+        ends = np.cumsum([shard.rows for shard in shards])
+        if len(rows) and not 0 <= rows.min() <= rows.max() < ends[-1]:
+            raise IndexError(f"{self.path}: split {split} has rows 0 to {ends[-1] - 1}")
+        cards = {name: self.card.modalities[name] for name in self._names(modalities)}
+        arrays = {name: np.empty((len(rows), *card.shape), card.dtype) for name, card in cards.items()}
+        labels = np.empty(len(rows), np.int64)
+        shard_of_row = np.searchsorted(ends, rows, side="right")
+        for number in np.unique(shard_of_row):
+            batch = self._open(shards[number])
+            to = np.flatnonzero(shard_of_row == number)
+            where = rows[to] - (ends[number] - shards[number].rows)
+            labels[to] = _labels(batch)[where]
+            for name, array in arrays.items():
+                array[to] = _tensor(batch, name)[where]
+        return arrays, labels
+
+    def nbytes(self, split: str, modalities: Sequence[str] | None = None) -> int:
+        """Bytes that `arrays` takes for a split, labels included."""
+        self._shards(split)
+        cards = [self.card.modalities[name] for name in self._names(modalities)]
+        row = sum(math.prod(card.shape) * np.dtype(card.dtype).itemsize for card in cards)
+        return self.card.rows(split) * (row + np.dtype(np.int64).itemsize)
+
+    def verify(self) -> None:
+        """Reads every file once and compares it with `dataset.json`.
+
+        Raises:
+            UserError: names the first file that is missing, truncated or altered.
+        """
+        for shard in [shard for shards in self.card.splits.values() for shard in shards]:
+            path = self.path / shard.file
+            if not path.is_file():
+                raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
+            if sha256(path) != shard.sha256:
+                raise UserError(f"{path}: checksum differs from {CARD}, the file was altered; run lfm_ray.prepare again")
+            self._open(shard)
+
+    def _shards(self, split: str) -> list[ShardFile]:
+        if split not in self.card.splits:
+            raise UserError(f"{self.path}: has no split {split!r}{nearest(split, list(self.card.splits))}")
+        return self.card.splits[split]
+
+    def _names(self, modalities: Sequence[str] | None) -> list[str]:
+        known = list(self.card.modalities)
+        for name in modalities or ():
+            if name not in known:
+                raise UserError(f"{self.path}: has no modality {name!r}{nearest(name, known)}")
+        return known if modalities is None else list(modalities)
+
+    def _open(self, shard: ShardFile) -> pa.RecordBatch:
+        if shard.file not in self._open_files:
+            path = self.path / shard.file
+            try:
+                batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{path}: cannot be read ({reason}); run lfm_ray.prepare again") from None
+            if batch.num_rows != shard.rows:
+                raise UserError(f"{path}: has {batch.num_rows} rows where {CARD} says {shard.rows}")
+            for name, card in self.card.modalities.items():
+                wanted = pa.fixed_shape_tensor(pa.from_numpy_dtype(card.dtype), card.shape)
+                if name not in batch.schema.names or batch.schema.field(name).type != wanted:
+                    raise UserError(f"{path}: column {name!r} is missing or not the {wanted} that {CARD} says")
+            self._open_files[shard.file] = batch
+        return self._open_files[shard.file]
+
+
+def read_card(path: Path) -> DatasetCard:
+    """Reads and checks `dataset.json` of a dataset folder.
+
+    Raises:
+        UserError: it is missing or is not of this format.
+    """
+    file = path / CARD
+    how = f"make it with: python -m lfm_ray.prepare MANIFEST --audio COLUMN --image COLUMN --out {path}"
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such dataset folder; {how}")
+    if not file.is_file():
+        raise UserError(f"{path}: is not a dataset folder, it has no {CARD}; {how}")
+    try:
+        return DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{file}: {where}: {first['msg']}; it is no card of {FORMAT!r}") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+
+
+def write_shard(path: Path, ids: Sequence[str], labels: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one shard; equal content gives equal bytes, and no reader ever sees half a file.
+
+    Args:
+        path: file to write or to replace.
+        ids: N names of the samples.
+        labels: N indices into the classes.
+        arrays: modality -> (N, ...) array.
+    """
+    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "label": pa.array(labels, pa.int64())}
+    for name, array in arrays.items():
+        columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+    batch = pa.record_batch(columns)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tensor(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    return batch.column(name).to_numpy_ndarray()
+
+
+def _labels(batch: pa.RecordBatch) -> np.ndarray:
+    return batch.column("label").to_numpy()
