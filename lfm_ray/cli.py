@@ -73,6 +73,13 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader finds the old one or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def _or_else(candidate: Path, given: Path) -> Path:
     return candidate if candidate.exists() else given
 

@@ -61,12 +61,13 @@ class Polynomial(Settings):
     alpha(s) = sum_i c_i B_{i,n}(s) with B_{i,n}(s) = C(n, i) s^i (1 - s)^(n - i). With every c_i in
     [0, 1] alpha stays in [0, 1] without clipping, and decreasing c_i give a decreasing schedule
     (Farouki, "The Bernstein polynomial basis: a centennial retrospective", CAGD 2012). The same c_i
-    serve every T. The paper's cubic omega_hat(t) = at^3 + bt^2 + ct + d is the case n = 3.
+    serve every T. The paper's cubic omega_hat(t) = at^3 + bt^2 + ct + d is the case n = 3; the
+    default coefficients are that cubic up to its minimum at t = 26, fitted within the bounds.
     """
 
     strategy: Literal["polynomial"]
     coefficients: list[Weight] = Field(
-        [1.0, 1.0, 0.5, 0.0], min_length=2, description="Bernstein coefficients c_0 ... c_n, first to last epoch"
+        [1.0, 1.0, 0.28, 0.03], min_length=2, description="Bernstein coefficients c_0 ... c_n, first to last epoch"
     )
 
     def alpha(self, t: int, T: int) -> float:

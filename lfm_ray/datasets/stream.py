@@ -78,7 +78,7 @@ def _fetch(
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     dataset.context.execution_options.preserve_order = True
     # Fetching asks for no CPU: trials that hold all of them would otherwise wait for it for ever.
-    compute = ray.data.TaskPoolStrategy(size=max(2, int(ray.cluster_resources().get("CPU", 2))))
+    compute = ray.data.TaskPoolStrategy(size=max(1, min(len(items), int(ray.cluster_resources().get("CPU", 1)))))
     names = list(shards.card.modalities) if modalities is None else list(modalities)
     key = (str(shards.path.absolute()), shards.card.fingerprint)
     fetched = dataset.map(lambda item: _take(*key, split, item["rows"], names), num_cpus=0, compute=compute)

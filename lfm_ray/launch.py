@@ -1,0 +1,224 @@
+"""How a training loop is launched: in the process of a Tune trial, or on Ray Train workers (DDP).
+
+It is the same `execute` in both. A run lives in a folder of its own:
+
+    config.yaml     the RunConfig
+    epochs.jsonl    the metrics of each epoch, one JSON object a line
+    checkpoint.pt   the state after the last epoch, from which it goes on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import nn
+
+from lfm_ray import checkpoint, distributed
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.batches import ArrayBatches, Batches, Order
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.datasets.stream import StreamBatches, load_arrays
+from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.loop import Row, Run, Splits, fit
+from lfm_ray.schedules import Learned
+
+CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The shards of a sweep, in the object store when they are small, else streamed from disk.
+
+    In memory, every trial of a node reads the same copy: the arrays are views of the object store.
+    """
+
+    shards: Shards
+    modalities: list[str]
+    in_memory: dict[str, ray.ObjectRef]
+
+    @classmethod
+    def open(cls, config: RunConfig, splits: tuple[str, ...] = ("train", "val")) -> Source:
+        """Opens the shards that `config` names, and loads them if they are small enough.
+
+        Raises:
+            UserError: the folder is no dataset, or lacks a modality or a split.
+        """
+        shards = Shards(Path(config.data.path).absolute())
+        modalities = list(config.data.modalities or shards.card.modalities)
+        size = sum(shards.nbytes(split, modalities) for split in splits)
+        store = ray.cluster_resources().get("object_store_memory", 0.0)
+        in_memory = {}
+        if size <= config.data.memory_share * store:
+            in_memory = {split: ray.put(load_arrays(shards, split, modalities)) for split in splits}
+        return cls(shards, modalities, in_memory)
+
+    def batches(self, split: str, order: Order) -> Batches:
+        """The batches of a split in the given order."""
+        if split in self.in_memory:
+            arrays, labels = ray.get(self.in_memory[split])
+            return ArrayBatches(arrays, labels, order)
+        return StreamBatches(self.shards, split, self.modalities, order)
+
+    def evaluation(self, split: str, config: RunConfig) -> Batches:
+        """A whole split, in its own order, for evaluation."""
+        rank, world_size = distributed.rank_and_world_size()
+        rows = np.arange(self.shards.card.rows(split))
+        return self.batches(split, Order(rows, max(256, config.data.batch_size), 0, False, rank, world_size))
+
+    def splits(self, config: RunConfig) -> Splits:
+        """What a run of `config` reads, as this rank sees it."""
+        rank, world_size = distributed.rank_and_world_size()
+        size, seed = config.data.batch_size, config.seed
+        train = np.arange(self.shards.card.rows("train"))
+        outer = None
+        if isinstance(config.alpha, Learned):
+            if config.alpha.outer == "held_out":
+                shuffled = np.random.default_rng((seed, 0)).permutation(train)
+                cut = max(1, round(len(train) * config.alpha.outer_fraction))
+                held_out, train = np.sort(shuffled[:cut]), np.sort(shuffled[cut:])
+                outer = self.batches("train", Order(held_out, size, seed, True, rank, world_size))
+            elif config.alpha.outer == "val":
+                rows = np.arange(self.shards.card.rows("val"))
+                outer = self.batches("val", Order(rows, size, seed, True, rank, world_size))
+        return Splits(
+            train=self.batches("train", Order(train, size, seed, True, rank, world_size)),
+            val=self.evaluation("val", config),
+            outer=outer,
+        )
+
+
+def execute(
+    config: RunConfig,
+    source: Source,
+    folder: Path,
+    report: Callable[[Row], None],
+    wrap: Callable[[nn.Module], nn.Module] | None = None,
+    test: bool = False,
+) -> list[Row]:
+    """Runs `config` in `folder`, from its last epoch if it has been started there before.
+
+    `report` receives every epoch's row, those of an earlier start included. With `test`, the last
+    row also holds the metrics of the test split; only `lfm_ray.confirm` asks for that.
+    """
+    rank, _ = distributed.rank_and_world_size()
+    run = Run(config, source.shards.card, wrap)
+    file = folder / CHECKPOINT
+    if file.exists():
+        state = checkpoint.load(file)
+        if state["config"] != config.model_dump(mode="json"):
+            raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
+        run.load_state_dict(state)
+    elif rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+    for row in run.history:
+        report(row)
+
+    def on_epoch(run: Run) -> None:
+        if test and run.epoch == config.epochs:
+            values = run.evaluate(source.evaluation("test", config))
+            run.history[-1] |= {f"test/{name}": value for name, value in values.items()}
+        if rank == 0:
+            _write_epochs(folder, run.history)
+        state = run.state_dict()
+        if rank == 0:
+            checkpoint.save(file, state)
+        report(run.history[-1])
+
+    return fit(run, source.splits(config), on_epoch)
+
+
+def run_in_process(
+    config: RunConfig, source: Source, folder: Path, report: Callable[[Row], None], threads: int, test: bool = False
+) -> None:
+    """Runs `config` in this process, on `threads` CPU threads."""
+    torch.set_num_threads(threads)
+    execute(config, source, folder, report, test=test)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The Ray Train workers of one run."""
+
+    count: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def run_on_workers(
+    config: RunConfig, source: Source, folder: Path, workers: Workers, callbacks: list[Any], test: bool = False
+) -> None:
+    """Runs `config` on Ray Train workers with DistributedDataParallel.
+
+    Raises:
+        TrainingFailed: with the reason, when a worker failed.
+    """
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError  # type: ignore[import-not-found,unused-ignore]
+
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "source": source, "folder": folder, "test": test},
+        scaling_config=ScalingConfig(
+            num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        run_config=RayRunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent.absolute()),
+            callbacks=callbacks,
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingFailed(_first_reason(error)) from None
+
+
+def read_epochs(folder: Path) -> list[Row]:
+    """The rows that a run in `folder` has written so far."""
+    file = folder / EPOCHS
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One Ray Train worker: the same `execute`, with the model wrapped for DDP."""
+    import ray.train
+    from ray.train.torch import prepare_model
+
+    config = RunConfig.model_validate(settings["config"])
+    cpus = ray.train.get_context().get_world_size()
+    torch.set_num_threads(max(1, (torch.get_num_threads()) // cpus))
+    execute(
+        config,
+        settings["source"],
+        settings["folder"],
+        report=lambda row: ray.train.report(row),
+        wrap=lambda model: prepare_model(model),
+        test=settings["test"],
+    )
+
+
+def _write_epochs(folder: Path, rows: list[Row]) -> None:
+    temporary = folder / f"{EPOCHS}.writing"
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(folder / EPOCHS)
+
+
+def _first_reason(error: BaseException) -> str:
+    """The line that says why, from an exception that quotes the traceback of a worker."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "TrainingFailed:" in line or "UserError:" in line]
+    chosen = (named or lines or [type(error).__name__])[-1]
+    return chosen.split("TrainingFailed: ")[-1].split("UserError: ")[-1]

@@ -1,0 +1,59 @@
+"""Accuracy, MAP and macro F1 of the fusion and of each modality, and the gaps between modalities."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lfm_ray.models.classifier import Outputs
+
+
+def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float]:
+    """All metrics of a split.
+
+    fused: (N, C), the logits by which the method predicts; outputs and labels (N,) of the whole
+    split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/loss`, the first three
+    for each modality, and
+
+    - `unimodal_accuracy`: the mean over modalities of their accuracies;
+    - `accuracy_gap`: the highest of those accuracies minus the lowest;
+    - `modality_gap`: the distance between the centroids of the modalities' normalised embeddings
+      (Liang et al., "Mind the gap", NeurIPS 2022), the mean over pairs.
+    """
+    values = {"fused/loss": float(F.cross_entropy(fused.float(), labels))}
+    for name, logits in {"fused": fused, **outputs.unimodal}.items():
+        scores = classification_metrics(F.softmax(logits.float(), dim=1).cpu().numpy(), labels.cpu().numpy())
+        values |= {f"{name}/{metric}": value for metric, value in scores.items()}
+    accuracies = [values[f"{name}/accuracy"] for name in outputs.unimodal]
+    values["unimodal_accuracy"] = float(np.mean(accuracies))
+    values["accuracy_gap"] = max(accuracies) - min(accuracies)
+    values["modality_gap"] = modality_gap(outputs.embeddings)
+    return values
+
+
+def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """scores: (N, C), larger is likelier; labels: (N,).
+
+    accuracy; map: average precision of each class against the rest, mean over the classes that
+    occur in labels; macro_f1: F1 of each class that occurs in labels or predictions, mean.
+    """
+    from sklearn.metrics import average_precision_score, f1_score
+
+    predicted = scores.argmax(axis=1)
+    present = np.unique(labels)
+    return {
+        "accuracy": float(np.mean(predicted == labels)),
+        "map": float(np.mean([average_precision_score(labels == c, scores[:, c]) for c in present])),
+        "macro_f1": float(f1_score(labels, predicted, average="macro")),
+    }
+
+
+def modality_gap(embeddings: dict[str, Tensor]) -> float:
+    """Mean over pairs of modalities of the distance between their centroids on the unit sphere."""
+    centroids = {name: F.normalize(value.float(), dim=1).mean(dim=0) for name, value in embeddings.items()}
+    distances = [float(torch.linalg.vector_norm(centroids[a] - centroids[b])) for a, b in combinations(centroids, 2)]
+    return float(np.mean(distances)) if distances else 0.0

@@ -1,0 +1,86 @@
+"""Small encoders, (B, ...) -> (B, d), that train in seconds on a CPU.
+
+They use GroupNorm, not BatchNorm: a sample's embedding does not depend on the rest of the batch,
+so several workers with a part of the batch each compute what one worker computes with all of it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lfm_ray.config import ModelSettings
+from lfm_ray.datasets.shards import ModalityCard
+
+BYTE_VALUES = 257  # 256 bytes and the padding 0
+
+
+def small_encoder(card: ModalityCard, settings: ModelSettings) -> nn.Module:
+    """The small encoder for a modality: a CNN, its mean over frames for video, a GRU for text."""
+    if card.kind == "text":
+        return TextEncoder(settings)
+    image = ImageEncoder(card, settings)
+    return VideoEncoder(image) if card.kind == "video" else image
+
+
+class ImageEncoder(nn.Module):
+    """A CNN for images (B, C, H, W) and spectrograms (B, 1, frequencies, frames).
+
+    Blocks of strided convolution, GroupNorm and ReLU that halve each side until about 4 are left;
+    striding instead of pooling takes a quarter of the time on a CPU.
+    """
+
+    def __init__(self, card: ModalityCard, settings: ModelSettings) -> None:
+        super().__init__()
+        self.mean, self.std = card.mean, max(card.std, 1e-6)
+        channels, *sides = card.shape[-3:]
+        blocks = min(5, max(2, round(math.log2(min(sides))) - 2))
+        layers: list[nn.Module] = []
+        for block in range(blocks):
+            width = settings.width * 2 ** min(block, 3)
+            layers += [
+                nn.Conv2d(channels, width, 5 if block == 0 else 3, stride=2, padding=2 if block == 0 else 1, bias=False),
+                nn.GroupNorm(math.gcd(width, 8), width),
+                nn.ReLU(),
+            ]
+            channels = width
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.project = nn.Linear(channels * 4, settings.embedding_size)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value: (B, C, H, W) of any real dtype; standardised here."""
+        value = value.to(self.project.weight.dtype)
+        return self.project(self.features((value - self.mean) / self.std))
+
+
+class VideoEncoder(nn.Module):
+    """The mean over frames of an image encoder's embeddings: (B, F, C, H, W) -> (B, d)."""
+
+    def __init__(self, image: ImageEncoder) -> None:
+        super().__init__()
+        self.image = image
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value: (B, F, C, H, W)."""
+        batch, frames = value.shape[:2]
+        return self.image(value.flatten(0, 1)).view(batch, frames, -1).mean(dim=1)
+
+
+class TextEncoder(nn.Module):
+    """Bytes (B, L), 0 is padding -> the mean over positions of a bidirectional GRU's states."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        size = settings.width * 4
+        self.embed = nn.Embedding(BYTE_VALUES, size, padding_idx=0)
+        self.recurrent = nn.GRU(size, size, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(2 * size, settings.embedding_size)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value: (B, L) integers 0 ... 256."""
+        present = (value > 0).unsqueeze(-1)
+        states, _ = self.recurrent(self.embed(value.long()))
+        total = torch.where(present, states, 0.0).sum(dim=1)
+        return self.project(total / present.sum(dim=1).clamp(min=1))

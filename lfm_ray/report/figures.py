@@ -1,0 +1,49 @@
+"""Figures of a sweep as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from lfm_ray.search.sweep import Trial, by_strategy
+
+
+def strategies_figure(trials: list[Trial], path: Path) -> None:
+    """alpha(t) and the accuracies over the epochs for the best trial of each strategy (paper Figure 3)."""
+    best = by_strategy(trials)
+    if not best:
+        return
+    modalities = [
+        key.split("/")[1]
+        for key in next(iter(best.values())).rows[-1]
+        if key.startswith("val/") and key.endswith("/accuracy") and "/fused/" not in key
+    ]
+    panels = [("alpha", "alpha(t)"), ("val/fused/accuracy", "fused accuracy, validation")]
+    panels += [(f"val/{name}/accuracy", f"{name} accuracy, validation") for name in modalities]
+    columns = 2
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(9, 3.1 * lines), sharex=True, squeeze=False)
+    for axis, (key, title) in zip(axes.flat, panels, strict=False):
+        for name, trial in best.items():
+            share = [row["epoch"] / trial.config.epochs for row in trial.rows]
+            width = 2.4 if trial is list(best.values())[-1] else 1.2
+            axis.plot(share, [row[key] for row in trial.rows], label=f"{name} (trial {trial.number})", linewidth=width)
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_ylim(-0.02, 1.02)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("share of the epochs")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(labels) // 4), 1, 1))
+    temporary = path.with_suffix(".writing.png")
+    figure.savefig(temporary, dpi=130)
+    plt.close(figure)
+    temporary.replace(path)

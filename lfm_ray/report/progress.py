@@ -1,0 +1,78 @@
+"""The view of a running sweep: trials done, running, pruned and failed, the best so far, the time left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import STATES, strategy_name
+from lfm_ray.search.study import SETTINGS, Study
+from lfm_ray.search.tune_adapters import DriverOnly, FAILED, NUMBER, OBJECTIVE
+
+
+class SweepProgress(DriverOnly, Callback):
+    """One line that moves in a terminal; a line for each ended trial elsewhere (a log file)."""
+
+    def __init__(self, console: Console, study: Study, space: Space) -> None:
+        self.console, self.study, self.space = console, study, space
+        self._started = time.monotonic()
+        self._done_before: int | None = None
+        self._best: tuple[float, str] | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("trials", total=space.trials, state="starting")
+
+    def __enter__(self) -> SweepProgress:
+        if self.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+        """Follows the best trial that went to its end."""
+        config = self.space.config(trial.config[SETTINGS])
+        if FAILED not in result and result["epoch"] == config.epochs:
+            found = (result[OBJECTIVE], strategy_name(config))
+            self._best = max(self._best or found, found)
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Writes the line of an ended trial where nothing can move."""
+        self._show()
+        if self.console.is_terminal:
+            return
+        frozen = self.study.trials()[trial.config[NUMBER]]
+        config = self.space.config(trial.config[SETTINGS])
+        result = trial.last_result or {}
+        outcome = result.get(FAILED) or f"fused accuracy {result.get(OBJECTIVE, float('nan')):.3f}, epoch {result.get('epoch')}"
+        self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
+
+    on_trial_error = on_trial_complete
+
+    def _show(self) -> None:
+        states = [STATES[trial.state] for trial in self.study.trials()]
+        done = sum(state in ("finished", "pruned", "failed") for state in states)
+        self._done_before = done if self._done_before is None else self._done_before
+        parts = [f"{states.count(name)} {name}" for name in ("running", "pruned", "failed") if states.count(name)]
+        if self._best:
+            parts.append(f"best {self._best[0]:.3f} ({self._best[1]})")
+        if self._done_before < done < self.space.trials:
+            each = (time.monotonic() - self._started) / (done - self._done_before)
+            left = each * (self.space.trials - done)
+            parts.append(f"about {_minutes(left)} left")
+        self._progress.update(self._task, completed=done, state=", ".join(parts), description=f"{done}/{self.space.trials} trials")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

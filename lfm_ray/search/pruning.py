@@ -1,0 +1,46 @@
+"""Early stopping of trials by successive halving."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+
+PROTECTED = "protected"  # user attribute of trials that are never pruned
+
+
+class SuccessiveHalving(optuna.pruners.BasePruner):
+    """ASHA's stopping rule (Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020).
+
+    Rungs are at the epochs `first_rung * reduction**k`. A trial that reaches a rung goes on if its
+    value there is among the best 1/`reduction` of all values seen at that rung so far; nothing is
+    stopped before `reduction` trials have reached the rung. What the rungs compare is decided by
+    the caller, see `lfm_ray.search.space.Pruning.by`.
+
+    Everything is computed from the values in the study, so a resumed sweep decides as one that was
+    never interrupted. Protected trials (known points) take part in the comparison but go on.
+    """
+
+    def __init__(self, first_rung: int, reduction: int) -> None:
+        self.first_rung, self.reduction = first_rung, reduction
+
+    def is_rung(self, epoch: int) -> bool:
+        """Whether trials are compared at this epoch."""
+        while epoch > self.first_rung and epoch % self.reduction == 0:
+            epoch //= self.reduction
+        return epoch == self.first_rung
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether the trial, which has just reported its last value, is to be stopped."""
+        epoch = trial.last_step
+        if epoch is None or not self.is_rung(epoch) or trial.user_attrs.get(PROTECTED):
+            return False
+        others = [
+            other.intermediate_values[epoch]
+            for other in study.get_trials(deepcopy=False)
+            if epoch in other.intermediate_values and other.number != trial.number
+        ]
+        values = sorted([*others, trial.intermediate_values[epoch]], reverse=True)
+        if len(values) < self.reduction:
+            return False
+        return trial.intermediate_values[epoch] < values[math.ceil(len(values) / self.reduction) - 1]

@@ -1,0 +1,204 @@
+"""A sweep on disk, running or finished: what was asked, what every trial did, what is best.
+
+    STORAGE/NAME/
+      sweep.yaml      the space with all overrides, the seed, the data's fingerprint, the versions
+      study.journal   Optuna's journal: the settings and the fate of every trial
+      trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
+      tensorboard/    one TensorBoard run each
+      trials.csv, strategies.png, best.yaml   written at the end
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from optuna.trial import TrialState
+from pydantic import Field
+
+from lfm_ray.cli import write_atomically
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
+from lfm_ray.launch import read_epochs
+from lfm_ray.loop import Row
+from lfm_ray.schedules import Constant, Polynomial
+from lfm_ray.search.space import Space
+from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study
+from lfm_ray.settings import Settings, flatten, load
+
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+class SweepFile(Settings):
+    """What `sweep.yaml` holds."""
+
+    space: Space
+    seed: int
+    fingerprint: str = Field(description="of the shards; a sweep goes on only with the same data")
+    created: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep. state: finished, pruned, failed, running or waiting."""
+
+    number: int
+    label: str
+    state: str
+    reason: str
+    config: RunConfig
+    rows: list[Row]
+
+    @property
+    def accuracy(self) -> float:
+        """Fused validation accuracy at the last epoch so far."""
+        return self.rows[-1]["val/fused/accuracy"] if self.rows else float("nan")
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What trials are compared by: the accuracy, then the lower validation loss."""
+        return self.accuracy, -self.rows[-1]["val/fused/loss"]
+
+    @property
+    def strategy(self) -> str:
+        """The strategy in a word or two, as tables show it."""
+        return strategy_name(self.config)
+
+
+class Sweep:
+    """A sweep's folder."""
+
+    def __init__(self, folder: Path, file: SweepFile) -> None:
+        self.folder, self.file = folder, file
+        self.space = file.space
+
+    @classmethod
+    def create(cls, folder: Path, space: Space, seed: int, fingerprint: str) -> Sweep:
+        """Makes the folder of a new sweep.
+
+        Raises:
+            UserError: the folder is there already.
+        """
+        if (folder / "sweep.yaml").exists():
+            raise UserError(f"{folder}: there is a sweep already; go on with --resume {folder.name}, or use another --name")
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: is not empty and not a sweep; use another --name")
+        folder.mkdir(parents=True, exist_ok=True)
+        packages = ("lfm_ray", "torch", "ray", "optuna", "numpy")
+        file = SweepFile(
+            space=space,
+            seed=seed,
+            fingerprint=fingerprint,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions={name: importlib.metadata.version(name) for name in packages},
+        )
+        write_atomically(folder / "sweep.yaml", file.to_yaml())
+        return cls(folder, file)
+
+    @classmethod
+    def open(cls, folder: Path) -> Sweep:
+        """Opens a sweep.
+
+        Raises:
+            UserError: there is none in the folder.
+        """
+        if not (folder / "sweep.yaml").exists():
+            raise UserError(f"{folder}: there is no sweep here (no sweep.yaml)")
+        return cls(folder, load(SweepFile, folder / "sweep.yaml"))
+
+    def extend(self, trials: int | None) -> None:
+        """Changes the number of trials of the sweep."""
+        if trials is not None:
+            space = self.space.model_copy(update={"trials": trials})
+            self.file = self.file.model_copy(update={"space": space})
+            self.space = space
+            write_atomically(self.folder / "sweep.yaml", self.file.to_yaml())
+
+    def check_data(self, fingerprint: str) -> None:
+        """Refuses to go on with other data.
+
+        Raises:
+            UserError: the shards are not those that the sweep began with.
+        """
+        if fingerprint != self.file.fingerprint:
+            path = self.space.base.data.path
+            raise UserError(f"{path}: these are not the shards that the sweep began with (their fingerprint differs)")
+
+    @cached_property
+    def study(self) -> Study:
+        """The sweep's study."""
+        return Study(self.folder / "study.journal", self.space, self.file.seed)
+
+    def trial_folder(self, number: int) -> Path:
+        """Where trial `number` keeps its run."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def trials(self) -> list[Trial]:
+        """All trials that have been started, by number."""
+        return [
+            Trial(
+                number=frozen.number,
+                label=frozen.user_attrs.get(LABEL, ""),
+                state=STATES[frozen.state],
+                reason=frozen.user_attrs.get(REASON, ""),
+                config=self.space.config(frozen.user_attrs[SETTINGS]),
+                rows=read_epochs(self.trial_folder(frozen.number)),
+            )
+            for frozen in self.study.trials()
+            if SETTINGS in frozen.user_attrs
+        ]
+
+    def table(self) -> pd.DataFrame:
+        """One row a trial: its state, its settings, the metrics of its last epoch."""
+        return pd.DataFrame(
+            [
+                {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
+                | {"strategy": trial.strategy, "epochs": len(trial.rows)}
+                | flatten(trial.config.model_dump(mode="json"))
+                | (trial.rows[-1] if trial.rows else {})
+                for trial in self.trials()
+            ]
+        )
+
+
+def best_of(trials: list[Trial]) -> Trial | None:
+    """The finished trial with the highest fused validation accuracy."""
+    return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, default=None)
+
+
+def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
+    """For each strategy its best finished trial, best strategy last."""
+    names = {trial.strategy for trial in trials}
+    best = {name: best_of([trial for trial in trials if trial.strategy == name]) for name in names}
+    found = {name: trial for name, trial in best.items() if trial is not None}
+    return dict(sorted(found.items(), key=lambda item: item[1].rank))
+
+
+def strategy_name(config: RunConfig) -> str:
+    """`alpha = 0`, `heuristic`, `learned`, ...; the method's name where alpha plays no part."""
+    if config.method != "lfm":
+        return config.method
+    if isinstance(config.alpha, Constant):
+        return "alpha = 0" if config.alpha.value == 0 else "constant"
+    return config.alpha.strategy
+
+
+def schedule_of(trial: Trial) -> tuple[Polynomial, float]:
+    """A trial's alpha(t) as a polynomial, and the root mean square of what it leaves out.
+
+    Exact for a polynomial trial; for any other a cubic fitted to the alpha of its epochs.
+    """
+    if isinstance(trial.config.alpha, Polynomial):
+        return trial.config.alpha, 0.0
+    return Polynomial.fit([row["alpha"] for row in trial.rows], degree=3)

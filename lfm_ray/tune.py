@@ -1,0 +1,161 @@
+"""Searches a training strategy: from a space of settings to the best configurations.
+
+    python -m lfm_ray.tune                                                  the demo
+    python -m lfm_ray.tune search_spaces/alpha_schedule.yaml --data shards/mine
+    python -m lfm_ray.tune --data shards/mine --trials 100 --time-budget 2h --name mine
+    python -m lfm_ray.tune --resume mine                                    goes on after a kill
+
+Trials run on Ray Tune, on this machine or on the cluster at --address. Settings are drawn by
+Optuna, and trials that fall behind are stopped early. Everything lies under STORAGE/NAME.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from argparse import Namespace
+from pathlib import Path
+
+from lfm_ray.cli import console, parser, ray_session, repository_file, run, write_atomically
+from lfm_ray.errors import TrainingFailed, UserError
+
+DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
+
+
+def main() -> None:
+    """The command."""
+    given = arguments()
+
+    from lfm_ray.datasets.shards import read_card
+    from lfm_ray.launch import Source, Workers
+    from lfm_ray.report.progress import SweepProgress
+    from lfm_ray.report.tensorboard import TensorBoardCallback
+    from lfm_ray.search.run import Resources, run_sweep
+    from lfm_ray.search.space import load_space
+    from lfm_ray.search.sweep import Sweep
+
+    if given.resume:
+        sweep = Sweep.open(given.storage / given.resume)
+        sweep.extend(given.trials)
+    else:
+        overrides = [*given.overrides, *setting_flags(given)]
+        space = load_space(repository_file(given.space), overrides, given.trials)
+        if given.data is None:
+            prepare_demo(Path(space.base.data.path), given.address)
+        card = read_card(Path(space.base.data.path))
+        name = given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        sweep = Sweep.create(given.storage / name, space, given.seed, card.fingerprint)
+
+    console.print(f"[bold]{sweep.folder}[/]  {sweep.space.question}")
+    with ray_session(given.address):
+        source = Source.open(sweep.space.base)
+        sweep.check_data(source.shards.card.fingerprint)
+        workers = Workers(given.workers_per_trial, given.cpus_per_worker, given.gpus_per_worker)
+        with SweepProgress(console, sweep.study, sweep.space) as progress:
+            tensorboard = TensorBoardCallback(sweep.folder / "tensorboard", sweep.space)
+            resources = Resources(workers, given.concurrency)
+            run_sweep(sweep, source, resources, given.time_budget, [tensorboard, progress])
+    show(sweep.folder)
+
+
+def show(folder: Path) -> None:
+    """Prints what a sweep found, and writes its best settings, table and figure."""
+    from lfm_ray.report.figures import strategies_figure
+    from lfm_ray.report.tables import settings_table, strategy_table
+    from lfm_ray.schedules import formula
+    from lfm_ray.search.sweep import Sweep, best_of, schedule_of
+
+    sweep = Sweep.open(folder)
+    trials = sweep.trials()
+    best = best_of(trials)
+    states = [trial.state for trial in trials]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "pruned", "failed", "running") if s in states)
+    if best is None:
+        reason = next((f": {trial.reason}" for trial in trials if trial.state == "failed"), "")
+        if "running" in states or not trials:
+            raise TrainingFailed(f"no trial finished ({counts}); go on with --resume {folder.name}")
+        raise TrainingFailed(f"no trial finished ({counts}){reason}")
+
+    write_atomically(folder / "trials.csv", sweep.table().to_csv(index=False))
+    write_atomically(folder / "best.yaml", best.config.to_yaml())
+    strategies_figure(trials, folder / "strategies.png")
+
+    console.print(strategy_table(trials))
+    console.print(settings_table(best, list(sweep.space.search)))
+    for trial in [trial for trial in trials if trial.state == "failed"]:
+        console.print(f"[yellow]trial {trial.number} failed:[/] {trial.reason}")
+    schedule, residual = schedule_of(best)
+    exact = "" if residual == 0 else f"   (cubic fitted to trial {best.number}, residual {residual:.3f})"
+    console.print(f"{counts}. Best schedule, T = {best.config.epochs}:")
+    console.print(f"  {formula(schedule.power_basis(best.config.epochs))}{exact}", soft_wrap=True)
+    console.print(f"best settings   {folder / 'best.yaml'}", soft_wrap=True)
+    console.print(f"figure          {folder / 'strategies.png'}", soft_wrap=True)
+    console.print(f"train it        python -m lfm_ray.train {folder / 'best.yaml'}", soft_wrap=True)
+    console.print(f"test figures    python -m lfm_ray.confirm {folder}", soft_wrap=True)
+    console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
+
+
+def prepare_demo(out: Path, address: str | None) -> None:
+    """Makes the shards of the demo where they are not there yet."""
+    from lfm_ray.datasets.demo import prepare
+
+    prepare(out, address)
+
+
+def arguments() -> Namespace:
+    """The command line."""
+    result = parser("tune", __doc__ or "")
+    add = result.add_argument
+    add("space", nargs="?", type=Path, default=Path(DEFAULT_SPACE), help=f"search space file; default {DEFAULT_SPACE}")
+    add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; without it, the demo")
+    add("--name", help="of the sweep; default: the space's and the time")
+    add("--resume", metavar="NAME", help="go on with a sweep that was interrupted, or with more --trials")
+    add("--trials", type=positive, help="number of trials; default: the space's")
+    add("--epochs", type=positive, help="T of each trial; default: the space's")
+    add("--time-budget", type=seconds, metavar="TIME", help="stop after this time, such as 90s, 30m, 2h")
+    add("--seed", type=int, default=0, help="decides what is drawn, and the seed of every trial; default 0")
+    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    add("--storage", type=storage_folder, default=Path("sweeps"), metavar="FOLDER",
+        help="where sweeps are kept; on a cluster, a folder that all nodes share (NFS); default sweeps")  # fmt: skip
+    add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
+    add("--workers-per-trial", type=positive, default=1, help="more than 1: each trial is a DDP job; default 1")
+    add("--cpus-per-worker", type=positive, default=1, help="default 1")
+    add("--gpus-per-worker", type=float, default=0, help="can be a fraction; default 0")
+    given = result.parse_args()
+    if given.resume and (given.overrides or given.data or given.epochs or given.name):
+        raise UserError("--resume goes on with the settings of the sweep; only --trials and resources can change")
+    return given
+
+
+def setting_flags(given: Namespace) -> list[str]:
+    """The flags that are short for a `--set`."""
+    flags = {"data.path": given.data, "epochs": given.epochs}
+    named = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    return named if any(item.startswith("seed=") for item in given.overrides) else [*named, f"seed={given.seed}"]
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `30m`, `2h` -> seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or not float(match[1]):
+        raise ValueError
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def storage_folder(text: str) -> Path:
+    """A folder of this machine or a shared one."""
+    if "://" in text:
+        raise ValueError
+    return Path(text)
+
+
+if __name__ == "__main__":
+    run(main)
