@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lfm_ray.config import AudioSettings
 from lfm_ray.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and a command that decodes nothing needs none of it
+    from torch import Tensor
 
 
 def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
@@ -20,6 +21,8 @@ def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
     Raises:
         UserError: the waveform is shorter than one window of `n_fft` samples.
     """
+    import torch
+
     return log_spectrogram(torch.from_numpy(waveform), settings).to(torch.float16).numpy()
 
 
@@ -31,15 +34,18 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
     bands (Slaney's scale and norm, as librosa does) before the logarithm.
     """
     if len(waveform) < settings.n_fft:
-        raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than the {len(waveform)} of a clip")
+        raise UserError(
+            f"audio.n_fft: a window of {settings.n_fft} samples is longer than the {len(waveform)} of a clip"
+        )
     magnitude = _magnitude(settings)(waveform)
     return torch.log(magnitude + 1e-7).unsqueeze(0)
 
 
 def spectrogram_shape(settings: AudioSettings) -> list[int]:
     """[1, frequencies, frames] that settings without nulls give."""
-    waveform = torch.zeros(samples(settings))
-    return list(log_spectrogram(waveform, settings).shape)
+    _check_length(samples(settings), settings)
+    frames = 1 + (samples(settings) - settings.n_fft) // settings.hop
+    return [1, settings.n_mels or settings.n_fft // 2 + 1, frames]
 
 
 def samples(settings: AudioSettings) -> int:
@@ -53,8 +59,6 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
 
     Returns (samples,) float32 in [-1, 1]. Whatever the libraries raise on a broken file passes through.
     """
-    import torchaudio
-
     assert settings.seconds is not None and settings.sample_rate is not None
     first = start or 0.0
     length = settings.seconds if end is None else min(settings.seconds, end - first)
@@ -62,7 +66,9 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
     if waveform.size == 0:
         raise ValueError(f"holds no sound from {first:g} s on")
     if rate != settings.sample_rate:
-        resample = torchaudio.functional.resample
+        import torch
+        from torchaudio.functional import resample
+
         waveform = resample(torch.from_numpy(waveform), rate, settings.sample_rate).numpy()
     wanted = samples(settings)
     if settings.padding == "repeat":
@@ -122,6 +128,11 @@ def _read_from_video(path: str, start: float, seconds: float) -> tuple[np.ndarra
     return waveform[first : first + round(seconds * rate)].astype(np.float32), rate
 
 
+def _check_length(length: int, settings: AudioSettings) -> None:
+    if length < settings.n_fft:
+        raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than a clip of {length}")
+
+
 def _audio_stream(container: Any) -> Any:
     if not container.streams.audio:
         raise ValueError("holds no sound")
@@ -131,6 +142,7 @@ def _audio_stream(container: Any) -> Any:
 @functools.lru_cache
 def _magnitude(settings: AudioSettings) -> Callable[[Tensor], Tensor]:
     """Waveform -> magnitudes (frequencies, frames); kept, since windows and filters cost time to make."""
+    import torch
     import torchaudio
 
     linear = torchaudio.transforms.Spectrogram(n_fft=settings.n_fft, hop_length=settings.hop, power=1, center=False)

@@ -162,9 +162,10 @@ def make_shard(path: Path, rows: Sequence[Row], kinds: dict[str, Kind], config: 
     and reason of each broken file); a shard without any good row is not written. `failed` instead
     of all this: the disk refused.
     """
-    import torch
+    if "audio" in kinds.values():
+        import torch
 
-    torch.set_num_threads(1)  # one task a core; and sums do not depend on the number of threads
+        torch.set_num_threads(1)  # one task a core; and sums do not depend on the number of threads
     good: list[Row] = []
     bad: list[list[str]] = []
     shapes = {name: shape_and_dtype(kind, config) for name, kind in kinds.items()}

@@ -168,9 +168,7 @@ def _check_labels(path: Path, table: pd.DataFrame) -> list[str]:
 
 
 def _check_files(path: Path, paths: Mapping[str, list[str]], sizes: Mapping[str, list[int]]) -> None:
-    missing = [
-        file for name in sizes for file, size in zip(paths[name], sizes[name], strict=True) if size < 0
-    ]
+    missing = [file for name in sizes for file, size in zip(paths[name], sizes[name], strict=True) if size < 0]
     if missing:
         first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(

@@ -124,7 +124,9 @@ def _resolve_audio(settings: AudioSettings, names: Sequence[str], rows: Sequence
         duration = duration if row.end is None else min(duration, row.end)
         longest = max(longest, duration - (row.start or 0.0))
     if names and not (rate and longest > 0):
-        raise UserError(f"no training file of {', '.join(names)} can be read as audio, the first is {rows[0].values[names[0]]}")
+        raise UserError(
+            f"no training file of {', '.join(names)} can be read as audio, the first is {rows[0].values[names[0]]}"
+        )
     return settings.model_copy(
         update={"sample_rate": rate, "seconds": settings.seconds or (min(longest, MOST_SECONDS) or None)}
     )

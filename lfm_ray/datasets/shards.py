@@ -88,9 +88,7 @@ class Shards:
             return self.take(split, np.arange(self.card.rows(split)), modalities)
         return {name: _tensor(batches[0], name) for name in self._names(modalities)}, _labels(batches[0])
 
-    def take(
-        self, split: str, rows: np.ndarray, modalities: Sequence[str] | None = None
-    ) -> tuple[Arrays, np.ndarray]:
+    def take(self, split: str, rows: np.ndarray, modalities: Sequence[str] | None = None) -> tuple[Arrays, np.ndarray]:
         """The given row numbers of a split, in the given order; types as in `arrays`.
 
         Raises:
@@ -132,7 +130,9 @@ class Shards:
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
             if sha256(path) != shard.sha256:
-                raise UserError(f"{path}: checksum differs from {CARD}, the file was altered; run lfm_ray.prepare again")
+                raise UserError(
+                    f"{path}: checksum differs from {CARD}, the file was altered; run lfm_ray.prepare again"
+                )
             self._open(shard)
 
     def _shards(self, split: str) -> list[ShardFile]:

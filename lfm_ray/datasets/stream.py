@@ -18,9 +18,7 @@ LABELS = "label"
 BLOCK_BYTES = 64 * 2**20
 
 
-def load_arrays(
-    shards: Shards, split: str, modalities: Sequence[str] | None = None
-) -> tuple[Arrays, np.ndarray]:
+def load_arrays(shards: Shards, split: str, modalities: Sequence[str] | None = None) -> tuple[Arrays, np.ndarray]:
     """A whole split, in order, read by the cluster's tasks; types as in `Shards.arrays`."""
     rows = shards.card.rows(split)
     arrays, labels = shards.take(split, np.zeros(0, np.int64), modalities)
