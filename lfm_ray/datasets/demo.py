@@ -23,7 +23,7 @@ DEMO_SETTINGS: dict[str, object] = {
     "audio.n_fft": 256,
     "audio.hop": 128,
     "audio.n_mels": 40,
-    "noise.audio": 1.4,
+    "noise.audio": 1.0,
     "noise.image": 1.0,
 }
 
