@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, Shards, sha256, write_shard
+from lfm_ray.errors import UserError
+
+ROWS = {"train": [5, 3], "val": [4]}
+
+
+def content(rows: int, seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "sound": random.normal(size=(rows, 1, 3, 4)).astype(np.float16),
+        "picture": random.integers(0, 256, (rows, 3, 2, 2), dtype=np.uint8),
+        "words": random.integers(0, 257, (rows, 6)).astype(np.int16),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    splits: dict[str, list[ShardFile]] = {}
+    for split, counts in ROWS.items():
+        splits[split] = []
+        for number, rows in enumerate(counts):
+            name = f"{split}-{number:05d}.arrow"
+            write_shard(tmp_path / name, [f"{number}/{row}" for row in range(rows)], range(rows), content(rows, number))
+            splits[split].append(ShardFile(file=name, rows=rows, sha256=sha256(tmp_path / name)))
+    kinds = {"sound": "audio", "picture": "image", "words": "text"}
+    modalities = {
+        name: ModalityCard(kind=kinds[name], shape=list(array.shape[1:]), dtype=array.dtype.name, mean=0, std=1)
+        for name, array in content(1, 0).items()
+    }
+    card = DatasetCard(
+        modalities=modalities, classes=list("abcde"), splits=splits, preprocessing={}, fingerprint="0"
+    )
+    (tmp_path / CARD).write_text(card.model_dump_json())
+    return tmp_path
+
+
+def both_shards(name: str) -> np.ndarray:
+    return np.concatenate([content(5, 0)[name], content(3, 1)[name]])
+
+
+def test_a_split_of_several_shards_comes_back_whole_and_in_order(folder: Path) -> None:
+    arrays, labels = Shards(folder).arrays("train")
+    for name, array in arrays.items():
+        assert array.dtype == both_shards(name).dtype
+        np.testing.assert_array_equal(array, both_shards(name))
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+def test_one_shard_is_read_without_a_copy(folder: Path) -> None:
+    before = pa.total_allocated_bytes()
+    arrays, _ = Shards(folder).arrays("val", ["sound"])
+    assert list(arrays) == ["sound"]
+    assert not arrays["sound"].flags.owndata
+    assert not arrays["sound"].flags.writeable
+    assert pa.total_allocated_bytes() == before
+    np.testing.assert_array_equal(arrays["sound"], content(4, 0)["sound"])
+
+
+def test_take_keeps_the_order_asked_for_even_after_pickling(folder: Path) -> None:
+    shards = Shards(folder)
+    shards.arrays("train")
+    shards = pickle.loads(pickle.dumps(shards))
+    rows = np.array([7, 0, 5, 4, 0])
+    arrays, labels = shards.take("train", rows, ["picture", "words"])
+    assert list(arrays) == ["picture", "words"]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, both_shards(name)[rows])
+    assert labels.tolist() == [2, 0, 0, 4, 0]
+    empty, none = shards.take("train", np.array([], dtype=np.int64))
+    assert empty["sound"].shape == (0, 1, 3, 4)
+    assert none.shape == (0,)
+
+
+@pytest.mark.parametrize("row", [-1, 8])
+def test_take_refuses_rows_outside_the_split(folder: Path, row: int) -> None:
+    with pytest.raises(IndexError, match="0 to 7"):
+        Shards(folder).take("train", np.array([row]))
+
+
+def test_nbytes_is_what_the_arrays_take(folder: Path) -> None:
+    shards = Shards(folder)
+    for names in (None, ["words"]):
+        arrays, labels = shards.arrays("train", names)
+        assert shards.nbytes("train", names) == sum(array.nbytes for array in arrays.values()) + labels.nbytes
+
+
+def test_equal_content_gives_equal_bytes_in_a_canonical_type(folder: Path) -> None:
+    write_shard(folder / "again", [f"0/{row}" for row in range(5)], range(5), content(5, 0))
+    assert (folder / "again").read_bytes() == (folder / "train-00000.arrow").read_bytes()
+    assert not list(folder.glob(".*"))
+    schema = pa.ipc.open_file(pa.memory_map(str(folder / "again"))).schema
+    assert schema.field("sound").type == pa.fixed_shape_tensor(pa.float16(), [1, 3, 4])
+    assert schema.field("id").type == pa.string()
+
+
+def test_verify_names_the_file_that_was_altered(folder: Path) -> None:
+    Shards(folder).verify()
+    path = folder / "train-00001.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"train-00001\.arrow: checksum"):
+        Shards(folder).verify()
+
+
+def test_verify_names_a_wrong_row_count_and_a_missing_file(folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    card["splits"]["val"][0]["rows"] = 3
+    (folder / CARD).write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"val-00000\.arrow: has 4 rows"):
+        Shards(folder).verify()
+    (folder / "train-00000.arrow").unlink()
+    with pytest.raises(UserError, match=r"train-00000\.arrow: this shard is missing"):
+        Shards(folder).verify()
+
+
+@pytest.mark.parametrize("left", [0, 10, 300])
+def test_a_truncated_shard_is_named_without_verify(folder: Path, left: int) -> None:
+    path = folder / "train-00001.arrow"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"train-00001\.arrow: cannot be read"):
+        Shards(folder).arrays("train")
+
+
+def test_unknown_names_get_the_nearest(folder: Path) -> None:
+    shards = Shards(folder)
+    with pytest.raises(UserError, match="did you mean train"):
+        shards.arrays("trian")
+    with pytest.raises(UserError, match="did you mean sound"):
+        shards.take("train", np.array([0]), ["sounds"])
+
+
+def test_a_missing_folder_or_card_says_what_to_run(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no such dataset folder; make it with: python -m lfm_ray\.prepare"):
+        Shards(folder / "nowhere")
+    (folder / CARD).unlink()
+    with pytest.raises(UserError, match=r"has no dataset\.json; make it with"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read"), ("{}", "modalities"), ('{"format": "lfm_ray shards 9"}', "format")]
+)
+def test_a_wrong_card_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / CARD).write_text(text)
+    with pytest.raises(UserError, match=rf"dataset\.json: .*{message}"):
+        Shards(folder)
