@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """A Ray session: the cluster at `address`, or one of this machine that ends with the command."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announced default; silences its notice
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints a banner even when told to be silent
     import ray
 
     started_here = not ray.is_initialized()
@@ -71,6 +72,29 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `30m`, `2h` -> seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 2h, not {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def storage_folder(text: str) -> Path:
+    """A folder of this machine or a shared one."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a folder, local or shared (NFS), not a URI: {text}")
+    return Path(text)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -6,9 +6,9 @@ search space (`lfm_ray/search/space.py`) is a run whose settings are partly dist
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lfm_ray.schedules import Alpha, Constant
 from lfm_ray.settings import Settings
@@ -28,7 +28,9 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """The encoders and the fusion head."""
 
-    encoder: Literal["small"] = Field("small", description="small: a CNN for spectrograms, images and video, a GRU for text")
+    encoder: Literal["small"] = Field(
+        "small", description="small: a CNN for spectrograms, images and video, a GRU for text"
+    )
     width: int = Field(16, ge=1, description="channels of the first block of a small encoder")
     embedding_size: int = Field(64, ge=1, description="d, the size of a modality's embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings")
@@ -67,6 +69,11 @@ class RunConfig(Settings):
     epochs: int = Field(20, ge=1, description="T, passes over the training split")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, order of samples, dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU")
+
+    @field_validator("alpha", mode="before")
+    @classmethod
+    def _constant_unless_said(cls, value: Any) -> Any:
+        return {"strategy": "constant", **value} if isinstance(value, dict) else value
 
 
 class AudioSettings(Settings):

@@ -1,7 +1,7 @@
 """Algorithm 1: the training loop. It knows nothing of Ray, nor whether it is one rank of many.
 
-    run = Run(config, card)
-    history = fit(run, Splits(train, val, outer), on_epoch=...)
+run = Run(config, card)
+history = fit(run, Splits(train, val, outer), on_epoch=...)
 """
 
 from __future__ import annotations

@@ -138,9 +138,7 @@ def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
-def _explain(
-    error: ValidationError, cls: type[Settings], source: Path | None, changed: Mapping[str, Any]
-) -> str:
+def _explain(error: ValidationError, cls: type[Settings], source: Path | None, changed: Mapping[str, Any]) -> str:
     details = error.errors(include_url=False)
     first = details[0]
     keys, fields = _walk(cls, first["loc"])

@@ -12,11 +12,20 @@ Optuna, and trials that fall behind are stopped early. Everything lies under STO
 from __future__ import annotations
 
 import datetime
-import re
 from argparse import Namespace
 from pathlib import Path
 
-from lfm_ray.cli import console, parser, ray_session, repository_file, run, write_atomically
+from lfm_ray.cli import (
+    console,
+    parser,
+    positive,
+    ray_session,
+    repository_file,
+    run,
+    seconds,
+    storage_folder,
+    write_atomically,
+)
 from lfm_ray.errors import TrainingFailed, UserError
 
 DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
@@ -63,7 +72,8 @@ def show(folder: Path) -> None:
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.tables import settings_table, strategy_table
     from lfm_ray.schedules import formula
-    from lfm_ray.search.sweep import Sweep, best_of, schedule_of
+    from lfm_ray.search.selection import best_of, schedule_of
+    from lfm_ray.search.sweep import Sweep
 
     sweep = Sweep.open(folder)
     trials = sweep.trials()
@@ -132,29 +142,6 @@ def setting_flags(given: Namespace) -> list[str]:
     flags = {"data.path": given.data, "epochs": given.epochs}
     named = [f"{key}={value}" for key, value in flags.items() if value is not None]
     return named if any(item.startswith("seed=") for item in given.overrides) else [*named, f"seed={given.seed}"]
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def seconds(text: str) -> float:
-    """`90`, `90s`, `30m`, `2h` -> seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match or not float(match[1]):
-        raise ValueError
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def storage_folder(text: str) -> Path:
-    """A folder of this machine or a shared one."""
-    if "://" in text:
-        raise ValueError
-    return Path(text)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ class ImageEncoder(nn.Module):
         for block in range(blocks):
             width = settings.width * 2 ** min(block, 3)
             layers += [
-                nn.Conv2d(channels, width, 5 if block == 0 else 3, stride=2, padding=2 if block == 0 else 1, bias=False),
+                nn.Conv2d(
+                    channels, width, 5 if block == 0 else 3, stride=2, padding=2 if block == 0 else 1, bias=False
+                ),
                 nn.GroupNorm(math.gcd(width, 8), width),
                 nn.ReLU(),
             ]

@@ -9,7 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from lfm_ray.search.sweep import Trial, by_strategy
+from lfm_ray.search.selection import by_strategy
+from lfm_ray.search.sweep import Trial
 
 
 def strategies_figure(trials: list[Trial], path: Path) -> None:

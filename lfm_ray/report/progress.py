@@ -9,12 +9,12 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lfm_ray.search.space import Space
-from lfm_ray.search.sweep import STATES, strategy_name
 from lfm_ray.search.study import SETTINGS, Study
-from lfm_ray.search.tune_adapters import DriverOnly, FAILED, NUMBER, OBJECTIVE
+from lfm_ray.search.sweep import STATES, strategy_name
+from lfm_ray.search.tune_adapters import FAILED, NUMBER, OBJECTIVE, DriverOnly
 
 
 class SweepProgress(DriverOnly, Callback):
@@ -36,10 +36,14 @@ class SweepProgress(DriverOnly, Callback):
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Follows the best trial that went to its end."""
         config = self.space.config(trial.config[SETTINGS])
         if FAILED not in result and result["epoch"] == config.epochs:
@@ -55,7 +59,10 @@ class SweepProgress(DriverOnly, Callback):
         frozen = self.study.trials()[trial.config[NUMBER]]
         config = self.space.config(trial.config[SETTINGS])
         result = trial.last_result or {}
-        outcome = result.get(FAILED) or f"fused accuracy {result.get(OBJECTIVE, float('nan')):.3f}, epoch {result.get('epoch')}"
+        outcome = (
+            result.get(FAILED)
+            or f"fused accuracy {result.get(OBJECTIVE, float('nan')):.3f}, epoch {result.get('epoch')}"
+        )
         self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
 
     on_trial_error = on_trial_complete
@@ -71,7 +78,34 @@ class SweepProgress(DriverOnly, Callback):
             each = (time.monotonic() - self._started) / (done - self._done_before)
             left = each * (self.space.trials - done)
             parts.append(f"about {_minutes(left)} left")
-        self._progress.update(self._task, completed=done, state=", ".join(parts), description=f"{done}/{self.space.trials} trials")
+        self._progress.update(
+            self._task, completed=done, state=", ".join(parts), description=f"{done}/{self.space.trials} trials"
+        )
+
+
+class RunsProgress(DriverOnly, Callback):
+    """How many of a number of runs are done."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("runs", total=runs)
+
+    def __enter__(self) -> RunsProgress:
+        if self._progress.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Counts a run."""
+        self._progress.advance(self._task)
+
+    on_trial_error = on_trial_complete
 
 
 def _minutes(seconds: float) -> str:

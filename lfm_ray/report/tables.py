@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.table import Table
 
+from lfm_ray.launch import read_epochs
 from lfm_ray.loop import Row
-from lfm_ray.search.sweep import Trial, best_of, by_strategy
+from lfm_ray.search.selection import best_of, by_strategy
+from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.settings import flatten
 
 BASELINES = ("alpha = 0", "heuristic", "learned")
@@ -63,3 +66,64 @@ def _short(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_short(entry) for entry in value) + "]"
     return str(value)
+
+
+def metrics_table(row: Row, split: str = "val") -> Table:
+    """The metrics of one run's last epoch: accuracy, MAP and macro F1 of the fusion and each modality."""
+    table = Table(title=f"epoch {row['epoch']}, split {split}", title_justify="left")
+    table.add_column("")
+    for metric in ("accuracy", "MAP", "macro F1"):
+        table.add_column(metric, justify="right")
+    for name in ("fused", *_modalities(row)):
+        table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in ("accuracy", "map", "macro_f1")))
+    table.add_section()
+    table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}", "", "")
+    return table
+
+
+def confirm_frame(chosen: list[tuple[Sweep, Trial]], seeds: list[int]) -> pd.DataFrame:
+    """One row for each confirming run: sweep, trial, strategy, validation accuracy, seed, test metrics."""
+    return pd.DataFrame(
+        [
+            {
+                "sweep": sweep.folder.name,
+                "trial": trial.number,
+                "strategy": trial.strategy,
+                "selected_by": trial.accuracy,
+            }
+            | {"seed": seed}
+            | read_epochs(sweep.folder / "confirm" / f"{trial.number:04d}-seed{seed}")[-1]
+            for sweep, trial in chosen
+            for seed in seeds
+        ]
+    )
+
+
+def confirm_table(frame: pd.DataFrame) -> Table:
+    """Mean and standard deviation over seeds on the test split, best validation accuracy last.
+
+    The last column is the mean over seeds of the difference in fused accuracy from the best
+    alpha = 0, with its standard deviation.
+    """
+    modalities = [key.split("/")[1] for key in frame if key.startswith("test/") and key.endswith("/accuracy")]
+    table = Table(title=f"test accuracy, mean ± std over {frame['seed'].nunique()} seeds", title_justify="left")
+    for name in ("sweep", "trial", "strategy"):
+        table.add_column(name)
+    for name in (*modalities, "gap", "- (alpha = 0)"):
+        table.add_column(name, justify="right")
+    groups = sorted(frame.groupby(["sweep", "trial"]), key=lambda item: item[1]["selected_by"].iloc[0])
+    joint = [group for _, group in groups if group["strategy"].iloc[0] == "alpha = 0"]
+    for _, group in groups:
+        values = [_spread(group[f"test/{name}/accuracy"]) for name in modalities]
+        gap = f"{group['test/accuracy_gap'].mean():.3f}"
+        difference = "-"
+        if joint and group is not joint[-1]:
+            ours, theirs = (one.set_index("seed")["test/fused/accuracy"] for one in (group, joint[-1]))
+            difference = _spread(ours - theirs, "+")
+        first = group.iloc[0]
+        table.add_row(str(first["sweep"]), str(first["trial"]), str(first["strategy"]), *values, gap, difference)
+    return table
+
+
+def _spread(values: pd.Series[float], sign: str = "") -> str:
+    return f"{values.mean():{sign}.3f} ± {values.std():.3f}"

@@ -14,7 +14,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.loop import Row
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import strategy_name
-from lfm_ray.search.tune_adapters import DriverOnly, FAILED, NUMBER, SETTINGS
+from lfm_ray.search.tune_adapters import FAILED, NUMBER, SETTINGS, DriverOnly
 from lfm_ray.settings import flatten
 
 LAYOUT = {
@@ -44,7 +44,10 @@ class RunWriter:
 
     def close(self) -> None:
         """Writes the settings beside the last metrics (the HParams page), and ends the run."""
-        typed = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in self._settings.items()}
+        typed = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in self._settings.items()
+        }
         metrics = {f"hparam/{name}": value for name, value in self._last.items() if name.startswith(("val/", "test/"))}
         if metrics:
             for summary in hparams(typed, metrics):
@@ -63,7 +66,9 @@ class TensorBoardCallback(DriverOnly, Callback):
         with SummaryWriter(str(folder / "layout")) as writer:
             writer.add_custom_scalars(LAYOUT)
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         """Writes an epoch."""
         if FAILED in result:
             return
@@ -72,7 +77,9 @@ class TensorBoardCallback(DriverOnly, Callback):
             name = f"{trial.config[NUMBER]:03d}-{strategy_name(config).replace(' ', '')}"
             searched = {key: value for key, value in flatten(config.model_dump()).items() if key in self.space.search}
             self._writers[trial.trial_id] = RunWriter(self.folder / name, config, _scalars(searched))
-        row = {name: value for name, value in result.items() if name.startswith(("val/", "train/", "alpha", "learning"))}
+        row = {
+            name: value for name, value in result.items() if name.startswith(("val/", "train/", "alpha", "learning"))
+        }
         self._writers[trial.trial_id].add({"epoch": result["epoch"], "seconds": result["seconds"], **row})
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

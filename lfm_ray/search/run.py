@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import Source, Workers, run_in_process, run_on_workers
 from lfm_ray.search.space import Space
@@ -66,49 +68,88 @@ def run_sweep(
 
     time_budget: seconds; trials that are cut short by it go on under `--resume`.
     """
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # the study's journal is the state
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "auto"
     study = sweep.study
     remaining = study.remaining()
     if not remaining:
         return
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            run_trial, source=source, space=sweep.space, trials=sweep.folder / "trials", workers=resources.nested()
-        ),
-        resources.request(),
+    trainable = tune.with_parameters(
+        run_trial, source=source, space=sweep.space, trials=sweep.folder / "trials", workers=resources.nested()
     )
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(study),
-            scheduler=StudyScheduler(study),
-            num_samples=remaining,
-            max_concurrent_trials=resources.trials_at_once(),
-            time_budget_s=time_budget,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="ray", storage_path=str(sweep.folder.absolute()), verbose=0, callbacks=callbacks
-        ),
+    config = tune.TuneConfig(
+        search_alg=StudySearcher(study),
+        scheduler=StudyScheduler(study),
+        num_samples=remaining,
+        time_budget_s=time_budget,
     )
-    tuner.fit()
+    _tune(trainable, config, sweep.folder, resources, callbacks)
 
 
 def run_trial(config: dict[str, Any], source: Source, space: Space, trials: Path, workers: Workers) -> None:
-    """One trial, in a process of Ray Tune. A trial that fails reports why, and the sweep goes on."""
+    """One trial of a sweep, in a process of Ray Tune."""
     folder = trials / f"{config[NUMBER]:04d}"
+    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, test=False)
+
+
+def run_configs(
+    runs: dict[Path, RunConfig], source: Source, resources: Resources, callbacks: list[tune.Callback], test: bool
+) -> None:
+    """Runs given configurations, each in its folder; those that have ended are not repeated.
+
+    With `test`, the last epoch of each is also measured on the test split.
+
+    Raises:
+        TrainingFailed: one of them failed; the others have run.
+    """
+    trainable = tune.with_parameters(
+        _run_one, runs=list(runs.items()), source=source, workers=resources.nested(), test=test
+    )
+    where = next(iter(runs)).parent
+    config = tune.TuneConfig(num_samples=1)
+    grid = _tune(trainable, config, where, resources, callbacks, {"run": tune.grid_search(list(range(len(runs))))})
+    for (folder, _), result in zip(runs.items(), grid, strict=True):
+        if result.error or FAILED in (result.metrics or {}):
+            raise TrainingFailed(f"{folder}: {(result.metrics or {}).get(FAILED, result.error)}")
+
+
+def _run_one(
+    config: dict[str, Any], runs: list[tuple[Path, RunConfig]], source: Source, workers: Workers, test: bool
+) -> None:
+    folder, run = runs[config["run"]]
+    _run(lambda: run, folder, source, workers, test)
+
+
+def _tune(
+    trainable: Callable[..., None],
+    config: tune.TuneConfig,
+    folder: Path,
+    resources: Resources,
+    callbacks: list[tune.Callback],
+    grid: dict[str, Any] | None = None,
+) -> tune.ResultGrid:
+    """Runs trials on Ray Tune, which keeps files of its own under `folder`/ray."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # what is worth keeping, we keep
+    config.max_concurrent_trials = resources.trials_at_once()
+    config.reuse_actors = True
+    config.trial_dirname_creator = lambda trial: trial.trial_id
+    return tune.Tuner(
+        tune.with_resources(trainable, resources.request()),
+        param_space=grid or {},
+        tune_config=config,
+        run_config=tune.RunConfig(name="ray", storage_path=str(folder.absolute()), verbose=0, callbacks=callbacks),
+    ).fit()
+
+
+def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers: Workers, test: bool) -> None:
+    """One run. If it fails it reports why, and what else there is to run goes on."""
     try:
-        run = space.config(config[SETTINGS])
         if workers.count > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
 
-            run_on_workers(run, source, folder, workers, [TuneReportCallback()])
+            run_on_workers(config(), source, folder, workers, [TuneReportCallback()], test)
         else:
             threads = max(1, round(workers.cpus))
-            run_in_process(run, source, folder, lambda row: tune.report(dict(row)), threads)
+            run_in_process(config(), source, folder, lambda row: tune.report(dict(row)), threads, test)
     except (TrainingFailed, UserError) as error:
         tune.report({FAILED: str(error)})
     except Exception as error:

@@ -1,11 +1,11 @@
 """A sweep on disk, running or finished: what was asked, what every trial did, what is best.
 
-    STORAGE/NAME/
-      sweep.yaml      the space with all overrides, the seed, the data's fingerprint, the versions
-      study.journal   Optuna's journal: the settings and the fate of every trial
-      trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
-      tensorboard/    one TensorBoard run each
-      trials.csv, strategies.png, best.yaml   written at the end
+STORAGE/NAME/
+  sweep.yaml      the space with all overrides, the seed, the data's fingerprint, the versions
+  study.journal   Optuna's journal: the settings and the fate of every trial
+  trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
+  tensorboard/    one TensorBoard run each
+  trials.csv, strategies.png, best.yaml   written at the end
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.launch import read_epochs
 from lfm_ray.loop import Row
-from lfm_ray.schedules import Constant, Polynomial
+from lfm_ray.schedules import Constant
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study
 from lfm_ray.settings import Settings, flatten, load
@@ -91,7 +91,9 @@ class Sweep:
             UserError: the folder is there already.
         """
         if (folder / "sweep.yaml").exists():
-            raise UserError(f"{folder}: there is a sweep already; go on with --resume {folder.name}, or use another --name")
+            raise UserError(
+                f"{folder}: there is a sweep already; go on with --resume {folder.name}, or use another --name"
+            )
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a sweep; use another --name")
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,19 +174,6 @@ class Sweep:
         )
 
 
-def best_of(trials: list[Trial]) -> Trial | None:
-    """The finished trial with the highest fused validation accuracy."""
-    return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, default=None)
-
-
-def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
-    """For each strategy its best finished trial, best strategy last."""
-    names = {trial.strategy for trial in trials}
-    best = {name: best_of([trial for trial in trials if trial.strategy == name]) for name in names}
-    found = {name: trial for name, trial in best.items() if trial is not None}
-    return dict(sorted(found.items(), key=lambda item: item[1].rank))
-
-
 def strategy_name(config: RunConfig) -> str:
     """`alpha = 0`, `heuristic`, `learned`, ...; the method's name where alpha plays no part."""
     if config.method != "lfm":
@@ -192,13 +181,3 @@ def strategy_name(config: RunConfig) -> str:
     if isinstance(config.alpha, Constant):
         return "alpha = 0" if config.alpha.value == 0 else "constant"
     return config.alpha.strategy
-
-
-def schedule_of(trial: Trial) -> tuple[Polynomial, float]:
-    """A trial's alpha(t) as a polynomial, and the root mean square of what it leaves out.
-
-    Exact for a polynomial trial; for any other a cubic fitted to the alpha of its epochs.
-    """
-    if isinstance(trial.config.alpha, Polynomial):
-        return trial.config.alpha, 0.0
-    return Polynomial.fit([row["alpha"] for row in trial.rows], degree=3)

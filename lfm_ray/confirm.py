@@ -1,0 +1,71 @@
+"""Retrains what sweeps found over several seeds, and measures it on the test split.
+
+    python -m lfm_ray.confirm sweeps/mine
+    python -m lfm_ray.confirm sweeps/mine sweeps/joint --seeds 5 --top 3
+
+The best of many noisy trials looks better than it is, so what was selected on the validation split
+is trained anew with other seeds. Of each sweep it takes the best trials, and the best trials of
+alpha = 0 and of the heuristic; all are compared, seed by seed, with the best alpha = 0 of the given
+sweeps. This is the only command that reads the test split; each time it does so it adds a line to
+test_reads.log in the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from lfm_ray.cli import console, parser, positive, ray_session, run, write_atomically
+from lfm_ray.errors import UserError
+
+
+def main() -> None:
+    """The command."""
+    result = parser("confirm", __doc__ or "")
+    add = result.add_argument
+    add("sweeps", nargs="+", type=Path, help="folders of finished sweeps of the same data")
+    add("--seeds", type=positive, default=3, help="trainings of each configuration; default 3")
+    add("--top", type=positive, default=1, help="how many of the best trials of each sweep; default 1")
+    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    given = result.parse_args()
+
+    from lfm_ray.config import RunConfig
+    from lfm_ray.launch import Source, Workers
+    from lfm_ray.report.progress import RunsProgress
+    from lfm_ray.report.tables import confirm_frame, confirm_table
+    from lfm_ray.search.run import Resources, run_configs
+    from lfm_ray.search.selection import candidates
+    from lfm_ray.search.sweep import Sweep
+    from lfm_ray.settings import build, merge, parse_overrides
+
+    sweeps = [Sweep.open(folder) for folder in given.sweeps]
+    chosen = [(sweep, trial) for sweep in sweeps for trial in candidates(sweep.trials(), given.top)]
+    if not chosen:
+        raise UserError("there is no finished trial in the given sweeps")
+    changes = parse_overrides(given.overrides)
+    seeds = [sweeps[0].file.seed + 1 + i for i in range(given.seeds)]
+    runs = {}
+    for sweep, trial in chosen:
+        for seed in seeds:
+            config = build(RunConfig, merge(trial.config.model_dump(), {**changes, "seed": seed}))
+            runs[(sweep.folder / "confirm" / f"{trial.number:04d}-seed{seed}").absolute()] = config
+
+    with ray_session(given.address):
+        source = Source.open(sweeps[0].space.base, splits=("train", "val", "test"))
+        for sweep in sweeps:
+            sweep.check_data(source.shards.card.fingerprint)
+            with (sweep.folder / "test_reads.log").open("a", encoding="utf-8") as log:
+                numbers = [trial.number for owner, trial in chosen if owner is sweep]
+                log.write(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} trials {numbers} seeds {seeds}\n")
+        with RunsProgress(console, len(runs)) as progress:
+            run_configs(runs, source, Resources(Workers(1)), [progress], test=True)
+
+    frame = confirm_frame(chosen, seeds)
+    file = sweeps[0].folder / "confirm.csv"
+    write_atomically(file, frame.to_csv(index=False))
+    console.print(confirm_table(frame))
+    console.print(f"each run        {file}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,105 @@
+"""Trains one configuration on Ray Train, on one worker or several (DDP).
+
+    python -m lfm_ray.train best.yaml
+    python -m lfm_ray.train best.yaml --workers 2 --name two --set epochs=50
+
+The run lies under STORAGE/NAME: its settings, the metrics of each epoch, a checkpoint, TensorBoard
+curves. The same command with the same --name goes on with a run that was interrupted.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lfm_ray.cli import console, parser, positive, ray_session, repository_file, run, storage_folder
+from lfm_ray.config import RunConfig
+from lfm_ray.settings import load
+
+
+def main() -> None:
+    """The command."""
+    result = parser("train", __doc__ or "")
+    add = result.add_argument
+    add("config", type=Path, help="a run's settings as YAML, such as a sweep's best.yaml")
+    add("--workers", type=positive, default=1, help="processes that share every batch; default 1")
+    add("--cpus-per-worker", type=positive, default=1, help="default 1")
+    add("--gpus-per-worker", type=float, default=0, help="default 0")
+    add("--name", help="of the run; default: the file's and the time")
+    add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; default: the settings'")
+    add("--epochs", type=positive, help="T; default: the settings'")
+    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    add(
+        "--storage",
+        type=storage_folder,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="where runs are kept; default runs",
+    )
+    given = result.parse_args()
+    flags = {"data.path": given.data, "epochs": given.epochs}
+    overrides = [*given.overrides, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+    config = load(RunConfig, repository_file(given.config), overrides)
+    folder = given.storage.absolute() / (given.name or f"{given.config.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+
+    from lfm_ray.launch import Source, Workers, read_epochs, run_on_workers
+    from lfm_ray.report.tables import metrics_table
+
+    with ray_session(given.address):
+        source = Source.open(config)
+        workers = Workers(given.workers, given.cpus_per_worker, given.gpus_per_worker)
+        with followed(folder, config):
+            run_on_workers(config, source, folder, workers, callbacks=[])
+    console.print(metrics_table(read_epochs(folder)[-1]))
+    console.print(f"run             {folder}", soft_wrap=True)
+    console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
+
+
+@contextmanager
+def followed(folder: Path, config: RunConfig) -> Iterator[None]:
+    """Shows the epochs of the run in `folder`, and writes them for TensorBoard, as they come."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from lfm_ray.launch import read_epochs
+    from lfm_ray.report.tensorboard import RunWriter
+
+    ended = threading.Event()
+    writer = RunWriter(folder / "tensorboard", config, {})
+    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=config.epochs)
+
+        def follow() -> None:
+            seen = 0
+            while True:
+                last_look = ended.wait(0.5)
+                for row in read_epochs(folder)[seen:]:
+                    seen += 1
+                    writer.add(row)
+                    text = f"alpha {row['alpha']:.2f}, fused accuracy {row['val/fused/accuracy']:.3f}"
+                    progress.update(task, completed=seen, description=text)
+                if last_look:
+                    return
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            writer.close()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lfm_ray.config import LossSettings
+from lfm_ray.losses import classification_loss, infonce, js_divergence, matching_loss
+from lfm_ray.models.classifier import Outputs
+
+B, D, C = 5, 4, 3
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def infonce_by_definition(z: np.ndarray, w: np.ndarray, tau: float) -> float:
+    """Section 3.2 of the paper, term by term."""
+
+    def s(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+    n, total = len(z), 0.0
+    for i in range(n):
+        match = math.exp(s(z[i], w[i]) / tau)
+        total += math.log(match / sum(math.exp(s(z[i], w[k]) / tau) for k in range(n)))
+        total += math.log(match / sum(math.exp(s(z[k], w[i]) / tau) for k in range(n)))
+    return -total / (2 * n)
+
+
+def js_by_definition(a: np.ndarray, b: np.ndarray) -> float:
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        p, q = np.exp(x) / np.exp(x).sum(), np.exp(y) / np.exp(y).sum()
+        m = (p + q) / 2
+        total += 0.5 * sum(pi * math.log(pi / mi) for pi, mi in zip(p, m, strict=True))
+        total += 0.5 * sum(qi * math.log(qi / mi) for qi, mi in zip(q, m, strict=True))
+    return total / len(a)
+
+
+@pytest.mark.parametrize("tau", [0.07, 0.5, 2.0])
+def test_infonce_against_its_definition(tau: float) -> None:
+    z, w = draw(B, D), draw(B, D, seed=1)
+    assert float(infonce(z, w, tau)) == pytest.approx(infonce_by_definition(z.numpy(), w.numpy(), tau), rel=1e-10)
+
+
+def test_js_against_its_definition() -> None:
+    a, b = draw(B, C), draw(B, C, seed=1)
+    assert float(js_divergence(a, b)) == pytest.approx(js_by_definition(a.numpy(), b.numpy()), rel=1e-10)
+
+
+def test_js_is_zero_for_equal_predictions_and_at_most_log_two() -> None:
+    a = draw(B, C)
+    assert float(js_divergence(a, a + 7.0)) == pytest.approx(0, abs=1e-12)  # softmax ignores a shift
+    far = torch.tensor([[60.0, -60.0]], dtype=torch.float64)
+    assert float(js_divergence(far, -far)) == pytest.approx(math.log(2))
+
+
+def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes() -> None:
+    assert float(classification_loss(torch.zeros(B, C), torch.zeros(B, dtype=torch.int64))) == pytest.approx(math.log(C))
+
+
+@pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence])
+def test_matching_is_symmetric_and_ignores_the_order_of_the_batch(loss) -> None:
+    a, b = draw(B, C), draw(B, C, seed=1)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert float(loss(a, b)) == pytest.approx(float(loss(b, a)), rel=1e-12)
+    assert float(loss(a[order], b[order])) == pytest.approx(float(loss(a, b)), rel=1e-12)
+    assert float(loss(a, b[order])) != pytest.approx(float(loss(a, b)), rel=1e-3)  # pairs matter
+
+
+@pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence])
+def test_gradients(loss) -> None:
+    a, b = draw(B, C).requires_grad_(), draw(B, C, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(loss, (a, b))
+
+
+def test_an_embedding_of_zeros_gives_finite_loss_and_gradient() -> None:
+    z = draw(B, D).float()
+    z[0] = 0
+    z.requires_grad_()
+    loss = infonce(z, draw(B, D, seed=1).float(), 0.1)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(z.grad).all()
+
+
+def test_half_precision_inputs_are_computed_in_float32() -> None:
+    z, w = draw(64, 16).bfloat16(), draw(64, 16, seed=1).bfloat16()
+    expected = infonce_by_definition(z.double().numpy(), w.double().numpy(), 0.05)
+    assert float(infonce(z, w, 0.05)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_three_modalities_are_matched_pairwise() -> None:
+    z = {name: draw(B, D, seed=i) for i, name in enumerate(("rgb", "depth", "flow"))}
+    logits = {name: draw(B, C, seed=10 + i) for i, name in enumerate(z)}
+    outputs = Outputs(draw(B, C), logits, z)
+    pairs = [("rgb", "depth"), ("rgb", "flow"), ("depth", "flow")]
+    expected = np.mean([infonce_by_definition(z[a].numpy(), z[b].numpy(), 0.2) for a, b in pairs])
+    assert float(matching_loss(outputs, LossSettings(matching="infonce", tau=0.2))) == pytest.approx(expected)
+    expected = np.mean([js_by_definition(logits[a].numpy(), logits[b].numpy()) for a, b in pairs])
+    assert float(matching_loss(outputs, LossSettings(matching="js"))) == pytest.approx(expected)
+
+
+def test_a_single_modality_has_nothing_to_match() -> None:
+    outputs = Outputs(draw(B, C), {"audio": draw(B, C)}, {"audio": draw(B, D)})
+    assert float(matching_loss(outputs, LossSettings())) == 0
