@@ -33,10 +33,9 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
     gives the paper's 257 x 299 for 3 s at 16 kHz. With `n_mels`, the magnitudes are summed into mel
     bands (Slaney's scale and norm, as librosa does) before the logarithm.
     """
-    if len(waveform) < settings.n_fft:
-        raise UserError(
-            f"audio.n_fft: a window of {settings.n_fft} samples is longer than the {len(waveform)} of a clip"
-        )
+    import torch
+
+    _check_length(len(waveform), settings)
     magnitude = _magnitude(settings)(waveform)
     return torch.log(magnitude + 1e-7).unsqueeze(0)
 
