@@ -128,10 +128,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
     """`; did you mean X?`, or all that is allowed where nothing is close."""
+    similar = _similar(name, allowed)
+    return similar or (f"; allowed: {', '.join(sorted(allowed))}" if allowed else "")
+
+
+def _similar(name: str, allowed: Sequence[str]) -> str:
     match = difflib.get_close_matches(name, allowed, n=1)
-    if match:
-        return f"; did you mean {match[0]}?"
-    return f"; allowed: {', '.join(sorted(allowed))}" if allowed else ""
+    return f"; did you mean {match[0]}?" if match else ""
 
 
 def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +148,11 @@ def _explain(error: ValidationError, cls: type[Settings], source: Path | None, c
     dotted = ".".join(keys)
     if first["type"] == "extra_forbidden":
         message = f"unknown setting{nearest(keys[-1], fields)}"
+    elif first["type"] == "union_tag_invalid":
+        context = first["ctx"]
+        tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        keys, dotted = [*keys, KIND_KEYS[0]], f"{dotted}.{KIND_KEYS[0]}"
+        message = f"{context['tag']!r} is not one of {', '.join(tags)}{_similar(context['tag'], tags)}"
     elif first["type"] == "missing":
         message = "is missing, and has no default"
     else:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from lfm_ray.search.pruning import PROTECTED, SuccessiveHalving
+
+
+def test_rungs_are_powers_of_the_reduction_times_the_first() -> None:
+    halving = SuccessiveHalving(first_rung=4, reduction=3)
+    assert [epoch for epoch in range(1, 120) if halving.is_rung(epoch)] == [4, 12, 36, 108]
+    assert [epoch for epoch in range(1, 9) if SuccessiveHalving(1, 2).is_rung(epoch)] == [1, 2, 4, 8]
+
+
+def run_to_rung(study: optuna.Study, value: float, protected: bool = False) -> bool:
+    trial = study.ask()
+    if protected:
+        trial.set_user_attr(PROTECTED, True)
+    trial.report(value, 4)
+    stop = trial.should_prune()
+    study.tell(trial, state=TrialState.PRUNED if stop else TrialState.COMPLETE, values=None if stop else [value])
+    return stop
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(direction="maximize", pruner=SuccessiveHalving(4, 3))
+
+
+def test_one_in_three_goes_on(study: optuna.Study) -> None:
+    # the first two cannot be judged; from then on: among the best ceil(n / 3) of the n seen so far?
+    assert [run_to_rung(study, value) for value in (0.1, 0.2)] == [False, False]
+    assert run_to_rung(study, 0.15)  # 1 of 3 goes on, 0.2 is better
+    assert not run_to_rung(study, 0.19)  # 2 of 4 go on: 0.2 and 0.19
+    assert run_to_rung(study, 0.18)
+    assert not run_to_rung(study, 0.3)
+
+
+def test_known_points_go_on_but_are_compared_with(study: optuna.Study) -> None:
+    for value in (0.9, 0.8, 0.1):
+        assert not run_to_rung(study, value, protected=True)
+    assert run_to_rung(study, 0.7)  # 2 of 4 go on: 0.9 and 0.8
+
+
+def test_nothing_is_stopped_between_rungs(study: optuna.Study) -> None:
+    for value in (0.9, 0.8, 0.7):
+        run_to_rung(study, value)
+    trial = study.ask()
+    trial.report(0.0, 3)
+    assert not trial.should_prune()
+    trial.report(0.0, 4)
+    assert trial.should_prune()

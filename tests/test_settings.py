@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lfm_ray.config import PrepareConfig, RunConfig
+from lfm_ray.errors import UserError
+from lfm_ray.schedules import Constant, Learned
+from lfm_ray.settings import build, load, merge
+
+
+def test_a_config_survives_the_way_through_yaml(tmp_path: Path) -> None:
+    config = load(RunConfig, None, ["alpha.strategy=polynomial", "alpha.coefficients=[0.5, 0.25]", "epochs=7"])
+    file = tmp_path / "run.yaml"
+    file.write_text(config.to_yaml())
+    assert load(RunConfig, file) == config
+    assert load(PrepareConfig, None).to_yaml()
+
+
+def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("epochs: 5\noptimizer: {learning_rate: 0.1}\n")
+    config = load(RunConfig, file, ["optimizer.learning_rate=1e-3"])
+    assert (config.epochs, config.optimizer.learning_rate, config.loss.tau) == (5, 1e-3, RunConfig().loss.tau)
+
+
+def test_another_strategy_drops_the_settings_of_the_first() -> None:
+    values = {"alpha": {"strategy": "learned", "eta_alpha": 0.2}}
+    assert merge(values, {"alpha.strategy": "constant", "alpha.value": 0.4})["alpha"] == {
+        "strategy": "constant",
+        "value": 0.4,
+    }
+    assert build(RunConfig, merge(values, {"alpha.initial": 0.5})).alpha == Learned(
+        strategy="learned", eta_alpha=0.2, initial=0.5
+    )
+    assert values == {"alpha": {"strategy": "learned", "eta_alpha": 0.2}}  # the original is left alone
+
+
+def test_alpha_without_a_strategy_is_a_constant() -> None:
+    assert load(RunConfig, None, ["alpha.value=0.3"]).alpha == Constant(value=0.3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["loss.tua=1"], ["--set loss.tua", "did you mean tau"]),
+        (["epoch=3"], ["--set epoch", "did you mean epochs"]),
+        (["epochs=many"], ["epochs", "integer", "'many'"]),
+        (["epochs=0"], ["epochs", "greater than or equal to 1"]),
+        (["loss.tau=.nan"], ["loss.tau"]),
+        (["loss.tau=-1"], ["loss.tau", "greater than 0"]),
+        (["alpha.strategy=learnt"], ["alpha.strategy", "'learnt'", "did you mean learned"]),
+        (["alpha.strategy=learned", "alpha.eta_alhpa=1"], ["alpha.eta_alhpa", "did you mean eta_alpha"]),
+        (["alpha.strategy=polynomial", "alpha.coefficients=[0.1, 2]"], ["alpha.coefficients.1", "(it is 2)"]),
+        (["epochs.x=1"], ["epochs"]),
+        (["epochs"], ["path.to.setting=value"]),
+        (["epochs=["], ["--set epochs=[", "YAML"]),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], said: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load(RunConfig, None, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(text in message for text in said), message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: 3\nloss:\n  tau: 0.1\n  matchin: js\n", ["line 4", "loss.matchin", "did you mean matching"]),
+        ("epochs: [3]\n", ["line 1", "epochs"]),
+        ("epochs: 3\n  loss: 1\n", ["line 2", "not valid YAML"]),
+        ("- epochs\n", ["must be a mapping"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, said: list[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(RunConfig, file)
+    assert all(part in str(caught.value) for part in ["run.yaml", *said]), caught.value
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load(RunConfig, tmp_path / "absent.yaml")
