@@ -34,7 +34,11 @@ def test_spectrogram_is_librosas(n_mels: int | None) -> None:
     magnitude = np.abs(librosa.stft(wave, n_fft=512, hop_length=159, win_length=512, window="hann", center=False))
     if n_mels:
         magnitude = librosa.filters.mel(sr=16000, n_fft=512, n_mels=n_mels) @ magnitude
-    np.testing.assert_allclose(ours, np.log(magnitude + 1e-7), rtol=0, atol=1e-4)
+    # Where hardly anything is left of a sum of 512 samples, the logarithm shows how float32 rounds.
+    np.testing.assert_allclose(np.exp(ours), magnitude + 1e-7, rtol=1e-5, atol=1e-5)
+    clear = magnitude > 0.05
+    assert clear.mean() > 0.95
+    np.testing.assert_allclose(ours[clear], np.log(magnitude[clear] + 1e-7), rtol=0, atol=1e-4)
     stored = media.spectrogram(wave, settings)
     assert stored.dtype == np.float16
     np.testing.assert_allclose(stored[0], ours, rtol=1e-3)
@@ -197,11 +201,10 @@ def test_noise_has_the_size_asked_for_and_depends_on_the_sample_alone(tmp_path: 
     np.testing.assert_array_equal(noisy, media.add_noise(array, 0.5, media.generator(0, "x", "a")))
     for other in (media.generator(1, "x", "a"), media.generator(0, "y", "a"), media.generator(0, "x", "b")):
         assert (media.add_noise(array, 0.5, other) != noisy).mean() > 0.9
-    pixels = np.array([[[0, 255]]], np.uint8)
-    for seed in range(10):
-        values = media.add_noise(pixels, 1.0, media.generator(seed, "x", "a")).astype(int)
-        assert values[0, 0, 0] < 255  # no wrapping around from below 0 or above 255 ...
-    assert {int(media.add_noise(pixels, 1.0, media.generator(seed, "x", "a"))[0, 0, 0]) for seed in range(20)} >= {0}
+    pixels = np.array([[[0, 255]]], np.uint8)  # what leaves 0..255 is clipped, never wrapped around
+    for seed in range(20):
+        low, high = media.add_noise(pixels, 0.3, media.generator(seed, "x", "a"))[0, 0].tolist()
+        assert low < 128 < high
     path = media_files.png(tmp_path / "a.png")
     config = PrepareConfig(image=ImageSettings(size=8, channels=1))
     with_noise = config.model_copy(update={"noise": {"x": 0.5}})
