@@ -29,12 +29,14 @@ from lfm_ray.cli import (
 from lfm_ray.errors import TrainingFailed, UserError
 
 DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
+DEMO_SHARDS = Path("shards/demo")
 
 
 def main() -> None:
     """The command."""
     given = arguments()
 
+    from lfm_ray.datasets.demo import prepare_demo
     from lfm_ray.datasets.shards import read_card
     from lfm_ray.launch import Source, Workers
     from lfm_ray.report.progress import SweepProgress
@@ -46,25 +48,32 @@ def main() -> None:
     if given.resume:
         sweep = Sweep.open(given.storage / given.resume)
         sweep.extend(given.trials)
+        space, folder = sweep.space, sweep.folder
     else:
-        overrides = [*given.overrides, *setting_flags(given)]
-        space = load_space(repository_file(given.space), overrides, given.trials)
-        if given.data is None:
-            prepare_demo(Path(space.base.data.path), given.address)
-        card = read_card(Path(space.base.data.path))
-        name = given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        sweep = Sweep.create(given.storage / name, space, given.seed, card.fingerprint)
+        space = load_space(repository_file(given.space), [*given.overrides, *setting_flags(given)], given.trials)
+        folder = given.storage / (given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+        Sweep.check_free(folder)
+        data = Path(space.base.data.path)
+        if data != DEMO_SHARDS or data.exists():
+            read_card(data)
 
-    console.print(f"[bold]{sweep.folder}[/]  {sweep.space.question}")
+    workers = Workers(given.workers_per_trial, given.cpus_per_worker, given.gpus_per_worker)
+    resources = Resources(workers, given.concurrency)
     with ray_session(given.address):
-        source = Source.open(sweep.space.base)
-        sweep.check_data(source.shards.card.fingerprint)
-        workers = Workers(given.workers_per_trial, given.cpus_per_worker, given.gpus_per_worker)
-        with SweepProgress(console, sweep.study, sweep.space) as progress:
-            tensorboard = TensorBoardCallback(sweep.folder / "tensorboard", sweep.space)
-            resources = Resources(workers, given.concurrency)
+        resources.trials_at_once()
+        if not Path(space.base.data.path).exists():
+            console.print(f"making the demo's shards in {DEMO_SHARDS}")
+            prepare_demo(DEMO_SHARDS, given.address)
+        source = Source.open(space.base)
+        fingerprint = source.shards.card.fingerprint
+        if not given.resume:
+            sweep = Sweep.create(folder, space, given.seed, fingerprint)
+        sweep.check_data(fingerprint)
+        console.print(f"[bold]{folder}[/]  {space.question}")
+        with SweepProgress(console, sweep.study, space) as progress:
+            tensorboard = TensorBoardCallback(folder / "tensorboard", space)
             run_sweep(sweep, source, resources, given.time_budget, [tensorboard, progress])
-    show(sweep.folder)
+    show(folder)
 
 
 def show(folder: Path) -> None:
@@ -103,13 +112,6 @@ def show(folder: Path) -> None:
     console.print(f"train it        python -m lfm_ray.train {folder / 'best.yaml'}", soft_wrap=True)
     console.print(f"test figures    python -m lfm_ray.confirm {folder}", soft_wrap=True)
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
-
-
-def prepare_demo(out: Path, address: str | None) -> None:
-    """Makes the shards of the demo where they are not there yet."""
-    from lfm_ray.datasets.demo import prepare
-
-    prepare(out, address)
 
 
 def arguments() -> Namespace:

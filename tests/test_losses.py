@@ -60,7 +60,9 @@ def test_js_is_zero_for_equal_predictions_and_at_most_log_two() -> None:
 
 
 def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes() -> None:
-    assert float(classification_loss(torch.zeros(B, C), torch.zeros(B, dtype=torch.int64))) == pytest.approx(math.log(C))
+    assert float(classification_loss(torch.zeros(B, C), torch.zeros(B, dtype=torch.int64))) == pytest.approx(
+        math.log(C)
+    )
 
 
 @pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence])

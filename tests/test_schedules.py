@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_alpha_stays_between_its_smallest_and_largest_coefficient(coefficients: 
 def test_decreasing_coefficients_give_a_decreasing_schedule(coefficients: list[float], T: int) -> None:
     schedule = Polynomial(strategy="polynomial", coefficients=sorted(coefficients, reverse=True))
     values = [schedule.alpha(t, T) for t in range(1, T + 1)]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(values))
 
 
 @given(COEFFICIENTS, st.integers(2, 60))

@@ -7,6 +7,7 @@ at once leans on the pictures and hardly learns to listen, which is what LFM set
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,27 @@ DEMO_SETTINGS: dict[str, object] = {
 
 SEED = 0
 COLUMNS = ["id", "audio", "start", "end", "image", "label", "split"]
+
+
+def prepare_demo(out: Path, address: str | None = None) -> None:
+    """Makes the shards of the demo in `out`, where they are not there yet.
+
+    Raises:
+        UserError: see `write_raw_demo`; or `out` holds something else.
+    """
+    from lfm_ray.config import PrepareConfig
+    from lfm_ray.datasets.build import build, check_replaceable
+    from lfm_ray.datasets.manifest import read_manifest
+    from lfm_ray.datasets.shards import CARD
+    from lfm_ray.settings import build as settings
+    from lfm_ray.settings import merge
+
+    if (out / CARD).is_file():
+        return
+    check_replaceable(out)
+    with tempfile.TemporaryDirectory(prefix="lfm_ray-demo-") as raw:
+        manifest = read_manifest(write_raw_demo(Path(raw)), {"audio": "audio", "image": "image"})
+        build(manifest, settings(PrepareConfig, merge({}, DEMO_SETTINGS)), out, address=address)
 
 
 def write_raw_demo(folder: Path) -> Path:

@@ -83,19 +83,22 @@ class Sweep:
         self.folder, self.file = folder, file
         self.space = file.space
 
-    @classmethod
-    def create(cls, folder: Path, space: Space, seed: int, fingerprint: str) -> Sweep:
-        """Makes the folder of a new sweep.
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Refuses a folder that cannot become a new sweep.
 
         Raises:
-            UserError: the folder is there already.
+            UserError: there is a sweep, or something else, already.
         """
         if (folder / "sweep.yaml").exists():
-            raise UserError(
-                f"{folder}: there is a sweep already; go on with --resume {folder.name}, or use another --name"
-            )
+            raise UserError(f"{folder}: is a sweep already; go on with --resume {folder.name}, or use another --name")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a sweep; use another --name")
+
+    @classmethod
+    def create(cls, folder: Path, space: Space, seed: int, fingerprint: str) -> Sweep:
+        """Makes the folder of a new sweep; `fingerprint` is that of its shards."""
+        cls.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         packages = ("lfm_ray", "torch", "ray", "optuna", "numpy")
         file = SweepFile(

@@ -55,7 +55,10 @@ def test_text_that_looks_like_nothing_stays_text(tmp_path: Path) -> None:
         ({"label": None}, "no column 'label'"),
         ({"label": ["1", "", "1", "2", "1"]}, "row b: column label is empty"),
         ({"words": ["x", None, "x", "x", "x"]}, "row b: column words is empty"),
-        ({"split": ["train", "training", "val", "val", "test"]}, r"row b: unknown split 'training'; did you mean train"),
+        (
+            {"split": ["train", "training", "val", "val", "test"]},
+            r"row b: unknown split 'training'; did you mean train",
+        ),
         ({"id": ["a", "b", "b", "d", "e"]}, "id b stands on more than one row"),
         ({"id": ["a", "", "c", "d", "e"]}, "row 1 .* empty id"),
         ({"split": ["val"] * 5}, "no row is of split 'train'"),
@@ -103,7 +106,9 @@ def test_paths_start_at_the_manifest_and_missing_files_are_counted(tmp_path: Pat
 
 
 def test_start_and_end(tmp_path: Path) -> None:
-    manifest = read_manifest(write(tmp_path, start=["0.5", "", "", "", ""], end=["2", "3", "", "", ""]), {"words": "text"})
+    manifest = read_manifest(
+        write(tmp_path, start=["0.5", "", "", "", ""], end=["2", "3", "", "", ""]), {"words": "text"}
+    )
     assert [(row.start, row.end) for row in manifest.splits["train"]] == [(0.5, 2.0), (None, 3.0)]
 
 

@@ -166,7 +166,11 @@ def test_media_cut_short_are_broken(tmp_path: Path) -> None:
 def test_resolve_reads_what_the_settings_leave_open(tmp_path: Path) -> None:
     rows = [
         Row("bad", 0, {"s": str(tmp_path / "none"), "p": str(tmp_path / "none")}),
-        Row("a", 0, {"s": str(media_files.wav(tmp_path / "a.wav", 0.5)), "p": str(media_files.png(tmp_path / "a.png", 30, 12))}),
+        Row(
+            "a",
+            0,
+            {"s": str(media_files.wav(tmp_path / "a.wav", 0.5)), "p": str(media_files.png(tmp_path / "a.png", 30, 12))},
+        ),
         Row("b", 0, {"s": str(media_files.wav(tmp_path / "b.wav", 2.0, rate=44100)), "p": "unread"}, 0.5, 1.75),
     ]
     kinds: dict[str, Kind] = {"s": "audio", "p": "image"}

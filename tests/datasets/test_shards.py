@@ -37,9 +37,7 @@ def folder(tmp_path: Path) -> Path:
         name: ModalityCard(kind=kinds[name], shape=list(array.shape[1:]), dtype=array.dtype.name, mean=0, std=1)
         for name, array in content(1, 0).items()
     }
-    card = DatasetCard(
-        modalities=modalities, classes=list("abcde"), splits=splits, preprocessing={}, fingerprint="0"
-    )
+    card = DatasetCard(modalities=modalities, classes=list("abcde"), splits=splits, preprocessing={}, fingerprint="0")
     (tmp_path / CARD).write_text(card.model_dump_json())
     return tmp_path
 

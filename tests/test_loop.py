@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from synthetic import write_dataset
+from torch import multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from lfm_ray import checkpoint
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.batches import ArrayBatches, Order
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.errors import TrainingFailed
+from lfm_ray.loop import Row, Run, Splits, fit
+from lfm_ray.settings import load
+
+SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
+DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]
+DIVERGING += ["optimizer.gradient_clip=null", "optimizer.schedule=constant", "model.fusion=concat"]
+STRATEGIES = {
+    "constant": ["alpha.value=0.4"],
+    "stepwise": ["alpha.strategy=stepwise"],
+    "heuristic": ["alpha.strategy=heuristic"],
+    "polynomial": ["alpha.strategy=polynomial"],
+    "learned": ["alpha.strategy=learned", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
+
+
+def splits(shards: Shards, config: RunConfig, rank: int = 0, world_size: int = 1) -> Splits:
+    def batches(split: str, rows: np.ndarray, shuffle: bool) -> ArrayBatches:
+        arrays, labels = shards.arrays(split)
+        return ArrayBatches(arrays, labels, Order(rows, config.data.batch_size, config.seed, shuffle, rank, world_size))
+
+    return Splits(
+        train=batches("train", np.arange(42), True),
+        val=batches("val", np.arange(shards.card.rows("val")), False),
+        outer=batches("train", np.arange(42, 48), True),
+    )
+
+
+def without_time(rows: list[Row]) -> list[Row]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def train(shards: Shards, *overrides: str) -> Run:
+    config = load(RunConfig, None, [*SMALL, *overrides])
+    run = Run(config, shards.card)
+    fit(run, splits(shards, config))
+    return run
+
+
+def same_weights(one: Run, other: Run) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
+
+
+def test_joint_training_learns_the_classes(shards: Shards) -> None:
+    run = train(shards, "epochs=12", "optimizer.learning_rate=0.02")
+    assert run.history[-1]["val/fused/accuracy"] > 0.8  # chance is 1/3
+    assert run.history[-1]["train/loss"] < run.history[0]["train/loss"]
+
+
+@pytest.mark.parametrize("strategy", ["stepwise", "heuristic", "polynomial"])
+def test_alpha_follows_its_schedule(shards: Shards, strategy: str) -> None:
+    run = train(shards, *STRATEGIES[strategy])
+    expected = [run.config.alpha.alpha(t, 4) for t in range(1, 5)]
+    assert [row["alpha"] for row in run.history] == pytest.approx(expected)
+
+
+def test_the_total_loss_is_the_weighted_sum(shards: Shards) -> None:
+    row = train(shards, "alpha.value=0.4", "epochs=1").history[0]
+    expected = 0.6 * row["train/classification_loss"] + 0.4 * row["train/matching_loss"]
+    assert row["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_learned_alpha_moves_and_stays_within_its_bounds(shards: Shards) -> None:
+    run = train(shards, *STRATEGIES["learned"], "alpha.low=0.2", "alpha.eta_alpha=0.05")
+    ends = [row["alpha_end"] for row in run.history]
+    assert ends[0] not in (0.2, 0.95, 1.0)  # it has left its start, and not for a bound
+    pushed = train(shards, *STRATEGIES["learned"], "alpha.low=0.2", "alpha.high=0.97", "alpha.eta_alpha=1000")
+    assert {row["alpha_end"] for row in pushed.history} <= {0.2, 0.97}
+
+
+@pytest.mark.parametrize("outer", ["held_out", "inner"])
+def test_learned_with_eta_alpha_zero_equals_a_constant_bit_for_bit(shards: Shards, outer: str) -> None:
+    dropout = "model.dropout=0.3"  # so that random numbers would tell
+    learned = train(
+        shards, "alpha.strategy=learned", "alpha.eta_alpha=0", "alpha.initial=0.5", "alpha.inner_iters=1",
+        f"alpha.outer={outer}", dropout,
+    )  # fmt: skip
+    constant = train(shards, "alpha.value=0.5", dropout)
+    assert same_weights(learned, constant)
+    assert without_time(learned.history) == without_time(constant.history)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(shards: Shards, tmp_path: Path, strategy: str) -> None:
+    overrides = [*STRATEGIES[strategy], "model.dropout=0.3", "optimizer.name=sgd"]
+    whole = train(shards, *overrides)
+    config = whole.config
+
+    class Killed(Exception):
+        pass
+
+    def stop_after_two(run: Run) -> None:
+        if run.epoch == 2:
+            checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(Run(config, shards.card), splits(shards, config), stop_after_two)
+    torch.manual_seed(12345)
+    again = Run(config, shards.card)
+    again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
+    fit(again, splits(shards, config))
+    assert same_weights(again, whole)
+    assert without_time(again.history) == without_time(whole.history)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_epoch(shards: Shards) -> None:
+    with pytest.raises(TrainingFailed, match="NaN or infinite in epoch"):
+        train(shards, "epochs=40", *DIVERGING)
+
+
+@pytest.mark.parametrize("fusion", ["sum", "concat"])
+def test_unimodal_training_couples_nothing(shards: Shards, fusion: str) -> None:
+    both = train(shards, "method=unimodal", "optimizer.gradient_clip=null", f"model.fusion={fusion}")
+    assert {"val/audio/accuracy", "val/image/accuracy"} <= set(both.history[-1])
+
+
+def _rank(rank: int, port: int, folder: str, strategy: list[str], result: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    shards = Shards(folder)
+    config = load(RunConfig, None, [*SMALL, *strategy])
+    run = Run(config, shards.card, wrap=DistributedDataParallel)
+    fit(run, splits(shards, config, rank, 2))
+    torch.save({"history": run.history, "weights": [p.detach() for p in run.parameters]}, f"{result}{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("strategy", ["constant", "learned"])
+def test_two_processes_with_half_of_each_batch_equal_one_with_the_whole(
+    shards: Shards, tmp_path: Path, strategy: str
+) -> None:
+    one = train(shards, *STRATEGIES[strategy])
+    port = 29511 + list(STRATEGIES).index(strategy)
+    arguments = (port, str(shards.path), STRATEGIES[strategy], str(tmp_path / "rank"))
+    multiprocessing.spawn(_rank, args=arguments, nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in range(2)]
+    assert without_time(ranks[0]["history"]) == without_time(ranks[1]["history"])
+    for row, expected in zip(ranks[0]["history"], one.history, strict=True):
+        for key in ("alpha_end", "train/loss", "val/fused/loss"):
+            assert row[key] == pytest.approx(expected[key], abs=1e-4), key
+    for found, expected in zip(ranks[0]["weights"], one.parameters, strict=True):
+        torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-3)

@@ -1,0 +1,176 @@
+"""The commands tune, train and confirm, run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic import write_dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lfm_ray.search.sweep import Sweep
+from lfm_ray.settings import read_yaml
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
+
+
+def command(name: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", f"lfm_ray.{name}", *map(str, arguments)]
+
+
+def run(folder: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(name, *arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result = tmp_path_factory.mktemp("work")
+    write_dataset(result / "shards" / "tiny")
+    return result
+
+
+@pytest.fixture(scope="module")
+def sweep(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run(folder, "tune", "--data", "shards/tiny", "--name", "one", "--trials", "7", "--epochs", "4", *SMALL)
+
+
+def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(
+    folder: Path, sweep: subprocess.CompletedProcess[str]
+) -> None:
+    assert sweep.returncode == 0, sweep.stderr
+    for part in ("alpha = 0", "heuristic", "learned", "best found", "omega_hat(t) = ", "tensorboard --logdir"):
+        assert part in sweep.stdout
+    assert max(len(line) for line in sweep.stdout.splitlines()) <= 100
+    assert "Traceback" not in sweep.stderr
+    where = folder / "sweeps" / "one"
+    assert (where / "strategies.png").stat().st_size > 10_000
+    table = pd.read_csv(where / "trials.csv")
+    assert list(table["number"]) == list(range(7))
+    assert list(table["strategy"][:4]) == ["alpha = 0", "heuristic", "learned", "polynomial"]
+    assert set(table["state"]) <= {"finished", "pruned"}
+    best = table[table["state"] == "finished"].sort_values("val/fused/accuracy").iloc[-1]
+    assert read_yaml(where / "best.yaml")["optimizer"]["learning_rate"] > 0
+    assert f"{best['val/fused/accuracy']:.3f}" in sweep.stdout
+
+
+def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
+    folder: Path, sweep: subprocess.CompletedProcess[str]
+) -> None:
+    runs = sorted(path for path in (folder / "sweeps/one/tensorboard").iterdir() if path.name != "layout")
+    assert len(runs) == 7
+    assert runs[1].name == "001-heuristic"
+    events = EventAccumulator(str(runs[1]))
+    events.Reload()
+    assert {"alpha", "train/loss", "train/matching_loss", "val/fused/accuracy", "val/audio/accuracy"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [event.step for event in events.Scalars("alpha")] == [1, 2, 3, 4]
+    assert events.Scalars("alpha")[0].value == pytest.approx(0.6321, abs=1e-4)
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_confirm_measures_on_the_test_split_and_says_that_it_did(
+    folder: Path, sweep: subprocess.CompletedProcess[str]
+) -> None:
+    done = run(folder, "confirm", "sweeps/one", "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(folder / "sweeps/one/confirm.csv")
+    assert set(frame["seed"]) == {1, 2}
+    assert frame["test/fused/accuracy"].between(0, 1).all()
+    assert "alpha = 0" in set(frame["strategy"])
+    assert (folder / "sweeps/one/test_reads.log").read_text().count("\n") == 1
+    first = frame[frame["strategy"] == "alpha = 0"]["test/fused/accuracy"]
+    assert f"{first.mean():.3f} ± {first.std():.3f}" in done.stdout
+
+
+def test_train_on_two_workers_takes_the_steps_of_one(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+    for workers in ("1", "2"):
+        done = run(folder, "train", "sweeps/one/best.yaml", "--workers", workers, "--name", f"w{workers}", "--set",
+                   "alpha.strategy=heuristic")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    one, two = (pd.read_json(folder / f"runs/w{n}/epochs.jsonl", lines=True) for n in (1, 2))
+    assert list(one["alpha"]) == pytest.approx(list(two["alpha"]))
+    assert list(one["train/loss"]) == pytest.approx(list(two["train/loss"]), abs=1e-3)
+    assert (folder / "runs/w2/checkpoint.pt").exists()
+
+
+def test_trials_with_two_workers_each(folder: Path) -> None:
+    done = run(folder, "tune", "--data", "shards/tiny", "--name", "nested", "--trials", "2", "--epochs", "2",
+               "--workers-per-trial", "2", *SMALL)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [trial.state for trial in Sweep.open(folder / "sweeps/nested").trials()] == ["finished"] * 2
+
+
+def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(folder: Path) -> None:
+    common = ["--data", "shards/tiny", "--trials", "6", "--epochs", "6", "--concurrency", "1", *SMALL]
+    assert run(folder, "tune", *common, "--name", "whole").returncode == 0
+    process = subprocess.Popen(
+        command("tune", *common, "--name", "killed"), cwd=folder, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    journal = folder / "sweeps/killed/trials/0002/epochs.jsonl"
+    while not journal.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = [trial.number for trial in Sweep.open(folder / "sweeps/killed").trials() if trial.state == "finished"]
+    written = {n: (folder / f"sweeps/killed/trials/{n:04d}/checkpoint.pt").stat().st_mtime_ns for n in finished}
+    assert finished
+
+    done = run(folder, "tune", "--resume", "killed", "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    for number, changed in written.items():
+        assert (folder / f"sweeps/killed/trials/{number:04d}/checkpoint.pt").stat().st_mtime_ns == changed
+    whole, killed = (Sweep.open(folder / "sweeps" / name).table() for name in ("whole", "killed"))
+    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), killed.drop(columns="seconds"))
+
+
+def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first_reason(folder: Path) -> None:
+    space = folder / "failing.yaml"
+    space.write_text(
+        "run: {optimizer: {name: sgd, learning_rate: 10, momentum: 0.99, gradient_clip: null, schedule: constant}}\n"
+        "search: {alpha.value: {uniform: [0, 0.2]}}\n"
+    )
+    done = run(folder, "tune", space, "--data", "shards/tiny", "--name", "failing", "--trials", "2", "--epochs", "40",
+               *SMALL, "--set", "model.fusion=concat")  # fmt: skip
+    assert done.returncode == 1
+    assert "no trial finished (2 failed): the loss became NaN" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("tune", ["--data", "shards/absent"], "shards/absent: there is no such dataset folder"),
+        ("tune", ["--data", "."], "it has no dataset.json"),
+        ("tune", ["absent.yaml", "--data", "shards/tiny"], "absent.yaml: there is no such file"),
+        ("tune", ["--data", "shards/tiny", "--set", "loss.tua=1"], "did you mean tau"),
+        ("tune", ["--data", "shards/tiny", "--set", "data.modalities=[audoi]", "--name", "x"], "did you mean audio"),
+        ("tune", ["--resume", "absent"], "there is no sweep here"),
+        ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
+        ("tune", ["--trials", "0"], "at least 1"),
+        ("tune", ["--time-budget", "soon"], "such as 90s"),
+        ("tune", ["--storage", "s3://bucket"], "not a URI"),
+        ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),
+        ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
+        ("confirm", ["absent"], "absent: there is no sweep here"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    folder: Path, sweep: subprocess.CompletedProcess[str], name: str, arguments: list[str], said: str
+) -> None:
+    done = run(folder, name, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in re.sub(r"\s+", " ", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not (folder / "sweeps" / "x").exists()
+    assert not (folder / "sweeps" / "y").exists()
