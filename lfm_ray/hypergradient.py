@@ -31,7 +31,7 @@ def hypergradient(
     not reach counts as zero. With several ranks, each passes losses of the gathered global batch
     (see `distributed.gather_rows`) and all receive the same number.
     """
-    g = torch.autograd.grad(outer_classification, parameters, materialize_grads=True)
+    g = torch.autograd.grad(outer_classification, parameters, retain_graph=True, materialize_grads=True)
     d = torch.autograd.grad(inner_matching - inner_classification, parameters, materialize_grads=True)
     reduced = distributed.average([*g, *d])
     g_all, d_all = reduced[: len(g)], reduced[len(g) :]

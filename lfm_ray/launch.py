@@ -41,7 +41,7 @@ class Source:
 
     shards: Shards
     modalities: list[str]
-    in_memory: dict[str, ray.ObjectRef]
+    in_memory: dict[str, ray.ObjectRef[Any]]
 
     @classmethod
     def open(cls, config: RunConfig, splits: tuple[str, ...] = ("train", "val")) -> Source:

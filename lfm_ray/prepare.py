@@ -19,11 +19,12 @@ from rich.table import Table
 
 from lfm_ray.cli import console, parser, run
 from lfm_ray.config import PrepareConfig
+from lfm_ray.datasets.manifest import Kind
 from lfm_ray.datasets.shards import DatasetCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.settings import load
 
-KINDS = ("audio", "image", "video", "text")
+KINDS: tuple[Kind, ...] = ("audio", "image", "video", "text")
 
 
 def main() -> None:

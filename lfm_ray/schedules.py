@@ -139,7 +139,7 @@ def bernstein_matrix(s: np.ndarray, degree: int) -> np.ndarray:
 
 def formula(power_basis: Sequence[float]) -> str:
     """omega_hat(t) as the paper prints it, highest power first."""
-    terms = []
+    terms: list[str] = []
     for power in range(len(power_basis) - 1, -1, -1):
         value = power_basis[power]
         unit = "" if power == 0 else " t" if power == 1 else f" t^{power}"

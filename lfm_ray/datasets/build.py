@@ -53,15 +53,15 @@ def build(
     """
     check_replaceable(out)
     config = resolve(config, manifest.kinds, manifest.splits["train"])
-    content = json.dumps([manifest.fingerprint, config.model_dump(mode="json"), skip_bad])
+    content = json.dumps([manifest.fingerprint, config.model_dump(mode="json")])
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    if out.is_dir() and any(out.iterdir()) and read_card(out).fingerprint == fingerprint:
-        return False
+    if (out / CARD).is_file() and read_card(out).fingerprint == fingerprint:
+        if skip_bad or not (out / BAD_FILES).exists():
+            return False
     work = out.with_name(f"{out.name}.partial")
     _start_or_go_on(work, fingerprint)
     plan = _plan(manifest, config)
-    results = {name: _finished(work / name) for name in plan}
-    results = {name: result for name, result in results.items() if result}
+    results = {name: result for name in plan if (result := _finished(work / name))}
     for result in _progress(_run(plan, results.keys(), work, manifest.kinds, config, address), plan, len(results)):
         results[result["file"]] = result
     ordered = [results[name] for name in plan]
@@ -250,7 +250,7 @@ def _card(
     modalities = {}
     for name, kind in manifest.kinds.items():
         shape, dtype = shape_and_dtype(kind, config)
-        sums = sum(np.array(result["sums"][name]) for result in results if result["file"].startswith("train-"))
+        sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
         mean, square = sums / (math.prod(shape) * sum(shard.rows for shard in splits["train"]))
         std = math.sqrt(max(0.0, square - mean**2))
         modalities[name] = ModalityCard(kind=kind, shape=shape, dtype=dtype.name, mean=float(mean), std=std)

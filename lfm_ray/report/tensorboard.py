@@ -51,7 +51,7 @@ class RunWriter:
         metrics = {f"hparam/{name}": value for name, value in self._last.items() if name.startswith(("val/", "test/"))}
         if metrics:
             for summary in hparams(typed, metrics):
-                self._writer.file_writer.add_summary(summary)
+                self._writer._get_file_writer().add_summary(summary)
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, int(self._last["epoch"]))
         self._writer.close()

@@ -106,7 +106,7 @@ def run_configs(
     where = next(iter(runs)).parent
     config = tune.TuneConfig(num_samples=1)
     grid = _tune(trainable, config, where, resources, callbacks, {"run": tune.grid_search(list(range(len(runs))))})
-    for (folder, _), result in zip(runs.items(), grid, strict=True):
+    for (folder, _), result in zip(runs.items(), list(grid), strict=True):
         if result.error or FAILED in (result.metrics or {}):
             raise TrainingFailed(f"{folder}: {(result.metrics or {}).get(FAILED, result.error)}")
 

@@ -7,39 +7,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import small_shards
+from small_shards import content
 
-from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, Shards, sha256, write_shard
+from lfm_ray.datasets.shards import CARD, Shards, write_shard
 from lfm_ray.errors import UserError
-
-ROWS = {"train": [5, 3], "val": [4]}
-
-
-def content(rows: int, seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    return {
-        "sound": random.normal(size=(rows, 1, 3, 4)).astype(np.float16),
-        "picture": random.integers(0, 256, (rows, 3, 2, 2), dtype=np.uint8),
-        "words": random.integers(0, 257, (rows, 6)).astype(np.int16),
-    }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    splits: dict[str, list[ShardFile]] = {}
-    for split, counts in ROWS.items():
-        splits[split] = []
-        for number, rows in enumerate(counts):
-            name = f"{split}-{number:05d}.arrow"
-            write_shard(tmp_path / name, [f"{number}/{row}" for row in range(rows)], range(rows), content(rows, number))
-            splits[split].append(ShardFile(file=name, rows=rows, sha256=sha256(tmp_path / name)))
-    kinds = {"sound": "audio", "picture": "image", "words": "text"}
-    modalities = {
-        name: ModalityCard(kind=kinds[name], shape=list(array.shape[1:]), dtype=array.dtype.name, mean=0, std=1)
-        for name, array in content(1, 0).items()
-    }
-    card = DatasetCard(modalities=modalities, classes=list("abcde"), splits=splits, preprocessing={}, fingerprint="0")
-    (tmp_path / CARD).write_text(card.model_dump_json())
-    return tmp_path
+    return small_shards.write(tmp_path)
 
 
 def both_shards(name: str) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""What the orchestration of a sweep costs beside its training.
+
+    python benchmarks/orchestration.py                  24 trials of about 10 s, 2 at a time; about 3 minutes
+
+Prints the wall time of the trials over (the sum of their pure training seconds / 2), and beside it
+what is not in that ratio: the start of Ray and the loading of the shards. Pure training is what the
+loop itself measures for each epoch, evaluation included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from lfm_ray.cli import console, ray_session
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.demo import prepare_demo
+from lfm_ray.launch import Source, Workers
+from lfm_ray.search.run import Resources, run_sweep
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep
+from lfm_ray.settings import build
+
+AT_ONCE = 2
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--trials", type=int, default=24)
+    arguments.add_argument("--seconds", type=float, default=10.0, help="of one trial, about")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        shards = Path(temporary) / "shards"
+        prepare_demo(shards)
+        begin = time.perf_counter()
+        with ray_session():
+            started = time.perf_counter()
+            config = build(RunConfig, {"data": {"path": str(shards)}, "epochs": 2})
+            source = Source.open(config)
+            loaded = time.perf_counter()
+            epoch = _seconds(_sweep(Path(temporary) / "warm", shards, epochs=2, trials=AT_ONCE), source) / (2 * AT_ONCE)
+            epochs = max(1, round(given.seconds / epoch))
+            sweep = _sweep(Path(temporary) / "sweep", shards, epochs, given.trials)
+            first = time.perf_counter()
+            training = _seconds(sweep, source)
+            wall = time.perf_counter() - first
+    table = Table(title=f"{given.trials} trials of {epochs} epochs, {AT_ONCE} at a time", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("wall time of the trials", f"{wall:.1f} s")
+    table.add_row("pure training, sum", f"{training:.1f} s")
+    table.add_row(f"wall time / (sum / {AT_ONCE})", f"{wall / (training / AT_ONCE):.3f}", style="bold")
+    table.add_row("not in it: start of Ray", f"{started - begin:.1f} s")
+    table.add_row("not in it: loading of the shards", f"{loaded - started:.1f} s")
+    console.print(table)
+
+
+def _sweep(folder: Path, shards: Path, epochs: int, trials: int) -> Sweep:
+    space = Space.model_validate(
+        {
+            "run": {"data": {"path": str(shards)}, "epochs": epochs},
+            "search": {"alpha.value": {"uniform": [0, 1]}},
+            "trials": trials,
+            "pruning": {"by": "none"},
+        }
+    )
+    return Sweep.create(folder, space, seed=0, fingerprint="")
+
+
+def _seconds(sweep: Sweep, source: Source) -> float:
+    """Runs the sweep; returns the sum of its pure training seconds."""
+    run_sweep(sweep, source, Resources(Workers(1), concurrency=AT_ONCE), None, [])
+    return sum(row["seconds"] for trial in sweep.trials() for row in trial.rows)
+
+
+if __name__ == "__main__":
+    main()
