@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -29,7 +30,7 @@ def video(path: Path, frames: int = 20, codec: str = "mpeg4", side: int = 32, so
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
+        stream: Any = container.add_stream(codec, rate=10)
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None

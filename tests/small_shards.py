@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lfm_ray.datasets.manifest import Kind
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, sha256, write_shard
 
 ROWS = {"train": [5, 3], "val": [4]}
@@ -30,7 +31,7 @@ def write(folder: Path) -> Path:
             name = f"{split}-{number:05d}.arrow"
             write_shard(folder / name, [f"{number}/{row}" for row in range(rows)], range(rows), content(rows, number))
             splits[split].append(ShardFile(file=name, rows=rows, sha256=sha256(folder / name)))
-    kinds = {"sound": "audio", "picture": "image", "words": "text"}
+    kinds: dict[str, Kind] = {"sound": "audio", "picture": "image", "words": "text"}
     modalities = {
         name: ModalityCard(kind=kinds[name], shape=list(array.shape[1:]), dtype=array.dtype.name, mean=0, std=1)
         for name, array in content(1, 0).items()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,9 @@ def build(
     config = resolve(config, manifest.kinds, manifest.splits["train"])
     content = json.dumps([manifest.fingerprint, config.model_dump(mode="json")])
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    if (out / CARD).is_file() and read_card(out).fingerprint == fingerprint:
-        if skip_bad or not (out / BAD_FILES).exists():
-            return False
+    made_before = (out / CARD).is_file() and read_card(out).fingerprint == fingerprint
+    if made_before and (skip_bad or not (out / BAD_FILES).exists()):
+        return False
     work = out.with_name(f"{out.name}.partial")
     _start_or_go_on(work, fingerprint)
     plan = _plan(manifest, config)
@@ -65,7 +65,7 @@ def build(
     for result in _progress(_run(plan, results.keys(), work, manifest.kinds, config, address), plan, len(results)):
         results[result["file"]] = result
     ordered = [results[name] for name in plan]
-    _report_bad(ordered, out, None if not skip_bad else work / BAD_FILES)
+    _report_bad(ordered, out, work / BAD_FILES if skip_bad else None)
     card = _card(manifest, config, ordered, fingerprint)
     for result in ordered:
         (work / f"{result['file']}.json").unlink()
@@ -118,7 +118,7 @@ def _plan(manifest: Manifest, config: PrepareConfig) -> dict[str, list[Row]]:
 
 def _run(
     plan: dict[str, list[Row]],
-    done: Sequence[str] | Any,
+    done: Collection[str],
     work: Path,
     kinds: dict[str, Kind],
     config: PrepareConfig,
@@ -232,7 +232,7 @@ def _report_bad(results: Sequence[dict[str, Any]], out: Path, listing: Path | No
             " mend them, or leave their rows out with --skip-bad"
         )
     beside.unlink(missing_ok=True)
-    if bad and listing:
+    if bad and listing is not None:
         listing.write_text(text, encoding="utf-8")
 
 
