@@ -1,0 +1,1 @@
+"""lfm_ray: finds training strategies for imbalanced multimodal classification, on Ray."""

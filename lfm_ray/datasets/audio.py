@@ -97,8 +97,12 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
 
     try:
         with soundfile.SoundFile(path) as file:
-            file.seek(min(round(start * file.samplerate), file.frames))
-            data = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
+            first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
+            if file.format == "OGG":  # libsndfile 1.2.2 can land beside the sample that it seeks in the last page
+                data = file.read(first + count, dtype="float32", always_2d=True)[first:]
+            else:
+                file.seek(first)
+                data = file.read(count, dtype="float32", always_2d=True)
             return data.mean(axis=1), file.samplerate
     except soundfile.LibsndfileError:
         return _read_from_video(path, start, seconds)

@@ -73,7 +73,11 @@ def run_sweep(
     if not remaining:
         return
     trainable = tune.with_parameters(
-        run_trial, source=source, space=sweep.space, trials=sweep.folder / "trials", workers=resources.nested()
+        run_trial,
+        source=source,
+        space=sweep.space,
+        trials=sweep.folder.absolute() / "trials",
+        workers=resources.nested(),
     )
     config = tune.TuneConfig(
         search_alg=StudySearcher(study),
@@ -106,7 +110,7 @@ def run_configs(
     where = next(iter(runs)).parent
     config = tune.TuneConfig(num_samples=1)
     grid = _tune(trainable, config, where, resources, callbacks, {"run": tune.grid_search(list(range(len(runs))))})
-    for (folder, _), result in zip(runs.items(), list(grid), strict=True):
+    for (folder, _), result in zip(runs.items(), (grid[i] for i in range(len(grid))), strict=True):
         if result.error or FAILED in (result.metrics or {}):
             raise TrainingFailed(f"{folder}: {(result.metrics or {}).get(FAILED, result.error)}")
 
