@@ -4,10 +4,11 @@
     python benchmarks/av_digits.py PATH/TO/av-digits --trials 12 --out /tmp/av-digits
 
 PATH/TO/av-digits holds a manifest.csv of spoken digits (Free Spoken Digit Dataset) and images of
-digits (scikit-learn's), with columns audio, image, label, split. It trains on 1,000 of its pairs, with noise of 0.8 and 1.1
-standard deviations of each sample added to the log spectrogram and the image. Two sweeps with the
-same number of trials: one over every alpha(t), one with alpha fixed to 0; the same other settings
-are searched in both. Then the best of each is trained with 3 seeds and measured on the test split.
+digits (scikit-learn's), with columns audio, image, label, split. It trains on 1,000 of its pairs,
+with noise of 0.8 and 1.1 standard deviations of each sample added to the log spectrogram and the
+image. Two sweeps with the same number of trials: one over every alpha(t), one with alpha fixed to
+0; the same other settings are searched in both. Then the best of each is trained with 3 seeds and
+measured on the test split.
 """
 
 from __future__ import annotations
