@@ -100,7 +100,7 @@ def show(folder: Path) -> None:
     strategies_figure(trials, folder / "strategies.png")
 
     console.print(strategy_table(trials))
-    console.print(settings_table(best, list(sweep.space.search)))
+    console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for trial in [trial for trial in trials if trial.state == "failed"]:
         console.print(f"[yellow]trial {trial.number} failed:[/] {trial.reason}")
     schedule, residual = schedule_of(best)

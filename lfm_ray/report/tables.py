@@ -42,8 +42,7 @@ def settings_table(trial: Trial, searched: list[str]) -> Table:
     values = flatten(trial.config.model_dump(mode="json"))
     table = Table(title=f"settings of trial {trial.number}", title_justify="left", show_header=False)
     for name in searched:
-        if name in values:
-            table.add_row(name, _short(values[name]))
+        table.add_row(name, _short(values[name]))
     return table
 
 

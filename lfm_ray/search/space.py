@@ -117,6 +117,11 @@ class Space(Settings):
                 return False
         return True
 
+    def searched_in(self, config: RunConfig) -> list[str]:
+        """The searched settings that exist in a run."""
+        values = flatten(config.model_dump())
+        return [path for path, distribution in self.search.items() if self.conditions_hold(distribution, values)]
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Draws the settings of a trial: dotted path -> value."""
         drawn: dict[str, Any] = {}
