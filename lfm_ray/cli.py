@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from lfm_ray.errors import TrainingFailed, UserError
 
@@ -47,7 +48,8 @@ def run(main: Callable[[], None]) -> None:
 def repository_file(path: str | Path) -> Path:
     """`path` as given, or else the file of that name in the repository (search_spaces/..., data/...)."""
     given = Path(path)
-    return given if given.exists() or given.is_absolute() else _or_else(REPOSITORY / given, given)
+    shipped = REPOSITORY / given
+    return shipped if shipped.exists() and not given.exists() else given
 
 
 @contextlib.contextmanager
@@ -104,16 +106,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _or_else(candidate: Path, given: Path) -> Path:
-    return candidate if candidate.exists() else given
-
-
 def _stop(message: str, status: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(message)}")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(status)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

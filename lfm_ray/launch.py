@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from lfm_ray import checkpoint, distributed
+from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import ArrayBatches, Batches, Order
 from lfm_ray.datasets.shards import Shards
@@ -126,10 +127,8 @@ def execute(
             values = run.evaluate(source.evaluation("test", config))
             run.history[-1] |= {f"test/{name}": value for name, value in values.items()}
         if rank == 0:
-            _write_epochs(folder, run.history)
-        state = run.state_dict()
-        if rank == 0:
-            checkpoint.save(file, state)
+            write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
+            checkpoint.save(file, run.state_dict())
         report(run.history[-1])
 
     return fit(run, source.splits(config), on_epoch)
@@ -208,12 +207,6 @@ def _worker(settings: dict[str, Any]) -> None:
         wrap=lambda model: prepare_model(model),
         test=settings["test"],
     )
-
-
-def _write_epochs(folder: Path, rows: list[Row]) -> None:
-    temporary = folder / f"{EPOCHS}.writing"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(folder / EPOCHS)
 
 
 def _first_reason(error: BaseException) -> str:

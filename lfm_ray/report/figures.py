@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Trial
 
@@ -18,11 +19,7 @@ def strategies_figure(trials: list[Trial], path: Path) -> None:
     best = by_strategy(trials)
     if not best:
         return
-    modalities = [
-        key.split("/")[1]
-        for key in next(iter(best.values())).rows[-1]
-        if key.startswith("val/") and key.endswith("/accuracy") and "/fused/" not in key
-    ]
+    modalities = modalities_of(next(iter(best.values())).rows[-1])
     panels = [("alpha", "alpha(t)"), ("val/fused/accuracy", "fused accuracy, validation")]
     panels += [(f"val/{name}/accuracy", f"{name} accuracy, validation") for name in modalities]
     columns = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -17,22 +17,14 @@ from lfm_ray.search.sweep import STATES, strategy_name
 from lfm_ray.search.tune_adapters import FAILED, NUMBER, OBJECTIVE, DriverOnly
 
 
-class SweepProgress(DriverOnly, Callback):
-    """One line that moves in a terminal; a line for each ended trial elsewhere (a log file)."""
+class ProgressCallback(DriverOnly, Callback):
+    """A progress bar that moves in a terminal for as long as the `with` block runs."""
 
-    def __init__(self, console: Console, study: Study, space: Space) -> None:
-        self.console, self.study, self.space = console, study, space
-        self._started = time.monotonic()
-        self._done_before: int | None = None
-        self._best: tuple[float, str] | None = None
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._task = self._progress.add_task("trials", total=space.trials, state="starting")
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
-    def __enter__(self) -> SweepProgress:
-        if self.console.is_terminal:
+    def __enter__(self) -> Self:
+        if self._progress.console.is_terminal:
             self._progress.start()
         return self
 
@@ -40,6 +32,19 @@ class SweepProgress(DriverOnly, Callback):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+class SweepProgress(ProgressCallback):
+    """One line that moves in a terminal; a line for each ended trial elsewhere (a log file)."""
+
+    def __init__(self, console: Console, study: Study, space: Space) -> None:
+        self.console, self.study, self.space = console, study, space
+        self._started = time.monotonic()
+        self._done_before: int | None = None
+        self._best: tuple[float, str] | None = None
+        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"))
+        super().__init__(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
+        self._task = self._progress.add_task("trials", total=space.trials, state="starting")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -83,23 +88,13 @@ class SweepProgress(DriverOnly, Callback):
         )
 
 
-class RunsProgress(DriverOnly, Callback):
+class RunsProgress(ProgressCallback):
     """How many of a number of runs are done."""
 
     def __init__(self, console: Console, runs: int) -> None:
         columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
+        super().__init__(Progress(*columns, console=console, transient=True))
         self._task = self._progress.add_task("runs", total=runs)
-
-    def __enter__(self) -> RunsProgress:
-        if self._progress.console.is_terminal:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Counts a run."""

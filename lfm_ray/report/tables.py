@@ -20,7 +20,7 @@ def strategy_table(trials: list[Trial], metric: str = "accuracy") -> Table:
     A row is the best finished trial of its strategy.
     """
     best = by_strategy(trials)
-    modalities = _modalities(next(iter(best.values())).rows[-1]) if best else []
+    modalities = modalities_of(next(iter(best.values())).rows[-1]) if best else []
     table = Table(title=f"best trial of each strategy, validation {metric}", title_justify="left")
     table.add_column("strategy", no_wrap=True)
     table.add_column("trials", justify="right")
@@ -54,7 +54,8 @@ def _numbers(trial: Trial | None, modalities: list[str], metric: str) -> list[st
     return [f"{value:.3f}" for value in [*values, max(values[1:]) - min(values[1:])]] + [str(trial.number)]
 
 
-def _modalities(row: Row) -> list[str]:
+def modalities_of(row: Row) -> list[str]:
+    """The names of the modalities that a row of metrics tells of."""
     names = [key.split("/")[1] for key in row if key.startswith("val/") and key.endswith("/accuracy")]
     return [name for name in names if name != "fused"]
 
@@ -73,7 +74,7 @@ def metrics_table(row: Row, split: str = "val") -> Table:
     table.add_column("")
     for metric in ("accuracy", "MAP", "macro F1"):
         table.add_column(metric, justify="right")
-    for name in ("fused", *_modalities(row)):
+    for name in ("fused", *modalities_of(row)):
         table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in ("accuracy", "map", "macro_f1")))
     table.add_section()
     table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}", "", "")

@@ -75,7 +75,8 @@ class TensorBoardCallback(DriverOnly, Callback):
         if trial.trial_id not in self._writers:
             config = self.space.config(trial.config[SETTINGS])
             name = f"{trial.config[NUMBER]:03d}-{strategy_name(config).replace(' ', '')}"
-            searched = {key: value for key, value in flatten(config.model_dump()).items() if key in self.space.search}
+            values = flatten(config.model_dump())
+            searched = {name: values[name] for name in self.space.searched_in(config)}
             self._writers[trial.trial_id] = RunWriter(self.folder / name, config, _scalars(searched))
         row = {
             name: value for name, value in result.items() if name.startswith(("val/", "train/", "alpha", "learning"))
