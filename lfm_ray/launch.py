@@ -167,7 +167,8 @@ def run_on_workers(
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "source": source, "folder": folder, "test": test},
+        train_loop_config={"config": config.model_dump(mode="json"), "source": source, "folder": folder, "test": test}
+        | {"threads": max(1, round(workers.cpus))},
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
         ),
@@ -197,8 +198,7 @@ def _worker(settings: dict[str, Any]) -> None:
     from ray.train.torch import prepare_model
 
     config = RunConfig.model_validate(settings["config"])
-    cpus = ray.train.get_context().get_world_size()
-    torch.set_num_threads(max(1, (torch.get_num_threads()) // cpus))
+    torch.set_num_threads(settings["threads"])
     execute(
         config,
         settings["source"],

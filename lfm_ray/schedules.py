@@ -15,8 +15,6 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.polynomial import Polynomial as PowerSeries
 from pydantic import Field
-from scipy.optimize import lsq_linear
-from scipy.special import comb
 
 from lfm_ray.settings import Settings
 
@@ -86,7 +84,7 @@ class Polynomial(Settings):
         in_s = np.zeros(n + 1)
         for i, c in enumerate(self.coefficients):
             for j in range(i, n + 1):
-                in_s[j] += c * comb(n, i) * comb(n - i, j - i) * (-1) ** (j - i)
+                in_s[j] += c * math.comb(n, i) * math.comb(n - i, j - i) * (-1) ** (j - i)
         in_t = PowerSeries(in_s)(PowerSeries([-1 / (T - 1), 1 / (T - 1)])) if T > 1 else PowerSeries(in_s[:1])
         padded = np.zeros(n + 1)
         padded[: len(in_t.coef)] = in_t.coef
@@ -99,6 +97,8 @@ class Polynomial(Settings):
         Bounded least squares, 0 <= c_i <= 1: how paper section 4.4 turns a learned curve into a
         schedule. Returns the polynomial and the root mean square of the residual.
         """
+        from scipy.optimize import lsq_linear  # half a second that most runs need not spend
+
         values = np.asarray(curve, dtype=float)
         basis = bernstein_matrix(np.linspace(0, 1, len(values)), degree)
         solution = lsq_linear(basis, values, bounds=(0, 1), tol=1e-12)
@@ -134,7 +134,8 @@ Alpha = Annotated[Constant | Stepwise | Heuristic | Polynomial | Learned, Field(
 def bernstein_matrix(s: np.ndarray, degree: int) -> np.ndarray:
     """B_{i,n}(s): one row for each s in [0, 1], one column for each i in 0 ... n."""
     i = np.arange(degree + 1)
-    return comb(degree, i) * s[:, None] ** i * (1 - s[:, None]) ** (degree - i)
+    binomials = np.array([math.comb(degree, k) for k in i])
+    return binomials * s[:, None] ** i * (1 - s[:, None]) ** (degree - i)
 
 
 def formula(power_basis: Sequence[float]) -> str:

@@ -88,7 +88,7 @@ def test_confirm_measures_on_the_test_split_and_says_that_it_did(
     assert "alpha = 0" in set(frame["strategy"])
     assert (folder / "sweeps/one/test_reads.log").read_text().count("\n") == 1
     first = frame[frame["strategy"] == "alpha = 0"]["test/fused/accuracy"]
-    assert f"{first.mean():.3f} ± {first.std():.3f}" in done.stdout
+    assert f"{100 * first.mean():.1f} ± {100 * first.std():.1f}" in done.stdout
 
 
 def test_train_on_two_workers_takes_the_steps_of_one(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
@@ -107,6 +107,15 @@ def test_trials_with_two_workers_each(folder: Path) -> None:
                "--workers-per-trial", "2", *SMALL)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [trial.state for trial in Sweep.open(folder / "sweeps/nested").trials()] == ["finished"] * 2
+
+
+def test_shards_too_large_for_the_object_store_are_streamed_to_the_trials(folder: Path) -> None:
+    arguments = ["--data", "shards/tiny", "--trials", "2", "--epochs", "2", *SMALL]
+    for name, share in (("streamed", "0"), ("held", "0.3")):
+        done = run(folder, "tune", "--name", name, *arguments, "--set", f"data.memory_share={share}")
+        assert done.returncode == 0, done.stderr
+    streamed, held = (pd.read_csv(folder / f"sweeps/{name}/trials.csv") for name in ("streamed", "held"))
+    assert list(streamed["train/loss"]) == pytest.approx(list(held["train/loss"]), rel=1e-5)
 
 
 def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(folder: Path) -> None:

@@ -38,6 +38,8 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray
     value = row.values[name]
     try:
         array = _load(row, value, kind, config)
+    except (NameError, ImportError, MemoryError):  # not the file's fault
+        raise
     except Exception as error:  # decoders raise whatever they like
         raise BrokenMedia(value, _reason(error)) from error
     if not np.isfinite(array).all():

@@ -102,20 +102,21 @@ def confirm_frame(chosen: list[tuple[Sweep, Trial]], seeds: list[int]) -> pd.Dat
 def confirm_table(frame: pd.DataFrame) -> Table:
     """Mean and standard deviation over seeds on the test split, best validation accuracy last.
 
-    The last column is the mean over seeds of the difference in fused accuracy from the best
-    alpha = 0, with its standard deviation.
+    All in per cent. The last column is the mean over seeds of the difference in fused accuracy from
+    the best alpha = 0, with its standard deviation.
     """
     modalities = [key.split("/")[1] for key in frame if key.startswith("test/") and key.endswith("/accuracy")]
-    table = Table(title=f"test accuracy, mean ± std over {frame['seed'].nunique()} seeds", title_justify="left")
-    for name in ("sweep", "trial", "strategy"):
-        table.add_column(name)
-    for name in (*modalities, "gap", "- (alpha = 0)"):
-        table.add_column(name, justify="right")
+    table = Table(title=f"test accuracy in %, mean ± std over {frame['seed'].nunique()} seeds", title_justify="left")
+    table.add_column("sweep", overflow="fold")
+    table.add_column("trial", justify="right")
+    table.add_column("strategy", no_wrap=True)
+    for name in (*modalities, "gap", "beats alpha = 0 by"):
+        table.add_column(name, justify="right", no_wrap=name in modalities)
     groups = sorted(frame.groupby(["sweep", "trial"]), key=lambda item: item[1]["selected_by"].iloc[0])
     joint = [group for _, group in groups if group["strategy"].iloc[0] == "alpha = 0"]
     for _, group in groups:
         values = [_spread(group[f"test/{name}/accuracy"]) for name in modalities]
-        gap = f"{group['test/accuracy_gap'].mean():.3f}"
+        gap = f"{100 * group['test/accuracy_gap'].mean():.1f}"
         difference = "-"
         if joint and group is not joint[-1]:
             ours, theirs = (one.set_index("seed")["test/fused/accuracy"] for one in (group, joint[-1]))
@@ -126,4 +127,4 @@ def confirm_table(frame: pd.DataFrame) -> Table:
 
 
 def _spread(values: pd.Series[float], sign: str = "") -> str:
-    return f"{values.mean():{sign}.3f} ± {values.std():.3f}"
+    return f"{100 * values.mean():{sign}.1f} ± {100 * values.std():.1f}"

@@ -16,7 +16,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import Source, Workers, run_in_process, run_on_workers
 from lfm_ray.search.space import Space
-from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.search.tune_adapters import FAILED, NUMBER, SETTINGS, StudyScheduler, StudySearcher
 
 DRIVER_CPUS = 0.01  # of a trial that only waits for its workers; Ray refuses an empty request
@@ -76,7 +76,7 @@ def run_sweep(
         run_trial,
         source=source,
         space=sweep.space,
-        trials=sweep.folder.absolute() / "trials",
+        sweep=sweep.folder.absolute(),
         workers=resources.nested(),
     )
     config = tune.TuneConfig(
@@ -88,9 +88,9 @@ def run_sweep(
     _tune(trainable, config, sweep.folder, resources, callbacks)
 
 
-def run_trial(config: dict[str, Any], source: Source, space: Space, trials: Path, workers: Workers) -> None:
+def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: Path, workers: Workers) -> None:
     """One trial of a sweep, in a process of Ray Tune."""
-    folder = trials / f"{config[NUMBER]:04d}"
+    folder = trial_folder(sweep, config[NUMBER])
     _run(lambda: space.config(config[SETTINGS]), folder, source, workers, test=False)
 
 

@@ -16,6 +16,7 @@ A setting with `when` exists only in trials in which the named settings have the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -103,16 +104,19 @@ class Space(Settings):
     sampler: Literal["tpe", "random"] = Field("tpe", description="how settings are drawn, by Optuna")
     pruning: Pruning = Pruning()
 
-    @property
+    @cached_property
     def base(self) -> RunConfig:
         """The run with every searched setting at its default."""
         return build(RunConfig, self.run)
 
+    @cached_property
+    def _base_values(self) -> dict[str, Any]:
+        return flatten(self.base.model_dump())
+
     def conditions_hold(self, distribution: Distribution, drawn: Mapping[str, Any]) -> bool:
         """Whether a setting exists, given the settings drawn so far."""
-        base = flatten(self.base.model_dump())
         for name, allowed in distribution.when.items():
-            value = drawn[name] if name in drawn else base.get(name)
+            value = drawn[name] if name in drawn else self._base_values.get(name)
             if value not in (allowed if isinstance(allowed, list) else [allowed]):
                 return False
         return True

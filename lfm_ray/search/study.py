@@ -84,10 +84,12 @@ class Study:
         if self.space.pruning.by == "none":
             return False
         frozen = self.trials()[number]
-        if epoch in frozen.intermediate_values:  # a resumed trial tells again what it did before
+        told = frozen.intermediate_values
+        if epoch in told and epoch < max(told):  # a resumed trial tells again what was decided before
             return False
         trial = optuna.trial.Trial(self._study, frozen._trial_id)
-        trial.report(row[f"val/{self.space.pruning.by}"], epoch)
+        if epoch not in told:
+            trial.report(row[f"val/{self.space.pruning.by}"], epoch)
         return epoch < self.epochs(number) and trial.should_prune()
 
     def epochs(self, number: int) -> int:

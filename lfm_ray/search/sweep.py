@@ -145,10 +145,6 @@ class Sweep:
         """The sweep's study."""
         return Study(self.folder / "study.journal", self.space, self.file.seed)
 
-    def trial_folder(self, number: int) -> Path:
-        """Where trial `number` keeps its run."""
-        return self.folder / "trials" / f"{number:04d}"
-
     def trials(self) -> list[Trial]:
         """All trials that have been started, by number."""
         return [
@@ -158,7 +154,7 @@ class Sweep:
                 state=STATES[frozen.state],
                 reason=frozen.user_attrs.get(REASON, ""),
                 config=self.space.config(frozen.user_attrs[SETTINGS]),
-                rows=read_epochs(self.trial_folder(frozen.number)),
+                rows=read_epochs(trial_folder(self.folder, frozen.number)),
             )
             for frozen in self.study.trials()
             if SETTINGS in frozen.user_attrs
@@ -175,6 +171,11 @@ class Sweep:
                 for trial in self.trials()
             ]
         )
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """Where trial `number` of the sweep in a folder keeps its run."""
+    return sweep / "trials" / f"{number:04d}"
 
 
 def strategy_name(config: RunConfig) -> str:

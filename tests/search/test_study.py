@@ -71,6 +71,18 @@ def test_a_trial_that_was_running_is_handed_out_again_under_its_number(tmp_path:
     assert again.trials()[number].intermediate_values == {1: 0.5}
 
 
+def test_a_decision_that_a_kill_prevented_is_made_on_resume(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.journal", SPACE, seed=0)
+    run_trials(study, 6)
+    number, _ = study.ask()
+    study.report(number, 1, {"val/unimodal_accuracy": -1})
+    assert study.report(number, 2, {"val/unimodal_accuracy": -1})  # and here the driver is killed
+    again = Study(tmp_path / "study.journal", SPACE, seed=0)
+    assert again.ask()[0] == number
+    assert not again.report(number, 1, {"val/unimodal_accuracy": -1})
+    assert again.report(number, 2, {"val/unimodal_accuracy": -1})
+
+
 def test_other_seeds_draw_other_settings(tmp_path: Path) -> None:
     one = run_trials(Study(tmp_path / "a" / "study.journal", SPACE, seed=1), 3)[2]
     two = run_trials(Study(tmp_path / "b" / "study.journal", SPACE, seed=2), 3)[2]
