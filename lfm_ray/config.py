@@ -6,11 +6,11 @@ search space (`lfm_ray/search/space.py`) is a run whose settings are partly dist
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from lfm_ray.schedules import Alpha, Constant
+from lfm_ray.schedules import Alpha, Constant, Learned
 from lfm_ray.settings import Settings
 
 
@@ -20,6 +20,12 @@ class DataSettings(Settings):
     path: str = Field("shards/demo", description="folder written by lfm_ray.prepare")
     modalities: list[str] | None = Field(None, description="which modalities to use; null: all of them")
     batch_size: int = Field(64, ge=2, description="samples a step, over all workers together")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="samples that pass the encoders at once on a worker, so that a large batch fits into memory; the"
+        " gradient is that of the whole batch, for one more pass forward; null: the whole batch",
+    )
     memory_share: float = Field(
         0.3, ge=0, le=1, description="a dataset under this share of the object store is held in memory, else streamed"
     )
@@ -34,14 +40,23 @@ class ModelSettings(Settings):
     width: int = Field(16, ge=1, description="channels of the first block of a small encoder")
     embedding_size: int = Field(64, ge=1, description="d, the size of a modality's embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings")
+    projection_size: int | None = Field(
+        None,
+        ge=1,
+        description="size of a projection head, whose outputs InfoNCE matches; null: none",
+    )
     fusion: Literal["sum", "concat"] = Field("sum", description="how modalities are fused")
 
 
 class LossSettings(Settings):
-    """The modality-matching loss L_MM."""
+    """The classification loss L_CLS and the modality-matching loss L_MM."""
 
     matching: Literal["infonce", "js"] = Field("infonce", description="infonce: the paper; js: the official code")
     tau: float = Field(0.2, gt=0, le=10, description="temperature of InfoNCE; js has none")
+    learn_tau: bool = Field(False, description="tau is learned with theta, from the given value, within 0.01 ... 10")
+    uniform_labels: float = Field(
+        0.0, ge=0, le=1, description="u: targets are (1 - u) one-hot + u uniform (paper, Figure 1)"
+    )
 
 
 class OptimizerSettings(Settings):
@@ -62,7 +77,9 @@ class RunConfig(Settings):
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
-    method: Literal["lfm", "unimodal"] = Field("lfm", description="training method, a file of lfm_ray/methods")
+    method: Literal["lfm", "official", "unimodal"] = Field(
+        "lfm", description="training method, a file of lfm_ray/methods"
+    )
     alpha: Alpha = Constant()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -74,6 +91,15 @@ class RunConfig(Settings):
     @classmethod
     def _constant_unless_said(cls, value: Any) -> Any:
         return {"strategy": "constant", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _products_need_the_whole_batch(self) -> Self:
+        if self.data.micro_batch_size and isinstance(self.alpha, Learned) and self.alpha.solver != "identity":
+            raise ValueError(
+                f"data.micro_batch_size works with alpha.solver identity only: {self.alpha.solver} needs the graph of"
+                " the whole batch"
+            )
+        return self
 
 
 class AudioSettings(Settings):

@@ -44,7 +44,18 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
+def from_rank_zero(value: float, device: torch.device) -> float:
+    """Rank 0's value, on every rank."""
+    if rank_and_world_size()[1] == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(tensor, src=0)
+    return float(tensor)
+
+
 class _GatherRows(torch.autograd.Function):
+    """Its gradient is `_SumAndTake`, whose gradient is this: so it can be differentiated twice."""
+
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
         rank, world_size = rank_and_world_size()
@@ -60,7 +71,19 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _SumAndTake.apply(gradients[0], ctx.first, ctx.rows)
+
+
+class _SumAndTake(torch.autograd.Function):
+    """The sum over ranks of a whole, of which each rank takes its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, first: int, rows: int) -> Tensor:
+        total = whole.contiguous().clone()
         dist.all_reduce(total)
-        return total[ctx.first : ctx.first + ctx.rows]
+        return total[first : first + rows]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _GatherRows.apply(gradients[0].contiguous()), None, None

@@ -4,38 +4,160 @@
                                     d = grad_theta (L_MM - L_CLS) (inner batch),
 
 where H is the Hessian of L_Total and d the mixed derivative of L_Total by alpha and theta. The
-solver says what stands for H^-1. `identity` takes H^-1 g = g: up to the learning rate this is
-the derivative of L_CLS through one step of gradient descent (one-step look-ahead).
+solver says what stands for H^-1:
+
+    identity    g: up to the learning rate, the derivative of L_CLS through one step of gradient
+                descent (one-step look-ahead)
+    neumann     s sum_{k=0..K} (I - s H)^k g, with step size s (Lorraine et al., AISTATS 2020)
+    cg          K steps of conjugate gradients; H must not be indefinite
+    nystrom     (H_r + damping I)^-1 g, with H_r of rank r from r products with random vectors
+                (Hataya and Yamada, AISTATS 2023)
+
+H is damped, H + damping I, and comes as a product with a vector: of the true Hessian, or of the
+Gauss-Newton matrix. Vectors are flat: all of theta in one row. With several ranks, each passes
+losses of the gathered global batch (`distributed.gather_rows`), and all receive the same vectors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lfm_ray import distributed
+from lfm_ray.losses import ConvexPart
+from lfm_ray.schedules import Learned
+
+Product = Callable[[Tensor], Tensor]
+"""v -> H v."""
 
 
-def hypergradient(
-    inner_classification: Tensor,
-    inner_matching: Tensor,
-    outer_classification: Tensor,
-    parameters: Sequence[Tensor],
-) -> float:
-    """dL_CLS/dalpha with the identity for H^-1.
+def hypergradient(d: Tensor, g: Tensor, product: Product | None, settings: Learned) -> float:
+    """- d . H^-1 g. d, g: flat gradients as above; product: H, not needed by `identity`."""
+    return -float(d.double() @ solve(product, g, settings).double())
 
-    The losses are scalars with a graph down to `parameters` (theta); a parameter that a loss does
-    not reach counts as zero. With several ranks, each passes losses of the gathered global batch
-    (see `distributed.gather_rows`) and all receive the same number.
+
+def solve(product: Product | None, g: Tensor, settings: Learned) -> Tensor:
+    """x, where (H + damping I) x is about g. See the head of this file for the solvers."""
+    if settings.solver == "identity" or product is None:
+        return g
+
+    def damped(v: Tensor) -> Tensor:
+        return product(v) + settings.damping * v
+
+    if settings.solver == "neumann":
+        return neumann(damped, g, settings.solver_steps, settings.step_size)
+    if settings.solver == "cg":
+        return conjugate_gradients(damped, g, settings.solver_steps)
+    return nystrom(product, g, settings.rank, settings.damping)
+
+
+def neumann(product: Product, g: Tensor, steps: int, step_size: float) -> Tensor:
+    """step_size * sum of (I - step_size H)^k g for k = 0 ... steps."""
+    term = total = g
+    for _ in range(steps):
+        term = term - step_size * product(term)
+        total = total + term
+    return step_size * total
+
+
+def conjugate_gradients(product: Product, g: Tensor, steps: int) -> Tensor:
+    """At most `steps` steps of conjugate gradients on H x = g from x = 0.
+
+    It stops early where the residual is down to rounding, or where H turns out not to be positive.
     """
-    g = torch.autograd.grad(outer_classification, parameters, retain_graph=True, materialize_grads=True)
-    d = torch.autograd.grad(inner_matching - inner_classification, parameters, materialize_grads=True)
-    reduced = distributed.average([*g, *d])
-    g_all, d_all = reduced[: len(g)], reduced[len(g) :]
-    return -sum(float((one.double() * other.double()).sum()) for one, other in zip(d_all, g_all, strict=True))
+    x, residual, direction = torch.zeros_like(g), g, g
+    square = first = residual @ residual
+    for _ in range(steps):
+        if square <= first * torch.finfo(g.dtype).eps ** 2:
+            break
+        image = product(direction)
+        curvature = direction @ image
+        if curvature <= 0:
+            break
+        length = square / curvature
+        x, residual = x + length * direction, residual - length * image
+        square, before = residual @ residual, square
+        direction = residual + (square / before) * direction
+    return x
+
+
+def nystrom(product: Product, g: Tensor, rank: int, damping: float) -> Tensor:
+    """(C W^-1 C^T + damping I)^-1 g by Woodbury's identity, C = H Omega, W = Omega^T H Omega.
+
+    Omega: `rank` Gaussian vectors, the same at every call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    omega = torch.randn(min(rank, len(g)), len(g), generator=generator, dtype=g.dtype).to(g.device) / len(g) ** 0.5
+    C = torch.stack([product(row) for row in omega]).double()
+    W = C @ omega.T.double()
+    core = (W + W.T) / 2 + C @ C.T / damping
+    return ((g.double() - C.T @ torch.linalg.lstsq(core, C @ g.double()[:, None])[0][:, 0] / damping) / damping).to(g)
+
+
+def flat_gradient(loss: Tensor, parameters: Sequence[Tensor], keep: bool = False) -> Tensor:
+    """grad_theta of a scalar, mean over ranks; a parameter that it does not reach counts as zero.
+
+    keep: leave the graph of `loss` in place for another call.
+    """
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=keep, materialize_grads=True)
+    return distributed.average([flatten(gradients)])[0]
+
+
+def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
+    """v -> H v with the Hessian of `loss`, by differentiating its gradient once more."""
+    gradient = flatten(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+
+    def product(v: Tensor) -> Tensor:
+        return flat_vjp(gradient, parameters, v)
+
+    return product
+
+
+def gauss_newton_product(parts: Sequence[ConvexPart], parameters: Sequence[Tensor]) -> Product:
+    """v -> J^T B J v: J the derivative of all stages by theta, B the Hessian of the loss by the stages.
+
+    J v is had from two backward passes: u -> J^T u is linear, and its own transpose is J.
+    """
+    sizes = [part.stage.numel() for part in parts]
+    stages = flatten([part.stage.double() for part in parts])
+    u = torch.zeros_like(stages, requires_grad=True)
+    pulled = flatten(torch.autograd.grad(stages, parameters, u, create_graph=True, materialize_grads=True))
+    point = stages.detach().requires_grad_()
+    pieces = [value.view_as(part.stage) for value, part in zip(point.split(sizes), parts, strict=True)]
+    loss = torch.stack([part.weight * part.loss(piece) for part, piece in zip(parts, pieces, strict=True)]).sum()
+    (slope,) = torch.autograd.grad(loss, point, create_graph=True)
+
+    def product(v: Tensor) -> Tensor:
+        (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
+        (bent,) = torch.autograd.grad(slope, point, pushed, retain_graph=True)
+        return flat_vjp(stages, parameters, bent)
+
+    return product
+
+
+def official_gradient(total: Tensor, classification: Tensor, parameters: Sequence[Tensor]) -> float:
+    """What the official code subtracts from alpha in place of eq. (3).
+
+    The mean of the entries of H v for the first parameter tensor alone, with H the Hessian of its
+    loss and v = grad_theta L_CLS, on the same few samples. It has neither the sign nor the scale
+    of dL_CLS/dalpha (benchmarks/alpha_quality.py); it is here to reproduce that code.
+    """
+    v = flat_gradient(classification, parameters, keep=True)
+    return float(hessian_product(total, parameters)(v)[: parameters[0].numel()].double().mean())
+
+
+def flat_vjp(values: Tensor, parameters: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """grad_theta (values . weights), mean over ranks; the graph stays."""
+    gradients = torch.autograd.grad(values, parameters, weights, retain_graph=True, materialize_grads=True)
+    return distributed.average([flatten(gradients)])[0]
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """All entries in one row."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 @contextlib.contextmanager
@@ -48,3 +170,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
+
+
+@contextlib.contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Passes inside use only kernels whose gradient has a gradient: cuDNN's RNNs and fused attention have none."""
+    recurrent = any(isinstance(module, nn.RNNBase) and next(module.parameters()).is_cuda for module in model.modules())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        if recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield

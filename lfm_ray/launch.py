@@ -28,7 +28,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.datasets.stream import StreamBatches, load_arrays
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.loop import Row, Run, Splits, fit
-from lfm_ray.schedules import Learned
+from lfm_ray.schedules import Adaptive, Learned
 
 CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
 
@@ -79,15 +79,15 @@ class Source:
         size, seed = config.data.batch_size, config.seed
         train = np.arange(self.shards.card.rows("train"))
         outer = None
-        if isinstance(config.alpha, Learned):
-            if config.alpha.outer == "held_out":
+        if isinstance(config.alpha, Adaptive):
+            batch, held_out = config.alpha.outer_batch_size(size), config.alpha.held_out_rows(len(train))
+            if held_out:
                 shuffled = np.random.default_rng((seed, 0)).permutation(train)
-                cut = max(1, round(len(train) * config.alpha.outer_fraction))
-                held_out, train = np.sort(shuffled[:cut]), np.sort(shuffled[cut:])
-                outer = self.batches("train", Order(held_out, size, seed, True, rank, world_size))
-            elif config.alpha.outer == "val":
+                rows, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
+                outer = self.batches("train", Order(rows, batch, seed, True, rank, world_size))
+            elif isinstance(config.alpha, Learned) and config.alpha.outer == "val":
                 rows = np.arange(self.shards.card.rows("val"))
-                outer = self.batches("val", Order(rows, size, seed, True, rank, world_size))
+                outer = self.batches("val", Order(rows, batch, seed, True, rank, world_size))
         return Splits(
             train=self.batches("train", Order(train, size, seed, True, rank, world_size)),
             val=self.evaluation("val", config),

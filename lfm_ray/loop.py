@@ -21,12 +21,23 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch, Batches
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.hypergradient import hypergradient, undisturbed
+from lfm_ray.gradient_cache import cached_gradient
+from lfm_ray.hypergradient import (
+    Product,
+    flat_gradient,
+    flatten,
+    gauss_newton_product,
+    hessian_product,
+    hypergradient,
+    official_gradient,
+    twice_differentiable,
+    undisturbed,
+)
 from lfm_ray.methods import METHODS, Losses
 from lfm_ray.metrics import evaluate
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.optimizer import build_optimizer
-from lfm_ray.schedules import Learned
+from lfm_ray.schedules import Adaptive, Learned
 
 Row = dict[str, float]
 
@@ -48,28 +59,21 @@ def fit(run: Run, splits: Splits, on_epoch: Callable[[Run], None] = lambda run: 
     Raises:
         TrainingFailed: a loss is not finite.
     """
-    config, learned = run.config, run.config.alpha if isinstance(run.config.alpha, Learned) else None
+    config, adaptive = run.config, run.config.alpha if isinstance(run.config.alpha, Adaptive) else None
     run.prepare(splits.train.steps)
     for t in range(run.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
         total = Sums()
         outer = endless(splits.outer, t, config.epochs)
-        if not isinstance(config.alpha, Learned):
+        if not isinstance(config.alpha, Adaptive):
             run.alpha = config.alpha.alpha(t, config.epochs)
         for batch in splits.train.epoch(t):
-            losses = run.losses(batch, through=run.network)
-            total.add(losses, run.alpha)
-            run.update_theta(losses.total)
-            if learned and run.steps % learned.inner_iters == 0:
-                with undisturbed(run.model):
-                    inner = run.losses(batch)
-                    held_out = inner if learned.outer == "inner" else run.losses(next(outer))
-                    gradient = hypergradient(
-                        inner.classification, inner.matching, held_out.classification, run.parameters
-                    )
-                run.alpha = min(max(run.alpha - learned.eta_alpha * gradient, learned.low), learned.high)
+            total.add(run.update_theta(batch), run.alpha)
+            if adaptive and adaptive.due(run.steps, splits.train.steps):
+                run.alpha = adaptive.updated(run.alpha, run.alpha_gradient(batch, outer), t)
         run.epoch = t
         row = {"epoch": t, **total.means(t), "learning_rate": run.learning_rate, "alpha_end": run.alpha}
+        row |= run.learned_tau()
         row |= {f"val/{name}": value for name, value in run.evaluate(splits.val).items()}
         row["seconds"] = time.perf_counter() - started
         run.history.append(row)
@@ -93,11 +97,18 @@ class Run:
             raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
         torch.manual_seed(config.seed)
         modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
-        self.model = MultimodalClassifier(modalities, len(card.classes), config.model).to(self.device)
-        self.network = wrap(self.model) if wrap else self.model
         self.method = METHODS[config.method]
+        infonce = self.method.matches and config.loss.matching == "infonce"
+        self.model = MultimodalClassifier(
+            modalities,
+            len(card.classes),
+            config.model,
+            projection_size=config.model.projection_size if infonce else None,
+            tau=config.loss.tau if infonce and config.loss.learn_tau else None,
+        ).to(self.device)
+        self.network = wrap(self.model) if wrap else self.model
         self.parameters = list(self.model.parameters())
-        self.alpha = config.alpha.initial if isinstance(config.alpha, Learned) else 0.0
+        self.alpha = config.alpha.initial if isinstance(config.alpha, Adaptive) else 0.0
         self.epoch = 0
         self.steps = 0
         self.history: list[Row] = []
@@ -106,7 +117,7 @@ class Run:
     def prepare(self, steps_an_epoch: int) -> None:
         """Makes the optimiser, whose schedule needs the number of steps, and restores its state."""
         self.optimizer, self.scheduler = build_optimizer(
-            self.config.optimizer, self.parameters, steps_an_epoch, self.config.epochs
+            self.config.optimizer, self.model, steps_an_epoch, self.config.epochs
         )
         if self._restored:
             self.optimizer.load_state_dict(self._restored["optimizer"])
@@ -117,19 +128,65 @@ class Run:
     def losses(self, batch: Batch, through: nn.Module | None = None) -> Losses:
         """The losses of the global batch of which `batch` is this rank's share."""
         batch = batch.to(self.device)
-        outputs: Outputs = (through or self.model)(batch.inputs)
-        labels = distributed.gather_rows(batch.labels)
-        return self.method.loss(outputs.map(distributed.gather_rows), labels, self.alpha, self.config.loss)
+        return self._losses((through or self.model)(batch.inputs), batch.labels)
 
-    def update_theta(self, loss: Tensor) -> None:
-        """One step of the optimiser on theta."""
+    def update_theta(self, batch: Batch) -> Losses:
+        """One step of the optimiser on theta; returns the losses before it."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.config.data.micro_batch_size:
+            losses, gradients = self._cached(batch, self.config.data.micro_batch_size)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+        else:
+            losses = self.losses(batch, through=self.network)
+            losses.total.backward()
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
         self.scheduler.step()
+        self.model.clamp_tau()
         self.steps += 1
+        return losses
+
+    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
+        """What alpha is updated by: eq. (3) with `batch` as the inner batch, the same on every rank."""
+        settings, theta = self.config.alpha, self.parameters
+        with undisturbed(self.model), twice_differentiable(self.model):
+            if not isinstance(settings, Learned):
+                few = self.losses(next(outer))
+                gradient = official_gradient(few.total, few.classification, theta)
+            elif size := self.config.data.micro_batch_size:
+                held_out = batch if settings.outer == "inner" else next(outer)
+                g = flatten(self._cached(held_out, size, lambda losses: losses.classification)[1])
+                d = flatten(self._cached(batch, size, lambda losses: losses.matching - losses.classification)[1])
+                gradient = hypergradient(d, g, None, settings)
+            else:
+                # g first: its graph is gone when that of the inner batch is built.
+                if settings.outer != "inner":
+                    g = flat_gradient(self.losses(next(outer)).classification, theta)
+                inner = self.losses(batch)
+                if settings.outer == "inner":
+                    g = flat_gradient(inner.classification, theta, keep=True)
+                solved = settings.solver != "identity"
+                d = flat_gradient(inner.matching - inner.classification, theta, keep=solved)
+                gradient = hypergradient(d, g, self._product(inner, settings) if solved else None, settings)
+        return distributed.from_rank_zero(gradient, self.device)
+
+    def _product(self, losses: Losses, settings: Learned) -> Product:
+        if settings.product == "hessian":
+            return hessian_product(losses.total, self.parameters)
+        if losses.parts is None:
+            raise TrainingFailed(f"method {self.config.method} has no Gauss-Newton product; set alpha.product=hessian")
+        return gauss_newton_product(losses.parts(), self.parameters)
+
+    def _losses(self, outputs: Outputs, labels: Tensor) -> Losses:
+        gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
+        return self.method.loss(gathered, labels, self.alpha, self.config.loss)
+
+    def _cached(
+        self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
+    ) -> tuple[Losses, list[Tensor]]:
+        return cached_gradient(self.model, batch.to(self.device), size, self._losses, self.parameters, what)
 
     def evaluate(self, batches: Batches) -> Row:
         """The metrics of a whole split, the same on every rank; see `lfm_ray.metrics.evaluate`."""
@@ -143,12 +200,13 @@ class Run:
                 parts.append(outputs.map(distributed.gather_rows))
                 labels.append(distributed.gather_rows(batch.labels))
         self.model.train()
-        whole = Outputs(
-            torch.cat([part.fused for part in parts]),
-            {name: torch.cat([part.unimodal[name] for part in parts]) for name in parts[0].unimodal},
-            {name: torch.cat([part.embeddings[name] for part in parts]) for name in parts[0].embeddings},
-        )
+        whole = Outputs.join(parts)
         return evaluate(self.method.predict(whole), whole, torch.cat(labels))
+
+    def learned_tau(self) -> Row:
+        """`tau`, where it is learned."""
+        tau = self.model.tau()
+        return {} if tau is None else {"tau": float(tau)}
 
     @property
     def learning_rate(self) -> float:

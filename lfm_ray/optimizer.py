@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.optim import lr_scheduler
 
 from lfm_ray.config import OptimizerSettings
 
 
 def build_optimizer(
-    settings: OptimizerSettings, parameters: Sequence[Tensor], steps_an_epoch: int, epochs: int
+    settings: OptimizerSettings, model: nn.Module, steps_an_epoch: int, epochs: int
 ) -> tuple[torch.optim.Optimizer, lr_scheduler.LRScheduler]:
-    """The optimiser, and the schedule of its learning rate, which is advanced at every step."""
+    """The optimiser, and the schedule of its learning rate, which is advanced at every step.
+
+    A learned temperature (`log_tau`) has no weight decay, which would draw tau to 1.
+    """
+    decayed = [value for name, value in model.named_parameters() if name != "log_tau"]
+    others = [value for name, value in model.named_parameters() if name == "log_tau"]
+    parameters: list[dict[str, Any]] = [
+        {"params": decayed},
+        *([{"params": others, "weight_decay": 0.0}] if others else []),
+    ]
     rate, decay = settings.learning_rate, settings.weight_decay
     optimizer: torch.optim.Optimizer
     if settings.name == "sgd":

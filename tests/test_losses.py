@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lfm_ray.config import LossSettings
-from lfm_ray.losses import classification_loss, infonce, js_divergence, matching_loss
+from lfm_ray.losses import classification_loss, infonce, js_divergence, matching_loss, matching_parts
 from lfm_ray.models.classifier import Outputs
 
 B, D, C = 5, 4, 3
@@ -110,3 +110,37 @@ def test_three_modalities_are_matched_pairwise() -> None:
 def test_a_single_modality_has_nothing_to_match() -> None:
     outputs = Outputs(draw(B, C), {"audio": draw(B, C)}, {"audio": draw(B, D)})
     assert float(matching_loss(outputs, LossSettings())) == 0
+
+
+@pytest.mark.parametrize("u", [0.0, 0.3, 1.0])
+def test_uniform_labels_mix_the_targets(u: float) -> None:
+    logits, labels = draw(B, C), torch.tensor([0, 1, 2, 1, 0])
+    logs = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True))
+    targets = (1 - u) * np.eye(C)[labels.numpy()] + u / C
+    expected = -(targets * logs).sum(axis=1).mean()
+    assert float(classification_loss(logits, labels, u)) == pytest.approx(expected)
+    assert torch.autograd.gradcheck(lambda z: classification_loss(z, labels, u), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("matching", ["infonce", "js"])
+def test_the_convex_parts_add_up_to_the_matching_loss_and_its_gradient(matching: str) -> None:
+    settings = LossSettings(matching=matching, tau=0.3)
+    z = [draw(B, D, seed=i).requires_grad_() for i in range(3)]
+    logits = [draw(B, C, seed=10 + i).requires_grad_() for i in range(3)]
+    names = ("rgb", "depth", "flow")
+    outputs = Outputs(draw(B, C), dict(zip(names, logits, strict=True)), dict(zip(names, z, strict=True)))
+    whole = matching_loss(outputs, settings)
+    parts = sum(part.weight * part.loss(part.stage) for part in matching_parts(outputs, settings))
+    assert whole.item() == pytest.approx(parts.item(), rel=1e-12)
+    leaves = z if matching == "infonce" else logits
+    for one, other in zip(torch.autograd.grad(whole, leaves), torch.autograd.grad(parts, leaves), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_projections_are_matched_where_there_are_any_and_a_learned_tau_is_used() -> None:
+    z = {name: draw(B, D, seed=i) for i, name in enumerate(("audio", "image"))}
+    p = {name: draw(B, 3, seed=5 + i) for i, name in enumerate(z)}
+    logits = {name: draw(B, C, seed=10 + i) for i, name in enumerate(z)}
+    outputs = Outputs(draw(B, C), logits, z, p, torch.tensor(0.7, dtype=torch.float64))
+    expected = infonce_by_definition(p["audio"].numpy(), p["image"].numpy(), 0.7)
+    assert float(matching_loss(outputs, LossSettings(tau=0.2))) == pytest.approx(expected)

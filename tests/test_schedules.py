@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_ray.schedules import Constant, Heuristic, Polynomial, Stepwise, formula
+from lfm_ray.schedules import (
+    Constant,
+    Heuristic,
+    Learned,
+    Official,
+    OfficialQuintic,
+    PaperCubic,
+    Polynomial,
+    Power,
+    Stepwise,
+    formula,
+    to_bernstein,
+    to_power,
+)
 
 COEFFICIENTS = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -94,3 +107,80 @@ def test_the_default_polynomial_is_the_papers_cubic_up_to_its_minimum() -> None:
 def test_formula_is_written_as_the_paper_writes_it() -> None:
     assert formula([1, 3.2e-2, -6.5e-3, 1.5e-4]) == "omega_hat(t) = 0.00015 t^3 - 0.0065 t^2 + 0.032 t + 1"
     assert formula([0.5, -0.25]) == "omega_hat(t) = -0.25 t + 0.5"
+
+
+def test_the_papers_cubic_against_numbers_worked_out_by_hand() -> None:
+    cubic = PaperCubic(strategy="paper_cubic")
+    # t = 10: 1 + 0.32 - 0.65 + 0.15; t = 20: 1 + 0.64 - 2.6 + 1.2; t = 26: 1 + 0.832 - 4.394 + 2.6364; ...
+    by_hand = {0: 1.0, 10: 0.82, 20: 0.24, 26: 0.0744, 30: 0.16}
+    assert {t: cubic.alpha(t, 30) for t in by_hand} == pytest.approx(by_hand, abs=1e-12)
+    assert cubic.alpha(1, 60) == 1.0  # 1.02565, clipped
+    assert cubic.alpha(60, 60) == 1.0
+
+
+def test_a_rescaled_cubic_passes_through_the_same_values() -> None:
+    cubic = PaperCubic(strategy="paper_cubic", of_epochs=26)
+    assert cubic.alpha(51, 51) == pytest.approx(0.0744)
+    assert cubic.alpha(19, 51) == pytest.approx(0.82)  # 1 + 18 * 25 / 50 = 10
+    assert cubic.alpha(1, 51) == 1.0
+
+
+def test_the_official_quintic_against_numbers_worked_out_by_hand() -> None:
+    quintic = OfficialQuintic(strategy="official_quintic")
+    # The weight of L_CLS at t = 100: 0.204623704 + 0.335472727 + 1.22989557 - 2.92947416 + 2.23835486 - 0.539717505
+    assert quintic.alpha(100, 200) == pytest.approx(1 - 0.539155196, abs=1e-9)
+    assert quintic.alpha(200, 200) == pytest.approx(1 - 0.902075758, abs=1e-8)
+    assert quintic.alpha(20, 20) == pytest.approx(1 - 0.902075758, abs=1e-8)  # rescaled
+
+
+def test_power_basis_is_clipped() -> None:
+    line = Power(strategy="power", coefficients=[-0.5, 0.5])
+    assert [line.alpha(t, 5) for t in range(1, 6)] == [0, 0.5, 1, 1, 1]
+
+
+@given(COEFFICIENTS, st.integers(2, 300))
+def test_conversion_to_power_basis_and_back_is_the_identity(coefficients: list[float], T: int) -> None:
+    assert to_bernstein(to_power(coefficients, T), T) == pytest.approx(coefficients, abs=1e-7)
+
+
+def test_conversion_of_a_quadratic_worked_out_by_hand() -> None:
+    # T = 3: t = 1 + 2s; t^2 = 1 + 4s + 4s^2, whose Bernstein coefficients are 1, 1 + 4/2, 1 + 4 + 4
+    assert to_bernstein([0, 0, 1], 3) == [1, 3, 9]
+    assert to_power([1, 3, 9], 3) == [0, 0, 1]
+
+
+@given(COEFFICIENTS, st.integers(2, 60), st.sampled_from(["decreasing", "increasing"]))
+def test_monotone_polynomials_are_monotone_whatever_the_coefficients(values: list[float], T: int, way: str) -> None:
+    schedule = Polynomial(strategy="polynomial", coefficients=values, monotone=way)
+    alphas = [schedule.alpha(t, T) for t in range(1, T + 1)]
+    sign = 1 if way == "increasing" else -1
+    assert all(sign * (later - earlier) >= -1e-12 for earlier, later in pairwise(alphas))
+    assert all(-1e-12 <= alpha <= 1 + 1e-12 for alpha in alphas)
+
+
+def test_monotone_coefficients_by_hand() -> None:
+    falling = Polynomial(strategy="polynomial", coefficients=[0.8, 0.5, 0.5], monotone="decreasing")
+    assert falling.bernstein == pytest.approx([0.8, 0.4, 0.2])
+    rising = Polynomial(strategy="polynomial", coefficients=[0.2, 0.5, 0.5], monotone="increasing")
+    assert rising.bernstein == pytest.approx([0.2, 0.6, 0.8])
+
+
+def test_the_degree_of_a_fit_is_chosen_by_what_the_curve_needs() -> None:
+    noise = np.random.default_rng(0).normal(scale=0.002, size=30)
+    parabola = Polynomial(strategy="polynomial", coefficients=[0.9, 0.1, 0.6])
+    curve = [parabola.alpha(t, 30) + noise[t - 1] for t in range(1, 31)]
+    fitted, residual = Polynomial.fit(curve, degree=None)
+    assert fitted.degree == 2
+    assert residual < 0.003
+
+
+def test_an_update_of_alpha_descends_with_a_rate_that_halves_and_is_clipped() -> None:
+    learned = Learned(strategy="learned", eta_alpha=0.1, halve_every=10, low=0.2, high=0.9)
+    assert learned.updated(0.5, 1.0, t=1) == pytest.approx(0.4)
+    assert learned.updated(0.5, 1.0, t=10) == pytest.approx(0.4)
+    assert learned.updated(0.5, -1.0, t=11) == pytest.approx(0.55)
+    assert learned.updated(0.5, 1.0, t=21) == pytest.approx(0.475)
+    assert learned.updated(0.5, 100, t=1) == 0.2
+    assert learned.updated(0.5, -100, t=1) == 0.9
+    assert [steps for steps in range(1, 11) if learned.due(steps, 3)] == [5, 10]
+    assert [steps for steps in range(1, 11) if Official(strategy="official").due(steps, 3)] == [3, 6, 9]

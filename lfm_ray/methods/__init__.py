@@ -2,8 +2,9 @@
 
 from lfm_ray.methods.base import Losses, Method
 from lfm_ray.methods.lfm import LFM
+from lfm_ray.methods.official import Official
 from lfm_ray.methods.unimodal import Unimodal
 
-METHODS: dict[str, Method] = {"lfm": LFM(), "unimodal": Unimodal()}
+METHODS: dict[str, Method] = {"lfm": LFM(), "official": Official(), "unimodal": Unimodal()}
 
-__all__ = ["LFM", "METHODS", "Losses", "Method", "Unimodal"]
+__all__ = ["LFM", "METHODS", "Losses", "Method", "Official", "Unimodal"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lfm_ray.config import LossSettings
-from lfm_ray.losses import classification_loss, matching_loss
+from lfm_ray.losses import ConvexPart, classification_loss, matching_loss, matching_parts
 from lfm_ray.methods.base import Losses, Method
 from lfm_ray.models.classifier import Outputs
 
@@ -15,6 +15,15 @@ class LFM(Method):
 
     def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
         """L_CLS of the fused logits, L_MM between the modalities."""
-        classification = classification_loss(outputs.fused, labels)
+        classification = classification_loss(outputs.fused, labels, settings.uniform_labels)
         matching = matching_loss(outputs, settings)
-        return Losses((1 - alpha) * classification + alpha * matching, classification, matching)
+        total = (1 - alpha) * classification + alpha * matching
+
+        def parts() -> list[ConvexPart]:
+            of_fused = ConvexPart(
+                1 - alpha, outputs.fused, lambda fused: classification_loss(fused, labels, settings.uniform_labels)
+            )
+            matched = matching_parts(outputs, settings)
+            return [of_fused, *(ConvexPart(alpha * part.weight, part.stage, part.loss) for part in matched)]
+
+        return Losses(total, classification, matching, parts)

@@ -18,6 +18,8 @@ class Unimodal(Method):
     separate runs would give. The fused prediction is a late fusion of independent models.
     """
 
+    matches = False
+
     def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
         """The sum over modalities of the cross-entropy of its own logits."""
         total = torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()

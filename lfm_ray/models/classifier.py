@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,50 +14,91 @@ from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.models.encoders import small_encoder
 from lfm_ray.models.fusion import FUSION_HEADS
 
+LOWEST_TAU, HIGHEST_TAU = 0.01, 10.0  # of a learned tau; CLIP's bound, and that of the setting
+
 
 @dataclass(frozen=True)
 class Outputs:
     """What the classifier says of B samples.
 
     fused: (B, C), logits of the fusion; unimodal: modality -> (B, C), logits of it alone;
-    embeddings: modality -> (B, d), the z of paper section 3.1.
+    embeddings: modality -> (B, d), the z of paper section 3.1; projections: modality -> (B, p),
+    what is matched in place of the embeddings, empty without a projection head; tau: the learned
+    temperature, a scalar, or None.
     """
 
     fused: Tensor
     unimodal: dict[str, Tensor]
     embeddings: dict[str, Tensor]
+    projections: dict[str, Tensor] = field(default_factory=dict)
+    tau: Tensor | None = None
 
-    def logits(self) -> dict[str, Tensor]:
-        """The logits by name: `fused`, then each modality."""
-        return {"fused": self.fused, **self.unimodal}
+    def columns(self) -> Tensor:
+        """Everything that has a row for each sample, side by side: (B, all columns)."""
+        return torch.cat(self._parts(), dim=1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """Applies a function of rows to everything in one call: (B, all columns) -> (B', all columns)."""
-        parts = [self.fused, *self.unimodal.values(), *self.embeddings.values()]
-        columns = function(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
-        m = len(self.unimodal)
-        return Outputs(
-            columns[0],
-            dict(zip(self.unimodal, columns[1 : 1 + m], strict=True)),
-            dict(zip(self.embeddings, columns[1 + m :], strict=True)),
-        )
+        columns = iter(function(self.columns()).split([part.shape[1] for part in self._parts()], dim=1))
+        fused = next(columns)
+        unimodal, embeddings, projections = ({name: next(columns) for name in values} for values in self._named())
+        return Outputs(fused, unimodal, embeddings, projections, self.tau)
+
+    def _named(self) -> list[dict[str, Tensor]]:
+        return [self.unimodal, self.embeddings, self.projections]
+
+    def _parts(self) -> list[Tensor]:
+        return [self.fused, *(value for values in self._named() for value in values.values())]
+
+    @staticmethod
+    def join(parts: Sequence[Outputs]) -> Outputs:
+        """The outputs of several batches as one."""
+        rows = torch.cat([part.columns() for part in parts])
+        return parts[0].map(lambda _: rows)
 
 
 class MultimodalClassifier(nn.Module):
     """Encoders, dropout and a fusion head for the given modalities.
 
     modalities: name -> card with kind, shape, mean and std; inputs are standardised by the card,
-    so the weights and the preprocessing travel together.
+    so the weights and the preprocessing travel together. projection_size: p of a projection head
+    for matching (Linear, ReLU, Linear, as in SimCLR), None for none. tau: the initial value of a
+    learned temperature, None where it is not learned.
     """
 
-    def __init__(self, modalities: Mapping[str, ModalityCard], classes: int, settings: ModelSettings) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[str, ModalityCard],
+        classes: int,
+        settings: ModelSettings,
+        projection_size: int | None = None,
+        tau: float | None = None,
+    ) -> None:
         super().__init__()
+        size = settings.embedding_size
         self.encoders = nn.ModuleDict({name: small_encoder(card, settings) for name, card in modalities.items()})
         self.dropout = nn.Dropout(settings.dropout)
-        self.head = FUSION_HEADS[settings.fusion](list(modalities), settings.embedding_size, classes)
+        self.head = FUSION_HEADS[settings.fusion](list(modalities), size, classes)
+        self.projections = nn.ModuleDict()
+        if projection_size:
+            for name in modalities:
+                layers = nn.Linear(size, size), nn.ReLU(), nn.Linear(size, projection_size)
+                self.projections[name] = nn.Sequential(*layers)
+        self.log_tau = None if tau is None else nn.Parameter(torch.tensor(math.log(tau)))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """inputs: modality -> (B, ...) as the shards hold it."""
         embeddings = {name: self.dropout(encoder(inputs[name])) for name, encoder in self.encoders.items()}
         fused, unimodal = self.head(embeddings)
-        return Outputs(fused, unimodal, embeddings)
+        projections = {name: project(embeddings[name]) for name, project in self.projections.items()}
+        return Outputs(fused, unimodal, embeddings, projections, self.tau())
+
+    def tau(self) -> Tensor | None:
+        """The learned temperature, or None."""
+        return None if self.log_tau is None else self.log_tau.exp()
+
+    def clamp_tau(self) -> None:
+        """Puts a learned temperature back into its bounds."""
+        if self.log_tau is not None:
+            with torch.no_grad():
+                self.log_tau.clamp_(math.log(LOWEST_TAU), math.log(HIGHEST_TAU))

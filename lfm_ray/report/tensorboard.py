@@ -79,7 +79,9 @@ class TensorBoardCallback(DriverOnly, Callback):
             searched = {name: values[name] for name in self.space.searched_in(config)}
             self._writers[trial.trial_id] = RunWriter(self.folder / name, config, _scalars(searched))
         row = {
-            name: value for name, value in result.items() if name.startswith(("val/", "train/", "alpha", "learning"))
+            name: value
+            for name, value in result.items()
+            if name.startswith(("val/", "train/", "alpha", "learning", "tau"))
         }
         self._writers[trial.trial_id].add({"epoch": result["epoch"], "seconds": result["seconds"], **row})
 

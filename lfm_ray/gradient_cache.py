@@ -1,0 +1,52 @@
+"""The gradient of a batch that does not fit into memory at once.
+
+A contrastive loss couples all samples of a batch, so gradients of its parts do not add up to its
+gradient. Gradient caching (Gao et al., "Scaling deep contrastive learning batch size under memory
+limited setup", RepL4NLP 2021) is exact all the same: the outputs of all micro-batches are computed
+without a graph, the loss is differentiated by the outputs, and each micro-batch passes the
+encoders again, this time with a graph, to take that gradient on to theta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lfm_ray import distributed
+from lfm_ray.datasets.batches import Batch
+from lfm_ray.hypergradient import undisturbed
+from lfm_ray.methods import Losses
+from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+
+
+def cached_gradient(
+    model: MultimodalClassifier,
+    batch: Batch,
+    micro_batch_size: int,
+    losses_of: Callable[[Outputs, Tensor], Losses],
+    parameters: Sequence[Tensor],
+    what: Callable[[Losses], Tensor] = lambda losses: losses.total,
+) -> tuple[Losses, list[Tensor]]:
+    """The losses of this rank's batch (B samples), and grad_theta of `what` of them, mean over ranks.
+
+    losses_of: outputs and labels of the rank -> losses of the global batch. It holds the graph of
+    `micro_batch_size` samples at a time. A model with BatchNorm has the statistics of each
+    micro-batch; dropout masks are the same in both passes.
+    """
+    pieces = [
+        dict(zip(batch.inputs, values, strict=True))
+        for values in zip(*(value.split(micro_batch_size) for value in batch.inputs.values()), strict=True)
+    ]
+    with undisturbed(model), torch.no_grad():
+        outputs = Outputs.join([model(piece) for piece in pieces])
+    leaf = outputs.columns().requires_grad_()
+    losses = losses_of(replace(outputs.map(lambda _: leaf), tau=model.tau()), batch.labels)
+    above, *direct = torch.autograd.grad(what(losses), [leaf, *parameters], materialize_grads=True)
+    total = list(direct)
+    for piece, rows in zip(pieces, above.split(micro_batch_size), strict=True):
+        through = torch.autograd.grad(model(piece).columns(), parameters, rows, materialize_grads=True)
+        total = [sum_so_far + part for sum_so_far, part in zip(total, through, strict=True)]
+    return losses, distributed.average(total)

@@ -1,0 +1,29 @@
+"""The loss of the authors' published code (njustkmg/NeurIPS24-LFM), to reproduce its numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lfm_ray.config import LossSettings
+from lfm_ray.losses import classification_loss, js_divergence, mean_over_pairs
+from lfm_ray.methods.base import Losses, Method
+from lfm_ray.models.classifier import Outputs
+
+
+class Official(Method):
+    """The fused logits are the mean of the unimodal ones; the loss is 2 L_Total, with JS matching.
+
+    Settings that go with it: `alpha.strategy: official`, `optimizer: {name: sgd, learning_rate:
+    0.01, momentum: 0.9, weight_decay: 1e-4, schedule: step, gradient_clip: null}`, `epochs: 200`.
+    """
+
+    def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
+        """2 L_Total; `loss.matching` and tau play no part."""
+        classification = classification_loss(self.predict(outputs), labels, settings.uniform_labels)
+        matching = mean_over_pairs(js_divergence, outputs.unimodal)
+        return Losses(2 * ((1 - alpha) * classification + alpha * matching), classification, matching)
+
+    def predict(self, outputs: Outputs) -> Tensor:
+        """The mean of the unimodal logits, (B, C)."""
+        return torch.stack(list(outputs.unimodal.values())).mean(dim=0)
