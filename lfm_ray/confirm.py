@@ -7,16 +7,22 @@ The best of many noisy trials looks better than it is, so what was selected on t
 is trained anew with other seeds. Of each sweep it takes the best trials, and the best trials of
 alpha = 0 and of the heuristic; all are compared, seed by seed, with the best alpha = 0 of the given
 sweeps. This is the only command that reads the test split; each time it does so it adds a line to
-test_reads.log in the sweep's folder.
+test_reads.log in the sweep's folder. Data without a test split are measured with --split val, which
+is refused for an alpha that was itself fitted to the validation split (alpha.outer: val).
 """
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lfm_ray.cli import console, parser, positive, ray_session, run, write_atomically
 from lfm_ray.errors import UserError
+from lfm_ray.schedules import Learned
+
+if TYPE_CHECKING:
+    from lfm_ray.search.sweep import Sweep, Trial
 
 
 def main() -> None:
@@ -26,6 +32,7 @@ def main() -> None:
     add("sweeps", nargs="+", type=Path, help="folders of finished sweeps of the same data")
     add("--seeds", type=positive, default=3, help="trainings of each configuration; default 3")
     add("--top", type=positive, default=1, help="how many of the best trials of each sweep; default 1")
+    add("--split", choices=("test", "val"), default="test", help="what is measured; default test")
     add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
     given = result.parse_args()
 
@@ -48,23 +55,40 @@ def main() -> None:
     for sweep, trial in chosen:
         for seed in seeds:
             config = build(RunConfig, merge(trial.config.model_dump(), {**changes, "seed": seed}))
-            runs[(sweep.folder / "confirm" / f"{trial.number:04d}-seed{seed}").absolute()] = config
+            runs[_folder(sweep, trial, seed, given.split)] = config
+
+    for sweep, trial in chosen:
+        alpha = runs[_folder(sweep, trial, seeds[0], given.split)].alpha
+        if given.split == "val" and isinstance(alpha, Learned) and alpha.outer == "val":
+            raise UserError(
+                f"{sweep.folder}, trial {trial.number}: its alpha is fitted to the validation split (alpha.outer: val),"
+                " on which it cannot be measured; use --split test or --set alpha.outer=held_out"
+            )
 
     with ray_session(given.address):
-        source = Source.open(sweeps[0].space.base, splits=("train", "val", "test"))
+        source = Source.open(sweeps[0].space.base, splits=tuple(dict.fromkeys(("train", "val", given.split))))
         for sweep in sweeps:
             sweep.check_data(source.shards.card.fingerprint)
+            if given.split != "test":
+                continue
             with (sweep.folder / "test_reads.log").open("a", encoding="utf-8") as log:
                 numbers = [trial.number for owner, trial in chosen if owner is sweep]
                 log.write(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} trials {numbers} seeds {seeds}\n")
         with RunsProgress(console, len(runs)) as progress:
-            run_configs(runs, source, Resources(Workers(1)), [progress], test=True)
+            run_configs(runs, source, Resources(Workers(1)), [progress], given.split)
 
-    frame = confirm_frame(chosen, seeds)
-    file = sweeps[0].folder / "confirm.csv"
+    groups = [(sweep, trial, [_folder(sweep, trial, seed, given.split) for seed in seeds]) for sweep, trial in chosen]
+    frame = confirm_frame(groups, seeds)
+    file = sweeps[0].folder / ("confirm.csv" if given.split == "test" else "confirm-val.csv")
     write_atomically(file, frame.to_csv(index=False))
-    console.print(confirm_table(frame))
+    console.print(confirm_table(frame, given.split))
     console.print(f"each run        {file}", soft_wrap=True)
+
+
+def _folder(sweep: Sweep, trial: Trial, seed: int, split: str) -> Path:
+    """Where the run of a trial with another seed is kept, by the split that it is measured on."""
+    kept = "confirm" if split == "test" else "confirm-val"
+    return (sweep.folder / kept / f"{trial.number:04d}-seed{seed}").absolute()
 
 
 if __name__ == "__main__":

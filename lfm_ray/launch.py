@@ -27,7 +27,8 @@ from lfm_ray.datasets.batches import ArrayBatches, Batches, Order
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.datasets.stream import StreamBatches, load_arrays
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.loop import Row, Run, Splits, fit
+from lfm_ray.loop import Splits, fit
+from lfm_ray.run import Row, Run
 from lfm_ray.schedules import Adaptive, Learned
 
 CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
@@ -101,12 +102,12 @@ def execute(
     folder: Path,
     report: Callable[[Row], None],
     wrap: Callable[[nn.Module], nn.Module] | None = None,
-    test: bool = False,
+    measure: str | None = None,
 ) -> list[Row]:
     """Runs `config` in `folder`, from its last epoch if it has been started there before.
 
-    `report` receives every epoch's row, those of an earlier start included. With `test`, the last
-    row also holds the metrics of the test split; only `lfm_ray.confirm` asks for that.
+    `report` receives every epoch's row, those of an earlier start included. The last row also
+    holds the metrics of the split `measure`; only `lfm_ray.confirm` asks for one.
     """
     rank, _ = distributed.rank_and_world_size()
     run = Run(config, source.shards.card, wrap)
@@ -123,9 +124,9 @@ def execute(
         report(row)
 
     def on_epoch(run: Run) -> None:
-        if test and run.epoch == config.epochs:
-            values = run.evaluate(source.evaluation("test", config))
-            run.history[-1] |= {f"test/{name}": value for name, value in values.items()}
+        if measure and run.epoch == config.epochs:
+            values = run.evaluate(source.evaluation(measure, config))
+            run.history[-1] |= {f"{measure}/{name}": value for name, value in values.items()}
         if rank == 0:
             write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
             checkpoint.save(file, run.state_dict())
@@ -135,11 +136,16 @@ def execute(
 
 
 def run_in_process(
-    config: RunConfig, source: Source, folder: Path, report: Callable[[Row], None], threads: int, test: bool = False
+    config: RunConfig,
+    source: Source,
+    folder: Path,
+    report: Callable[[Row], None],
+    threads: int,
+    measure: str | None = None,
 ) -> None:
     """Runs `config` in this process, on `threads` CPU threads."""
     torch.set_num_threads(threads)
-    execute(config, source, folder, report, test=test)
+    execute(config, source, folder, report, measure=measure)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Workers:
 
 
 def run_on_workers(
-    config: RunConfig, source: Source, folder: Path, workers: Workers, callbacks: list[Any], test: bool = False
+    config: RunConfig, source: Source, folder: Path, workers: Workers, callbacks: list[Any], measure: str | None = None
 ) -> None:
     """Runs `config` on Ray Train workers with DistributedDataParallel.
 
@@ -167,7 +173,12 @@ def run_on_workers(
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "source": source, "folder": folder, "test": test}
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "source": source,
+            "folder": folder,
+            "measure": measure,
+        }
         | {"threads": max(1, round(workers.cpus))},
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
@@ -205,7 +216,7 @@ def _worker(settings: dict[str, Any]) -> None:
         settings["folder"],
         report=lambda row: ray.train.report(row),
         wrap=lambda model: prepare_model(model),
-        test=settings["test"],
+        measure=settings["measure"],
     )
 
 

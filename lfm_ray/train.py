@@ -4,7 +4,9 @@
     python -m lfm_ray.train best.yaml --workers 2 --name two --set epochs=50
 
 The run lies under STORAGE/NAME: its settings, the metrics of each epoch, a checkpoint, TensorBoard
-curves. The same command with the same --name goes on with a run that was interrupted.
+curves. The same command with the same --name goes on with a run that was interrupted. A learned
+alpha(t) is fitted by a polynomial, as in paper section 4.4; fitted.yaml has it in place of the
+learned one, and `lfm_ray.tune --start-from STORAGE/NAME` begins a search there.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lfm_ray.cli import console, parser, positive, ray_session, repository_file, run, storage_folder
+from lfm_ray.cli import console, parser, positive, ray_session, repository_file, run, storage_folder, write_atomically
 from lfm_ray.config import RunConfig
+from lfm_ray.schedules import Adaptive, Polynomial, formula
 from lfm_ray.settings import load
 
 
@@ -29,6 +32,7 @@ def main() -> None:
     add("--cpus-per-worker", type=positive, default=1, help="default 1")
     add("--gpus-per-worker", type=float, default=0, help="default 0")
     add("--name", help="of the run; default: the file's and the time")
+    add("--fit-degree", type=positive, help="of the polynomial fitted to a learned alpha(t); default: chosen")
     add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; default: the settings'")
     add("--epochs", type=positive, help="T; default: the settings'")
     add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
@@ -53,7 +57,14 @@ def main() -> None:
         workers = Workers(given.workers, given.cpus_per_worker, given.gpus_per_worker)
         with followed(folder, config):
             run_on_workers(config, source, folder, workers, callbacks=[])
-    console.print(metrics_table(read_epochs(folder)[-1]))
+    rows = read_epochs(folder)
+    console.print(metrics_table(rows[-1]))
+    if isinstance(config.alpha, Adaptive) and len(rows) > 1:
+        fitted, residual = Polynomial.fit([row["alpha"] for row in rows], given.fit_degree)
+        write_atomically(folder / "fitted.yaml", config.model_copy(update={"alpha": fitted}).to_yaml())
+        console.print(f"alpha(t) of degree {fitted.degree}, root mean square residual {residual:.4f}:")
+        console.print(f"  {formula(fitted.power_basis(config.epochs))}", soft_wrap=True)
+        console.print(f"train that      python -m lfm_ray.train {folder / 'fitted.yaml'}", soft_wrap=True)
     console.print(f"run             {folder}", soft_wrap=True)
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
 

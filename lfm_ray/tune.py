@@ -3,6 +3,7 @@
     python -m lfm_ray.tune                                                  the demo
     python -m lfm_ray.tune search_spaces/alpha_schedule.yaml --data shards/mine
     python -m lfm_ray.tune --data shards/mine --trials 100 --time-budget 2h --name mine
+    python -m lfm_ray.tune --start-from runs/learned                        tries its fitted alpha(t) first
     python -m lfm_ray.tune --resume mine                                    goes on after a kill
 
 Trials run on Ray Tune, on this machine or on the cluster at --address. Settings are drawn by
@@ -44,6 +45,7 @@ def main() -> None:
     from lfm_ray.search.run import Resources, run_sweep
     from lfm_ray.search.space import load_space
     from lfm_ray.search.sweep import Sweep
+    from lfm_ray.search.warm_start import with_fitted_point
 
     if given.resume:
         sweep = Sweep.open(given.storage / given.resume)
@@ -51,6 +53,8 @@ def main() -> None:
         space, folder = sweep.space, sweep.folder
     else:
         space = load_space(repository_file(given.space), [*given.overrides, *setting_flags(given)], given.trials)
+        for start in given.start_from:
+            space = with_fitted_point(space, start)
         folder = given.storage / (given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
         Sweep.check_free(folder)
         data = Path(space.base.data.path)
@@ -122,6 +126,8 @@ def arguments() -> Namespace:
     add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; without it, the demo")
     add("--name", help="of the sweep; default: the space's and the time")
     add("--resume", metavar="NAME", help="go on with a sweep that was interrupted, or with more --trials")
+    add("--start-from", type=Path, metavar="RUN", action="append", default=[],
+        help="folder of a run, whose alpha(t) is fitted and tried among the first; repeatable")  # fmt: skip
     add("--trials", type=positive, help="number of trials; default: the space's")
     add("--epochs", type=positive, help="T of each trial; default: the space's")
     add("--time-budget", type=seconds, metavar="TIME", help="stop after this time, such as 90s, 30m, 2h")
@@ -134,7 +140,7 @@ def arguments() -> Namespace:
     add("--cpus-per-worker", type=positive, default=1, help="default 1")
     add("--gpus-per-worker", type=float, default=0, help="can be a fraction; default 0")
     given = result.parse_args()
-    if given.resume and (given.overrides or given.data or given.epochs or given.name):
+    if given.resume and (given.overrides or given.data or given.epochs or given.name or given.start_from):
         raise UserError("--resume goes on with the settings of the sweep; only --trials and resources can change")
     return given
 

@@ -17,7 +17,8 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import ArrayBatches, Order
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.loop import Row, Run, Splits, fit
+from lfm_ray.loop import Splits, fit
+from lfm_ray.run import Row, Run
 from lfm_ray.settings import load
 
 SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]

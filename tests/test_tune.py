@@ -15,8 +15,10 @@ import pytest
 from synthetic import write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lfm_ray.config import RunConfig
+from lfm_ray.schedules import Polynomial
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.settings import read_yaml
+from lfm_ray.settings import load, read_yaml
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
@@ -156,6 +158,46 @@ def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first
     assert done.stderr.count("\n") == 1
 
 
+def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path) -> None:
+    learned = folder / "learned.yaml"
+    learned.write_text(
+        "data: {path: shards/tiny, batch_size: 16}\nmodel: {width: 4, embedding_size: 8}\nepochs: 5\n"
+        "alpha: {strategy: learned, eta_alpha: 0.1, inner_iters: 1}\noptimizer: {learning_rate: 0.0123}\n"
+    )
+    done = run(folder, "train", learned, "--name", "learned", "--fit-degree", "2")
+    assert done.returncode == 0, done.stderr
+    assert "alpha(t) of degree 2, root mean square residual 0." in done.stdout
+    assert " t^2 " in done.stdout
+    curve = pd.read_json(folder / "runs/learned/epochs.jsonl", lines=True)["alpha"]
+    fitted = load(RunConfig, folder / "runs/learned/fitted.yaml")
+    assert fitted.alpha == Polynomial.fit(list(curve), 2)[0]
+    assert fitted.optimizer.learning_rate == 0.0123
+
+    done = run(folder, "tune", "search_spaces/cubic.yaml", "--data", "shards/tiny", "--name", "started", "--epochs",
+               "3", "--trials", "1", "--start-from", "runs/learned", *SMALL)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (trial,) = Sweep.open(folder / "sweeps/started").trials()
+    assert trial.label == "fit of learned"
+    assert trial.config.alpha.bernstein == pytest.approx(Polynomial.fit(list(curve), 3)[0].coefficients)
+    assert trial.config.optimizer.learning_rate == pytest.approx(0.0123)
+
+
+def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(folder: Path) -> None:
+    space = folder / "outer.yaml"
+    space.write_text("run: {alpha: {strategy: learned, outer: val}}\nsearch: {loss.tau: {uniform: [0.1, 1]}}\n")
+    made = run(
+        folder, "tune", space, "--data", "shards/tiny", "--name", "outer", "--trials", "1", "--epochs", "2", *SMALL
+    )
+    assert made.returncode == 0, made.stderr
+    refused = run(folder, "confirm", "sweeps/outer", "--split", "val", "--seeds", "1")
+    assert refused.returncode == 2
+    assert "its alpha is fitted to the validation split" in re.sub(r"\s+", " ", refused.stderr)
+    done = run(folder, "confirm", "sweeps/outer", "--split", "val", "--seeds", "2", "--set", "alpha.outer=held_out")
+    assert done.returncode == 0, done.stderr
+    assert "val accuracy in %" in done.stdout
+    assert not (folder / "sweeps/outer/test_reads.log").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
@@ -164,6 +206,7 @@ def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first
         ("tune", ["absent.yaml", "--data", "shards/tiny"], "absent.yaml: there is no such file"),
         ("tune", ["--data", "shards/tiny", "--set", "loss.tua=1"], "did you mean tau"),
         ("tune", ["--data", "shards/tiny", "--set", "data.modalities=[audoi]", "--name", "x"], "did you mean audio"),
+        ("tune", ["--data", "shards/tiny", "--start-from", "absent"], "holds no run"),
         ("tune", ["--resume", "absent"], "there is no sweep here"),
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
         ("tune", ["--trials", "0"], "at least 1"),

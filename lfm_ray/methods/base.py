@@ -29,8 +29,8 @@ class Losses:
 class Method:
     """A training method. Derive from it, override what differs, add it to `METHODS`."""
 
-    matches = True
-    """Whether the loss matches the modalities; what only serves that is built only then."""
+    matches_embeddings = True
+    """Whether `loss.matching: infonce` has an effect; a projection head and a learned tau are built only then."""
 
     def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
         """The losses of a global batch: outputs of B samples, labels (B,) int64, alpha in [0, 1]."""

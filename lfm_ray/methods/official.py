@@ -18,6 +18,8 @@ class Official(Method):
     0.01, momentum: 0.9, weight_decay: 1e-4, schedule: step, gradient_clip: null}`, `epochs: 200`.
     """
 
+    matches_embeddings = False
+
     def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
         """2 L_Total; `loss.matching` and tau play no part."""
         classification = classification_loss(self.predict(outputs), labels, settings.uniform_labels)

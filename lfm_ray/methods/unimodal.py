@@ -18,7 +18,7 @@ class Unimodal(Method):
     separate runs would give. The fused prediction is a late fusion of independent models.
     """
 
-    matches = False
+    matches_embeddings = False
 
     def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
         """The sum over modalities of the cross-entropy of its own logits."""

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lfm_ray.config import RunConfig
-from lfm_ray.loop import Row
+from lfm_ray.run import Row
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import strategy_name
 from lfm_ray.search.tune_adapters import FAILED, NUMBER, SETTINGS, DriverOnly

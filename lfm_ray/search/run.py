@@ -91,21 +91,21 @@ def run_sweep(
 def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: Path, workers: Workers) -> None:
     """One trial of a sweep, in a process of Ray Tune."""
     folder = trial_folder(sweep, config[NUMBER])
-    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, test=False)
+    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, measure=None)
 
 
 def run_configs(
-    runs: dict[Path, RunConfig], source: Source, resources: Resources, callbacks: list[tune.Callback], test: bool
+    runs: dict[Path, RunConfig], source: Source, resources: Resources, callbacks: list[tune.Callback], measure: str
 ) -> None:
     """Runs given configurations, each in its folder; those that have ended are not repeated.
 
-    With `test`, the last epoch of each is also measured on the test split.
+    The last epoch of each is also measured on the split `measure`.
 
     Raises:
         TrainingFailed: one of them failed; the others have run.
     """
     trainable = tune.with_parameters(
-        _run_one, runs=list(runs.items()), source=source, workers=resources.nested(), test=test
+        _run_one, runs=list(runs.items()), source=source, workers=resources.nested(), measure=measure
     )
     where = next(iter(runs)).parent
     config = tune.TuneConfig(num_samples=1)
@@ -116,10 +116,10 @@ def run_configs(
 
 
 def _run_one(
-    config: dict[str, Any], runs: list[tuple[Path, RunConfig]], source: Source, workers: Workers, test: bool
+    config: dict[str, Any], runs: list[tuple[Path, RunConfig]], source: Source, workers: Workers, measure: str | None
 ) -> None:
     folder, run = runs[config["run"]]
-    _run(lambda: run, folder, source, workers, test)
+    _run(lambda: run, folder, source, workers, measure)
 
 
 def _tune(
@@ -145,16 +145,16 @@ def _tune(
     ).fit()
 
 
-def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers: Workers, test: bool) -> None:
+def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers: Workers, measure: str | None) -> None:
     """One run. If it fails it reports why, and what else there is to run goes on."""
     try:
         if workers.count > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
 
-            run_on_workers(config(), source, folder, workers, [TuneReportCallback()], test)
+            run_on_workers(config(), source, folder, workers, [TuneReportCallback()], measure)
         else:
             threads = max(1, round(workers.cpus))
-            run_in_process(config(), source, folder, lambda row: tune.report(dict(row)), threads, test)
+            run_in_process(config(), source, folder, lambda row: tune.report(dict(row)), threads, measure)
     except (TrainingFailed, UserError) as error:
         tune.report({FAILED: str(error)})
     except Exception as error:

@@ -64,6 +64,12 @@ class Distribution(Settings):
         else:
             yield from ([end] * self.length if self.length else end for end in self.bounds)
 
+    def allows(self, value: Any) -> bool:
+        """Whether this can draw a value (of a setting that is no list)."""
+        if self.choice is not None:
+            return value in self.choice
+        return isinstance(value, int | float) and self.bounds[0] <= value <= self.bounds[1]
+
     def names(self, path: str) -> list[str]:
         """The names under which Optuna knows the values of setting `path`."""
         return [f"{path}.{i}" for i in range(self.length)] if self.length else [path]

@@ -24,7 +24,7 @@ from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.launch import read_epochs
-from lfm_ray.loop import Row
+from lfm_ray.run import Row
 from lfm_ray.schedules import Constant
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study

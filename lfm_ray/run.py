@@ -1,0 +1,190 @@
+"""The state of a training run, and the two updates of Algorithm 1: of theta and of alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lfm_ray import checkpoint, distributed
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.batches import Batch, Batches
+from lfm_ray.datasets.shards import DatasetCard
+from lfm_ray.errors import TrainingFailed
+from lfm_ray.gradient_cache import cached_gradient
+from lfm_ray.hypergradient import (
+    Product,
+    flat_gradient,
+    flatten,
+    gauss_newton_product,
+    hessian_product,
+    hypergradient,
+    official_gradient,
+    twice_differentiable,
+    undisturbed,
+)
+from lfm_ray.methods import METHODS, Losses
+from lfm_ray.metrics import evaluate
+from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.optimizer import build_optimizer
+from lfm_ray.schedules import Adaptive, Learned
+
+Row = dict[str, float]
+
+
+class Run:
+    """The state of a training run: theta, its optimiser, alpha, the epoch and what was measured.
+
+    config: what to run; card: the dataset's description. `wrap` turns the model into what the
+    forward pass of training goes through (DistributedDataParallel where there are several ranks).
+    """
+
+    def __init__(
+        self, config: RunConfig, card: DatasetCard, wrap: Callable[[nn.Module], nn.Module] | None = None
+    ) -> None:
+        self.config = config
+        self.device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        if config.device == "cuda" and self.device.type != "cuda":
+            raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
+        torch.manual_seed(config.seed)
+        modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
+        self.method = METHODS[config.method]
+        infonce = self.method.matches_embeddings and config.loss.matching == "infonce"
+        self.model = MultimodalClassifier(
+            modalities,
+            len(card.classes),
+            config.model,
+            projection_size=config.model.projection_size if infonce else None,
+            tau=config.loss.tau if infonce and config.loss.learn_tau else None,
+        ).to(self.device)
+        self.network = wrap(self.model) if wrap else self.model
+        self.parameters = list(self.model.parameters())
+        self.alpha = config.alpha.initial if isinstance(config.alpha, Adaptive) else 0.0
+        self.epoch = 0
+        self.steps = 0
+        self.history: list[Row] = []
+        self._restored: dict[str, Any] | None = None
+
+    def prepare(self, steps_an_epoch: int) -> None:
+        """Makes the optimiser, whose schedule needs the number of steps, and restores its state."""
+        self.optimizer, self.scheduler = build_optimizer(
+            self.config.optimizer, self.model, steps_an_epoch, self.config.epochs
+        )
+        if self._restored:
+            self.optimizer.load_state_dict(self._restored["optimizer"])
+            self.scheduler.load_state_dict(self._restored["scheduler"])
+            checkpoint.set_random_state(self._restored["random"], self.device)
+            self._restored = None
+
+    def losses(self, batch: Batch, through: nn.Module | None = None) -> Losses:
+        """The losses of the global batch of which `batch` is this rank's share."""
+        batch = batch.to(self.device)
+        return self._losses((through or self.model)(batch.inputs), batch.labels)
+
+    def update_theta(self, batch: Batch) -> Losses:
+        """One step of the optimiser on theta; returns the losses before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.config.data.micro_batch_size:
+            losses, gradients = self._cached(batch, self.config.data.micro_batch_size)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+        else:
+            losses = self.losses(batch, through=self.network)
+            losses.total.backward()
+        if self.config.optimizer.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.model.clamp_tau()
+        self.steps += 1
+        return losses
+
+    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
+        """What alpha is updated by: eq. (3) with `batch` as the inner batch, the same on every rank."""
+        settings, theta = self.config.alpha, self.parameters
+        once = isinstance(settings, Learned) and settings.solver == "identity"
+        with undisturbed(self.model), nullcontext() if once else twice_differentiable(self.model):
+            if not isinstance(settings, Learned):
+                few = self.losses(next(outer))
+                gradient = official_gradient(few.total, few.classification, theta)
+            elif size := self.config.data.micro_batch_size:
+                held_out = batch if settings.outer == "inner" else next(outer)
+                g = flatten(self._cached(held_out, size, lambda losses: losses.classification)[1])
+                d = flatten(self._cached(batch, size, lambda losses: losses.matching - losses.classification)[1])
+                gradient = hypergradient(d, g, None, settings)
+            else:
+                # g first: its graph is gone when that of the inner batch is built.
+                if settings.outer != "inner":
+                    g = flat_gradient(self.losses(next(outer)).classification, theta)
+                inner = self.losses(batch)
+                if settings.outer == "inner":
+                    g = flat_gradient(inner.classification, theta, keep=True)
+                solved = settings.solver != "identity"
+                d = flat_gradient(inner.matching - inner.classification, theta, keep=solved)
+                gradient = hypergradient(d, g, self._product(inner, settings) if solved else None, settings)
+        return distributed.from_rank_zero(gradient, self.device)
+
+    def _product(self, losses: Losses, settings: Learned) -> Product:
+        if settings.product == "hessian":
+            return hessian_product(losses.total, self.parameters)
+        if losses.parts is None:
+            raise TrainingFailed(f"method {self.config.method} has no Gauss-Newton product; set alpha.product=hessian")
+        return gauss_newton_product(losses.parts(), self.parameters)
+
+    def _losses(self, outputs: Outputs, labels: Tensor) -> Losses:
+        gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
+        return self.method.loss(gathered, labels, self.alpha, self.config.loss)
+
+    def _cached(
+        self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
+    ) -> tuple[Losses, list[Tensor]]:
+        return cached_gradient(self.model, batch.to(self.device), size, self._losses, self.parameters, what)
+
+    def evaluate(self, batches: Batches) -> Row:
+        """The metrics of a whole split, the same on every rank; see `lfm_ray.metrics.evaluate`."""
+        self.model.eval()
+        parts: list[Outputs] = []
+        labels: list[Tensor] = []
+        with torch.no_grad():
+            for batch in batches.epoch(1):
+                batch = batch.to(self.device)
+                outputs: Outputs = self.model(batch.inputs)
+                parts.append(outputs.map(distributed.gather_rows))
+                labels.append(distributed.gather_rows(batch.labels))
+        self.model.train()
+        whole = Outputs.join(parts)
+        return evaluate(self.method.predict(whole), whole, torch.cat(labels))
+
+    def learned_tau(self) -> Row:
+        """`tau`, where it is learned."""
+        tau = self.model.tau()
+        return {} if tau is None else {"tau": float(tau)}
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on bit for bit after this epoch."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": checkpoint.random_state(self.device),
+            "alpha": self.alpha,
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state`; call it before `fit`."""
+        self.model.load_state_dict(state["model"])
+        self.alpha, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
+        self.history = list(state["history"])
+        self._restored = state

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import write_dataset
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.launch import Source
+from lfm_ray.settings import load
+
+
+@pytest.mark.parametrize(
+    ("strategy", "held_out", "batch"),
+    [(["alpha.strategy=learned", "alpha.outer_fraction=0.25"], 12, 20), (["alpha.strategy=official"], 16, 8)],
+)
+def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
+    tmp_path: Path, strategy: list[str], held_out: int, batch: int
+) -> None:
+    source = Source(Shards(write_dataset(tmp_path / "shards", train=48)), ["audio", "image"], {})
+    splits = source.splits(load(RunConfig, None, [*strategy, "data.batch_size=20"]))
+    outer, train = splits.outer.order, splits.train.order
+    assert len(outer.rows) == held_out
+    assert outer.batch_size == batch
+    assert sorted([*outer.rows, *train.rows]) == list(range(48))
+
+
+def test_the_validation_split_can_be_the_outer_one(tmp_path: Path) -> None:
+    source = Source(Shards(write_dataset(tmp_path / "shards", train=48, val=10)), ["audio", "image"], {})
+    splits = source.splits(load(RunConfig, None, ["alpha.strategy=learned", "alpha.outer=val"]))
+    assert (splits.outer.split, len(splits.outer.order.rows), len(splits.train.order.rows)) == ("val", 10, 48)
