@@ -82,6 +82,10 @@ class Source:
         outer = None
         if isinstance(config.alpha, Adaptive):
             batch, held_out = config.alpha.outer_batch_size(size), config.alpha.held_out_rows(len(train))
+            if held_out >= len(train):
+                raise UserError(
+                    f"{config.data.path}: {len(train)} training samples leave none beside {held_out} held out"
+                )
             if held_out:
                 shuffled = np.random.default_rng((seed, 0)).permutation(train)
                 rows, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])

@@ -7,6 +7,7 @@ from synthetic import write_dataset
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.errors import UserError
 from lfm_ray.launch import Source
 from lfm_ray.settings import load
 
@@ -24,6 +25,12 @@ def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
     assert len(outer.rows) == held_out
     assert outer.batch_size == batch
     assert sorted([*outer.rows, *train.rows]) == list(range(48))
+
+
+def test_a_training_split_that_would_be_held_out_whole_is_refused(tmp_path: Path) -> None:
+    source = Source(Shards(write_dataset(tmp_path / "shards", train=16)), ["audio", "image"], {})
+    with pytest.raises(UserError, match="16 training samples leave none beside 16 held out"):
+        source.splits(load(RunConfig, None, ["alpha.strategy=official"]))
 
 
 def test_the_validation_split_can_be_the_outer_one(tmp_path: Path) -> None:
