@@ -178,13 +178,14 @@ def test_the_gradient_of_alpha_is_that_of_the_outer_loss_after_a_small_step(shar
 def test_gradient_caching_gives_the_gradient_of_the_whole_batch(
     shards: Shards, float64: None, extra: list[str]
 ) -> None:
-    config = load(RunConfig, None, [*SMALL, *extra, "alpha.value=0.5"])
+    config = load(RunConfig, None, [*SMALL, *extra])
     run = Run(config, shards.card)
+    run.alpha = 0.5
     batch = next(splits(shards, config).train.epoch(1))
     losses, found = run._cached(batch, 5)
     direct = run.losses(batch)
     expected = torch.autograd.grad(direct.total, run.parameters)
-    assert float(losses.total) == pytest.approx(float(direct.total), rel=1e-12)
+    assert losses.total.item() == pytest.approx(direct.total.item(), rel=1e-12)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-12)
 
