@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lfm_ray.hypergradient import (
-    gauss_newton_product,
+    gauss_newton,
     hessian_product,
     hypergradient,
     official_gradient,
@@ -103,7 +103,7 @@ def quadratic(generator: torch.Generator) -> Problem:
     classification, matching, outer = loss(), loss(), loss()
 
     def parts(theta: Tensor, alpha: float) -> list[ConvexPart]:
-        return [ConvexPart(1 - alpha, theta, classification), ConvexPart(alpha, theta, matching)]
+        return [ConvexPart(1 - alpha, -1.0, theta, classification), ConvexPart(alpha, 1.0, theta, matching)]
 
     return Problem(n, n // 4, classification, matching, outer, parts, (classification, matching))
 
@@ -142,12 +142,12 @@ def multimodal(generator: torch.Generator, hidden: int) -> Problem:
     def parts(theta: Tensor, alpha: float) -> list[ConvexPart]:
         both = torch.stack(logits(theta, inner[0]))
         matched = (
-            ConvexPart(alpha, both.softmax(dim=2), js_of_probabilities)
+            ConvexPart(alpha, 1.0, both.softmax(dim=2), js_of_probabilities)
             if hidden
-            else ConvexPart(alpha, both, lambda z: F.mse_loss(z[0], z[1]))
+            else ConvexPart(alpha, 1.0, both, lambda z: F.mse_loss(z[0], z[1]))
         )
-        fused = ConvexPart(1 - alpha, both.sum(dim=0), lambda z: classification_loss(z, inner[1]))
-        return [fused, matched, ConvexPart(1.0, theta, ridge)]
+        fused = ConvexPart(1 - alpha, -1.0, both.sum(dim=0), lambda z: classification_loss(z, inner[1]))
+        return [fused, matched, ConvexPart(1.0, 0.0, theta, ridge)]
 
     def outer(theta: Tensor) -> Tensor:
         return classification_loss(sum_of(logits(theta, held_out[0])), held_out[1])
@@ -194,7 +194,7 @@ def estimates(problem: Problem, alpha: float, start: Tensor) -> dict[str, float]
             if product == "hessian":
                 H = hessian_product(problem.total(theta, alpha), [theta])
             else:
-                H = gauss_newton_product(problem.parts(theta, alpha), [theta])
+                H, _ = gauss_newton(problem.parts(theta, alpha), [theta])
             label = name if name == "identity" else f"{name}, {product}"
             found[label] = hypergradient(flat(d), flat(g), H, learned)
     first, rest = (

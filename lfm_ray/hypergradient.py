@@ -116,26 +116,30 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
     return product
 
 
-def gauss_newton_product(parts: Sequence[ConvexPart], parameters: Sequence[Tensor]) -> Product:
-    """v -> J^T B J v: J the derivative of all stages by theta, B the Hessian of the loss by the stages.
+def gauss_newton(parts: Sequence[ConvexPart], parameters: Sequence[Tensor]) -> tuple[Product, Tensor]:
+    """The product v -> J^T B J v, and d: J the derivative of all stages by theta, B the Hessian by the stages.
 
-    J v is had from two backward passes: u -> J^T u is linear, and its own transpose is J.
+    J v is had from two backward passes: u -> J^T u is linear, and its own transpose is J, whatever
+    u is. With the derivative of the losses by the stages for u, weighed by `by_alpha`, J^T u is d.
     """
     sizes = [part.stage.numel() for part in parts]
     stages = flatten([part.stage.double() for part in parts])
-    u = torch.zeros_like(stages, requires_grad=True)
-    pulled = flatten(torch.autograd.grad(stages, parameters, u, create_graph=True, materialize_grads=True))
     point = stages.detach().requires_grad_()
     pieces = [value.view_as(part.stage) for value, part in zip(point.split(sizes), parts, strict=True)]
-    loss = torch.stack([part.weight * part.loss(piece) for part, piece in zip(parts, pieces, strict=True)]).sum()
-    (slope,) = torch.autograd.grad(loss, point, create_graph=True)
+    losses = [part.loss(piece) for part, piece in zip(parts, pieces, strict=True)]
+    total = torch.stack([part.weight * loss for part, loss in zip(parts, losses, strict=True)]).sum()
+    by_alpha = torch.stack([part.by_alpha * loss for part, loss in zip(parts, losses, strict=True)]).sum()
+    (slope,) = torch.autograd.grad(total, point, create_graph=True)
+    (u,) = torch.autograd.grad(by_alpha, point, retain_graph=True)
+    u.requires_grad_()
+    pulled = flatten(torch.autograd.grad(stages, parameters, u, create_graph=True, materialize_grads=True))
 
     def product(v: Tensor) -> Tensor:
         (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
         (bent,) = torch.autograd.grad(slope, point, pushed, retain_graph=True)
         return flat_vjp(stages, parameters, bent)
 
-    return product
+    return product, distributed.average([pulled.detach()])[0]
 
 
 def official_gradient(total: Tensor, classification: Tensor, parameters: Sequence[Tensor]) -> float:

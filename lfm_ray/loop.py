@@ -47,8 +47,9 @@ def fit(run: Run, splits: Splits, on_epoch: Callable[[Run], None] = lambda run: 
         if not isinstance(config.alpha, Adaptive):
             run.alpha = config.alpha.alpha(t, config.epochs)
         for batch in splits.train.epoch(t):
-            total.add(run.update_theta(batch), run.alpha)
-            if adaptive and adaptive.due(run.steps, splits.train.steps):
+            due = adaptive is not None and adaptive.due(run.steps + 1, splits.train.steps)
+            total.add(run.update_theta(batch, before_alpha=due), run.alpha)
+            if adaptive and due:
                 run.alpha = adaptive.updated(run.alpha, run.alpha_gradient(batch, outer), t)
         run.epoch = t
         row = {"epoch": t, **total.means(t), "learning_rate": run.learning_rate, "alpha_end": run.alpha}

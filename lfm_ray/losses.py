@@ -18,12 +18,15 @@ from lfm_ray.models.classifier import Outputs
 class ConvexPart:
     """weight * loss(stage), where `loss` is convex in `stage`, a tensor with a graph down to theta.
 
+    by_alpha: the derivative of the weight by alpha.
+
     A loss written as a sum of such parts has a Gauss-Newton matrix that is never indefinite: the
     Hessian without the curvature of the stages themselves (Schraudolph, "Fast curvature
     matrix-vector products for second-order gradient descent", Neural Computation 2002).
     """
 
     weight: float
+    by_alpha: float
     stage: Tensor
     loss: Callable[[Tensor], Tensor]
 
@@ -54,8 +57,8 @@ def mean_over_pairs(loss: Callable[[Tensor, Tensor], Tensor], values: Mapping[st
     return torch.stack([loss(a, b) for a, b in pairs]).mean()
 
 
-def matching_parts(outputs: Outputs, settings: LossSettings) -> list[ConvexPart]:
-    """`matching_loss` as a sum of convex parts: InfoNCE in the similarities, JS in the probabilities."""
+def matching_parts(outputs: Outputs, alpha: float, settings: LossSettings) -> list[ConvexPart]:
+    """alpha times `matching_loss` as convex parts: InfoNCE in the similarities, JS in the probabilities."""
     pairs = list(combinations(outputs.unimodal, 2))
     if settings.matching == "infonce":
         matched, tau = outputs.projections or outputs.embeddings, temperature(outputs, settings)
@@ -64,7 +67,7 @@ def matching_parts(outputs: Outputs, settings: LossSettings) -> list[ConvexPart]
         chances = {name: F.softmax(logits.double(), dim=1) for name, logits in outputs.unimodal.items()}
         stages = [torch.stack([chances[a], chances[b]]) for a, b in pairs]
     loss = infonce_of_similarities if settings.matching == "infonce" else js_of_probabilities
-    return [ConvexPart(1 / len(pairs), stage, loss) for stage in stages]
+    return [ConvexPart(alpha / len(pairs), 1 / len(pairs), stage, loss) for stage in stages]
 
 
 def temperature(outputs: Outputs, settings: LossSettings) -> Tensor | float:

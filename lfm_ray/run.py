@@ -16,10 +16,9 @@ from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.gradient_cache import cached_gradient
 from lfm_ray.hypergradient import (
-    Product,
     flat_gradient,
     flatten,
-    gauss_newton_product,
+    gauss_newton,
     hessian_product,
     hypergradient,
     official_gradient,
@@ -84,16 +83,27 @@ class Run:
         batch = batch.to(self.device)
         return self._losses((through or self.model)(batch.inputs), batch.labels)
 
-    def update_theta(self, batch: Batch) -> Losses:
-        """One step of the optimiser on theta; returns the losses before it."""
+    def update_theta(self, batch: Batch, before_alpha: bool = False) -> Losses:
+        """One step of the optimiser on theta; returns the losses before it.
+
+        before_alpha: `alpha_gradient` follows. What the identity solver needs of this batch is had
+        from the graph of this step, for the price of a backward pass.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        if self.config.data.micro_batch_size:
-            losses, gradients = self._cached(batch, self.config.data.micro_batch_size)
+        keep = before_alpha and self._looks_ahead
+        if size := self.config.data.micro_batch_size:
+            if keep:
+                with undisturbed(self.model):
+                    by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
+                self._d = flatten(by_alpha[1])
+            losses, gradients = self._cached(batch, size)
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
         else:
             losses = self.losses(batch, through=self.network)
-            losses.total.backward()
+            losses.total.backward(retain_graph=keep)
+            if keep:
+                self._d = flat_gradient(losses.matching - losses.classification, self.parameters)
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
@@ -103,36 +113,43 @@ class Run:
         return losses
 
     def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
-        """What alpha is updated by: eq. (3) with `batch` as the inner batch, the same on every rank."""
+        """What alpha is updated by, after the step on `batch`, the inner batch; the same on every rank.
+
+        Eq. (3), with d before the step and g after it for the identity solver: so it is the exact
+        derivative through that step of gradient descent. Other solvers take both after it.
+        """
         settings, theta = self.config.alpha, self.parameters
-        once = isinstance(settings, Learned) and settings.solver == "identity"
-        with undisturbed(self.model), nullcontext() if once else twice_differentiable(self.model):
+        held_out = batch if isinstance(settings, Learned) and settings.outer == "inner" else next(outer)
+        with undisturbed(self.model), nullcontext() if self._looks_ahead else twice_differentiable(self.model):
             if not isinstance(settings, Learned):
-                few = self.losses(next(outer))
+                few = self.losses(held_out)
                 gradient = official_gradient(few.total, few.classification, theta)
-            elif size := self.config.data.micro_batch_size:
-                held_out = batch if settings.outer == "inner" else next(outer)
-                g = flatten(self._cached(held_out, size, lambda losses: losses.classification)[1])
-                d = flatten(self._cached(batch, size, lambda losses: losses.matching - losses.classification)[1])
-                gradient = hypergradient(d, g, None, settings)
             else:
-                # g first: its graph is gone when that of the inner batch is built.
-                if settings.outer != "inner":
-                    g = flat_gradient(self.losses(next(outer)).classification, theta)
-                inner = self.losses(batch)
-                if settings.outer == "inner":
-                    g = flat_gradient(inner.classification, theta, keep=True)
-                solved = settings.solver != "identity"
-                d = flat_gradient(inner.matching - inner.classification, theta, keep=solved)
-                gradient = hypergradient(d, g, self._product(inner, settings) if solved else None, settings)
+                if size := self.config.data.micro_batch_size:
+                    g = flatten(self._cached(held_out, size, lambda losses: losses.classification)[1])
+                else:
+                    g = flat_gradient(self.losses(held_out).classification, theta)
+                if self._looks_ahead:
+                    gradient = hypergradient(self._d, g, None, settings)
+                else:
+                    gradient = self._solved(self.losses(batch), g, settings)
         return distributed.from_rank_zero(gradient, self.device)
 
-    def _product(self, losses: Losses, settings: Learned) -> Product:
+    def _solved(self, inner: Losses, g: Tensor, settings: Learned) -> float:
+        """Eq. (3) with the product that the settings name."""
         if settings.product == "hessian":
-            return hessian_product(losses.total, self.parameters)
-        if losses.parts is None:
+            d = flat_gradient(inner.matching - inner.classification, self.parameters, keep=True)
+            product = hessian_product(inner.total, self.parameters)
+        elif inner.parts is None:
             raise TrainingFailed(f"method {self.config.method} has no Gauss-Newton product; set alpha.product=hessian")
-        return gauss_newton_product(losses.parts(), self.parameters)
+        else:
+            product, d = gauss_newton(inner.parts(), self.parameters)
+        return hypergradient(d, g, product, settings)
+
+    @property
+    def _looks_ahead(self) -> bool:
+        """Whether d is taken with the step on theta: the identity solver."""
+        return isinstance(self.config.alpha, Learned) and self.config.alpha.solver == "identity"
 
     def _losses(self, outputs: Outputs, labels: Tensor) -> Losses:
         gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
@@ -161,7 +178,7 @@ class Run:
     def learned_tau(self) -> Row:
         """`tau`, where it is learned."""
         tau = self.model.tau()
-        return {} if tau is None else {"tau": float(tau)}
+        return {} if tau is None else {"tau": float(tau.detach())}
 
     @property
     def learning_rate(self) -> float:

@@ -27,7 +27,7 @@ SCHEDULES = "tests/test_schedules.py"
 METHODS = "tests/test_methods.py"
 LAUNCH = "tests/test_launch.py"
 TWO_RANKS = "tests/test_loop.py -k two_processes"
-SMALL_STEP = "tests/test_loop.py -k small_step"
+THROUGH_STEP = "tests/test_loop.py -k through_the_step"
 CACHING = "tests/test_loop.py -k caching"
 UNTOUCHED = "tests/test_loop.py -k eta_alpha_zero"
 WEIGHTED = "tests/test_loop.py -k weighted_sum"
@@ -56,8 +56,8 @@ MUTATIONS = [
      "product(v) + settings.damping * v",
      "product(v)"),
     ("hypergradient", HYPERGRADIENT,
-     "part.weight * part.loss(piece)",
-     "part.loss(piece)"),
+     "part.weight * loss for",
+     "loss for"),
     ("hypergradient", HYPERGRADIENT,
      "(v)[: parameters[0].numel()]",
      "(v)"),
@@ -76,12 +76,18 @@ MUTATIONS = [
     ("distributed", TWO_RANKS,
      "        dist.all_reduce(total)\n",
      ""),
-    ("run", SMALL_STEP,
-     "inner.matching - inner.classification",
-     "inner.classification - inner.matching"),
-    ("run", SMALL_STEP,
-     "self.losses(next(outer)).classification",
+    ("run", THROUGH_STEP,
+     "self._d = flat_gradient(losses.matching - losses.classification,",
+     "self._d = flat_gradient(losses.classification - losses.matching,"),
+    ("run", THROUGH_STEP,
+     "lambda losses: losses.matching - losses.classification)",
+     "lambda losses: losses.classification - losses.matching)"),
+    ("run", THROUGH_STEP,
+     "self.losses(held_out).classification",
      "self.losses(batch).classification"),
+    ("losses", METHODS,
+     "ConvexPart(alpha / len(pairs), 1 / len(pairs),",
+     "ConvexPart(1 / len(pairs), 1 / len(pairs),"),
     ("gradient_cache", CACHING,
      "total = list(direct)",
      "total = [torch.zeros_like(value) for value in direct]"),
@@ -110,8 +116,8 @@ MUTATIONS = [
      "(1 - alpha) * classification + alpha * matching",
      "alpha * classification + (1 - alpha) * matching"),
     ("methods/lfm", METHODS,
-     "alpha * part.weight",
-     "part.weight"),
+     "ConvexPart(1 - alpha, -1.0,",
+     "ConvexPart(1 - alpha, 1.0,"),
     ("methods/official", METHODS,
      "2 * ((1 - alpha)",
      "((1 - alpha)"),

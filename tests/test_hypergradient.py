@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from lfm_ray.hypergradient import (
     flat_gradient,
-    gauss_newton_product,
+    gauss_newton,
     hessian_product,
     hypergradient,
     neumann,
@@ -158,12 +158,14 @@ def test_cg_is_the_derivative_of_a_logistic_regression_that_is_solved_again(prod
         H = hessian_product((1 - alpha) * classification(theta) + alpha * matching(theta), [theta])
     else:
         parts = [
-            ConvexPart(1 - alpha, x @ theta, lambda z: F.binary_cross_entropy_with_logits(z, y)),
-            ConvexPart(alpha, x_mm @ theta, lambda z: F.binary_cross_entropy_with_logits(z, y_mm)),
-            ConvexPart(1.0, theta, ridge),
+            ConvexPart(1 - alpha, -1.0, x @ theta, lambda z: F.binary_cross_entropy_with_logits(z, y)),
+            ConvexPart(alpha, 1.0, x_mm @ theta, lambda z: F.binary_cross_entropy_with_logits(z, y_mm)),
+            ConvexPart(1.0, 0.0, theta, ridge),
         ]
-        H = gauss_newton_product(parts, [theta])
+        H, own_d = gauss_newton(parts, [theta])
     g, d = flat_gradient(outer(theta), [theta]), flat_gradient(matching(theta) - classification(theta), [theta])
+    if product == "gauss_newton":
+        torch.testing.assert_close(own_d, d, rtol=1e-10, atol=1e-12)
     settings = Learned(strategy="learned", solver="cg", solver_steps=3 * N, damping=0)
     assert hypergradient(d, g, H, settings) == pytest.approx(expected, rel=1e-3)
 
@@ -192,7 +194,9 @@ def test_gauss_newton_product_is_the_product_of_the_three_matrices(kind: str) ->
     model, x = Network(), draw(5, 3, seed=8)
     parameters = dict(model.named_parameters())
     stage = stage_of(kind, model(x))
-    G = gauss_newton_product([ConvexPart(0.7, stage, LOSSES[kind])], list(parameters.values()))
+    G, d = gauss_newton([ConvexPart(0.7, 2.0, stage, LOSSES[kind])], list(parameters.values()))
+    expected = flat_gradient(2 * LOSSES[kind](stage_of(kind, model(x))), list(parameters.values()))
+    torch.testing.assert_close(d, expected, rtol=1e-10, atol=1e-12)
 
     def flat_stage(values: dict[str, Tensor]) -> Tensor:
         return stage_of(kind, functional_call(model, values, x)).reshape(-1)

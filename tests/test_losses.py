@@ -130,7 +130,7 @@ def test_the_convex_parts_add_up_to_the_matching_loss_and_its_gradient(matching:
     names = ("rgb", "depth", "flow")
     outputs = Outputs(draw(B, C), dict(zip(names, logits, strict=True)), dict(zip(names, z, strict=True)))
     whole = matching_loss(outputs, settings)
-    parts = sum(part.weight * part.loss(part.stage) for part in matching_parts(outputs, settings))
+    parts = sum(part.weight * part.loss(part.stage) for part in matching_parts(outputs, 1.0, settings))
     assert whole.item() == pytest.approx(parts.item(), rel=1e-12)
     leaves = z if matching == "infonce" else logits
     for one, other in zip(torch.autograd.grad(whole, leaves), torch.autograd.grad(parts, leaves), strict=True):

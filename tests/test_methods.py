@@ -35,6 +35,8 @@ def test_the_convex_parts_of_lfm_add_up_to_its_total(matching: str) -> None:
     assert losses.parts is not None
     total = sum(part.weight * part.loss(part.stage) for part in losses.parts())
     assert total.item() == pytest.approx(losses.total.item(), rel=1e-12)
+    by_alpha = sum(part.by_alpha * part.loss(part.stage) for part in losses.parts())
+    assert by_alpha.item() == pytest.approx((losses.matching - losses.classification).item(), rel=1e-12)
 
 
 def test_official_is_twice_the_total_of_the_mean_logits_with_js() -> None:

@@ -20,10 +20,9 @@ class LFM(Method):
         total = (1 - alpha) * classification + alpha * matching
 
         def parts() -> list[ConvexPart]:
-            of_fused = ConvexPart(
-                1 - alpha, outputs.fused, lambda fused: classification_loss(fused, labels, settings.uniform_labels)
-            )
-            matched = matching_parts(outputs, settings)
-            return [of_fused, *(ConvexPart(alpha * part.weight, part.stage, part.loss) for part in matched)]
+            def of_fused(logits: Tensor) -> Tensor:
+                return classification_loss(logits, labels, settings.uniform_labels)
+
+            return [ConvexPart(1 - alpha, -1.0, outputs.fused, of_fused), *matching_parts(outputs, alpha, settings)]
 
         return Losses(total, classification, matching, parts)
