@@ -34,14 +34,19 @@ Product = Callable[[Tensor], Tensor]
 """v -> H v."""
 
 
-def hypergradient(d: Tensor, g: Tensor, product: Product | None, settings: Learned) -> float:
-    """- d . H^-1 g. d, g: flat gradients as above; product: H, not needed by `identity`."""
+def hypergradient(d: Tensor, g: Tensor, product: Product, settings: Learned) -> float:
+    """- d . H^-1 g. d, g: flat gradients as above; product: H."""
     return -float(d.double() @ solve(product, g, settings).double())
 
 
-def solve(product: Product | None, g: Tensor, settings: Learned) -> Tensor:
+def look_ahead(d: Sequence[Tensor], g: Sequence[Tensor]) -> float:
+    """- d . g, the identity solver's value, tensor by tensor: no copy of all of theta is made."""
+    return -sum(float((one.double() * other).sum()) for one, other in zip(d, g, strict=True))
+
+
+def solve(product: Product, g: Tensor, settings: Learned) -> Tensor:
     """x, where (H + damping I) x is about g. See the head of this file for the solvers."""
-    if settings.solver == "identity" or product is None:
+    if settings.solver == "identity":
         return g
 
     def damped(v: Tensor) -> Tensor:
@@ -97,21 +102,25 @@ def nystrom(product: Product, g: Tensor, rank: int, damping: float) -> Tensor:
     return ((g.double() - C.T @ torch.linalg.lstsq(core, C @ g.double()[:, None])[0][:, 0] / damping) / damping).to(g)
 
 
-def flat_gradient(loss: Tensor, parameters: Sequence[Tensor], keep: bool = False) -> Tensor:
+def gradient(loss: Tensor, parameters: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
     """grad_theta of a scalar, mean over ranks; a parameter that it does not reach counts as zero.
 
     keep: leave the graph of `loss` in place for another call.
     """
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=keep, materialize_grads=True)
-    return distributed.average([flatten(gradients)])[0]
+    return distributed.average(torch.autograd.grad(loss, parameters, retain_graph=keep, materialize_grads=True))
+
+
+def flat_gradient(loss: Tensor, parameters: Sequence[Tensor], keep: bool = False) -> Tensor:
+    """`gradient` in one row."""
+    return flatten(gradient(loss, parameters, keep))
 
 
 def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
     """v -> H v with the Hessian of `loss`, by differentiating its gradient once more."""
-    gradient = flatten(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+    slope = flatten(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
 
     def product(v: Tensor) -> Tensor:
-        return flat_vjp(gradient, parameters, v)
+        return flat_vjp(slope, parameters, v)
 
     return product
 

@@ -19,8 +19,10 @@ from lfm_ray.hypergradient import (
     flat_gradient,
     flatten,
     gauss_newton,
+    gradient,
     hessian_product,
     hypergradient,
+    look_ahead,
     official_gradient,
     twice_differentiable,
     undisturbed,
@@ -65,6 +67,7 @@ class Run:
         self.epoch = 0
         self.steps = 0
         self.history: list[Row] = []
+        self._d: list[Tensor] = []
         self._restored: dict[str, Any] | None = None
 
     def prepare(self, steps_an_epoch: int) -> None:
@@ -95,15 +98,15 @@ class Run:
             if keep:
                 with undisturbed(self.model):
                     by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
-                self._d = flatten(by_alpha[1])
+                self._d = by_alpha[1]
             losses, gradients = self._cached(batch, size)
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient
+            for parameter, its_gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = its_gradient
         else:
             losses = self.losses(batch, through=self.network)
             losses.total.backward(retain_graph=keep)
             if keep:
-                self._d = flat_gradient(losses.matching - losses.classification, self.parameters)
+                self._d = gradient(losses.matching - losses.classification, self.parameters)
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
@@ -123,17 +126,19 @@ class Run:
         with undisturbed(self.model), nullcontext() if self._looks_ahead else twice_differentiable(self.model):
             if not isinstance(settings, Learned):
                 few = self.losses(held_out)
-                gradient = official_gradient(few.total, few.classification, theta)
+                value = official_gradient(few.total, few.classification, theta)
             else:
+                self.optimizer.zero_grad(set_to_none=True)  # used, and as large as what follows
                 if size := self.config.data.micro_batch_size:
-                    g = flatten(self._cached(held_out, size, lambda losses: losses.classification)[1])
+                    g = self._cached(held_out, size, lambda losses: losses.classification)[1]
                 else:
-                    g = flat_gradient(self.losses(held_out).classification, theta)
+                    g = gradient(self.losses(held_out).classification, theta)
                 if self._looks_ahead:
-                    gradient = hypergradient(self._d, g, None, settings)
+                    value = look_ahead(self._d, g)
+                    self._d = []
                 else:
-                    gradient = self._solved(self.losses(batch), g, settings)
-        return distributed.from_rank_zero(gradient, self.device)
+                    value = self._solved(self.losses(batch), flatten(g), settings)
+        return distributed.from_rank_zero(value, self.device)
 
     def _solved(self, inner: Losses, g: Tensor, settings: Learned) -> float:
         """Eq. (3) with the product that the settings name."""
