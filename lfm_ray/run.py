@@ -104,9 +104,9 @@ class Run:
                 parameter.grad = its_gradient
         else:
             losses = self.losses(batch, through=self.network)
-            losses.total.backward(retain_graph=keep)
-            if keep:
-                self._d = gradient(losses.matching - losses.classification, self.parameters)
+            if keep:  # before the step's own backward pass, which frees the graph as it goes
+                self._d = gradient(losses.matching - losses.classification, self.parameters, keep=True)
+            losses.total.backward()
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
