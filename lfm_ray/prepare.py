@@ -2,11 +2,13 @@
 
     python -m lfm_ray.prepare manifest.csv --audio audio --image image --out shards/mine
     python -m lfm_ray.prepare manifest.csv --video clip --text caption --out shards/mine --skip-bad
+    python -m lfm_ray.prepare --dataset crema_d --root RAW --out shards/crema_d
     python -m lfm_ray.prepare --inspect shards/mine
 
 The manifest is a CSV or Parquet table with a column per modality (the path of a file, or the text
 itself), `label`, and optionally `split` (train, val, test), `id`, `start` and `end` (seconds). A
-job that was interrupted goes on when the same command is run again.
+job that was interrupted goes on when the same command is run again. Datasets of the field have a
+card in data/, which says how their raw folder must be laid out and how they are preprocessed.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from rich.table import Table
 
 from lfm_ray.cli import console, parser, run
 from lfm_ray.config import PrepareConfig
+from lfm_ray.datasets.cards import names, raw_card, raw_manifest
 from lfm_ray.datasets.manifest import Kind
 from lfm_ray.datasets.shards import DatasetCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.settings import load
+from lfm_ray.settings import build as build_settings
+from lfm_ray.settings import flatten, load, merge, parse_overrides, read_yaml
 
 KINDS: tuple[Kind, ...] = ("audio", "image", "video", "text")
 
@@ -35,6 +39,8 @@ def main() -> None:
         arguments.add_argument(
             f"--{kind}", metavar="COLUMN", action="append", default=[], help=f"a column of {kind}; repeatable"
         )
+    arguments.add_argument("--dataset", metavar="NAME", help=f"a dataset with a card in data/: {', '.join(names())}")
+    arguments.add_argument("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     arguments.add_argument("--out", metavar="FOLDER", type=Path, help="where the shards go")
     arguments.add_argument("--skip-bad", action="store_true", help="leave out rows whose media cannot be decoded")
     arguments.add_argument("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
@@ -44,24 +50,40 @@ def main() -> None:
     if given.inspect:
         inspect(given.inspect)
         return
-    if given.manifest is None or given.out is None:
-        raise UserError("give a manifest and --out FOLDER, or --inspect FOLDER; --help shows examples")
+    if given.out is None or (given.manifest is None) == (given.dataset is None):
+        raise UserError(
+            "give a manifest or --dataset NAME, and --out FOLDER; or --inspect FOLDER; --help shows examples"
+        )
+    if given.dataset and given.root is None:
+        raise UserError(f"--dataset {given.dataset}: give its raw folder with --root")
     columns = [(column, kind) for kind in KINDS for column in getattr(given, kind)]
     for column, count in Counter(column for column, _ in columns).items():
         if count > 1:
             raise UserError(f"column {column!r} is named for two modalities; a column is one modality")
-    config = load(PrepareConfig, given.config, given.overrides)
-
+    if given.dataset and columns:
+        raise UserError(f"--dataset {given.dataset}: its card names the modalities; leave out --{columns[0][1]}")
     from lfm_ray.datasets.build import build, check_replaceable
-    from lfm_ray.datasets.manifest import read_manifest
+    from lfm_ray.datasets.manifest import check_manifest, read_manifest
 
     check_replaceable(given.out)
-    manifest = read_manifest(
-        given.manifest, dict(columns), limit=config.limit, seed=config.seed, allow_missing_files=given.skip_bad
-    )
+    if given.dataset:
+        card = raw_card(given.dataset)
+        values = merge(card.preprocessing, flatten(read_yaml(given.config)) if given.config else {})
+        overrides = parse_overrides(given.overrides)
+        config = build_settings(PrepareConfig, merge(values, overrides), source=given.config, changed=overrides)
+        table = raw_manifest(given.dataset, given.root)
+        manifest = check_manifest(
+            given.root / given.dataset, table, card.modalities, limit=config.limit, seed=config.seed,
+            allow_missing_files=given.skip_bad,
+        )  # fmt: skip
+    else:
+        config = load(PrepareConfig, given.config, given.overrides)
+        manifest = read_manifest(
+            given.manifest, dict(columns), limit=config.limit, seed=config.seed, allow_missing_files=given.skip_bad
+        )
     made = build(manifest, config, given.out, skip_bad=given.skip_bad, address=given.address)
-    card = Shards(given.out).card
-    console.print(f"{given.out} {'is ready' if made else 'was ready already, nothing to do'}: {summary(card)}")
+    shards = Shards(given.out).card
+    console.print(f"{given.out} {'is ready' if made else 'was ready already, nothing to do'}: {summary(shards)}")
     bad = given.out / "bad_files.txt"
     if bad.exists():
         console.print(f"{len(bad.read_text().splitlines())} broken files were left out with their rows: {bad}")

@@ -40,13 +40,16 @@ def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a manifest and --out FOLDER"),
+        ([], "give a manifest or --dataset"),
         (["none.csv", "--text", "words", "--out", "out"], "none.csv: there is no such file"),
         (["MANIFEST", "--audio", "sund", "--out", "out"], "did you mean sound?"),
         (["MANIFEST", "--audio", "sound", "--image", "sound", "--out", "out"], "named for two modalities"),
         (["MANIFEST", "--audio", "sound", "--out", "out", "--set", "audio.n_mel=4"], "did you mean n_mels?"),
         (["MANIFEST", "--audio", "sound", "--out", "out", "--set", "noise.sond=1"], "did you mean sound?"),
         (["MANIFEST", "--audio", "sound", "--out", "raw"], "is not a dataset of lfm_ray"),
+        (["--dataset", "cremad", "--root", "raw", "--out", "out"], "did you mean crema_d?"),
+        (["--dataset", "crema_d", "--out", "out"], "give its raw folder with --root"),
+        (["--dataset", "crema_d", "--root", "raw", "--out", "out"], "AudioWAV"),
         (["--inspect", "nowhere"], "there is no such dataset folder"),
     ],
 )

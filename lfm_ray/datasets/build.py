@@ -7,7 +7,9 @@ media and `OUT` must lie on storage that every node reaches under the same path.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
@@ -31,6 +33,7 @@ SHARD_ROWS = 256
 SHARD_BYTES = 128 * 2**20
 BAD_FILES = "bad_files.txt"
 FINGERPRINT = "fingerprint"
+LOCK = ".lock"
 
 
 def build(
@@ -59,7 +62,22 @@ def build(
     if made_before and (skip_bad or not (out / BAD_FILES).exists()):
         return False
     work = out.with_name(f"{out.name}.partial")
-    _start_or_go_on(work, fingerprint)
+    with _alone(work):
+        _start_or_go_on(work, fingerprint)
+        _build(manifest, config, out, work, fingerprint, skip_bad, address)
+    return True
+
+
+def _build(
+    manifest: Manifest,
+    config: PrepareConfig,
+    out: Path,
+    work: Path,
+    fingerprint: str,
+    skip_bad: bool,
+    address: str | None,
+) -> None:
+    """Makes what is missing in `work`, and puts it into place."""
     plan = _plan(manifest, config)
     results = {name: result for name in plan if (result := _finished(work / name))}
     for result in _progress(_run(plan, results.keys(), work, manifest.kinds, config, address), plan, len(results)):
@@ -71,8 +89,8 @@ def build(
         (work / f"{result['file']}.json").unlink()
     (work / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     (work / FINGERPRINT).unlink()
+    (work / LOCK).unlink()
     _put_into_place(work, out)
-    return True
 
 
 def check_replaceable(out: Path) -> None:
@@ -88,17 +106,37 @@ def check_replaceable(out: Path) -> None:
         raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; name another folder")
 
 
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keeps `work` to this process; the lock of a process that was killed is free again.
+
+    Raises:
+        UserError: another process is writing there, or the folder cannot be made.
+    """
+    if work.exists() and not (work / FINGERPRINT).is_file() and any(item.name != LOCK for item in work.iterdir()):
+        raise UserError(f"{work}: is in the way, and is not lfm_ray's; move it or name another --out")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        file = (work / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{work}: cannot be made: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{work}: another prepare is writing there; wait for it, or name another --out") from None
+        yield
+
+
 def _start_or_go_on(work: Path, fingerprint: str) -> None:
     """Keeps what an interrupted job with the same fingerprint left, and nothing else."""
     mark = work / FINGERPRINT
-    if work.exists():
-        if not mark.is_file():
-            raise UserError(f"{work}: is in the way, and is not lfm_ray's; move it or name another --out")
-        if mark.read_text() == fingerprint:
-            return
-        shutil.rmtree(work)
+    if mark.is_file() and mark.read_text() == fingerprint:
+        return
+    for item in work.iterdir():
+        if item.name != LOCK:
+            item.unlink()
     try:
-        work.mkdir(parents=True)
         mark.write_text(fingerprint)
     except OSError as error:
         raise UserError(f"{work}: cannot be made: {error.strerror}") from None

@@ -80,7 +80,21 @@ def read_manifest(
         raise UserError("no modality given; name at least one column, such as --audio COLUMN or --image COLUMN")
     for name in set(kinds) & set(RESERVED):
         raise UserError(f"--{kinds[name]} {name}: this column has a meaning of its own; give the modality another name")
-    table = _read_table(path, list(kinds))
+    table = _read_table(path)
+    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_missing_files=allow_missing_files)
+
+
+def check_manifest(
+    path: Path,
+    table: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    *,
+    limit: Mapping[str, int] | None = None,
+    seed: int = 0,
+    allow_missing_files: bool = False,
+) -> Manifest:
+    """`read_manifest` for a table that is there already; `path` stands in messages, and paths start at its folder."""
+    table = _as_text(path, table, list(kinds))
     if "split" not in table:
         table["split"] = _stratified_split(table["label"], seed)
     _check_rows(path, table)
@@ -104,21 +118,23 @@ def read_manifest(
     return Manifest(path, dict(kinds), classes, splits, hashlib.sha256(content.encode()).hexdigest())
 
 
-def _read_table(path: Path, modalities: list[str]) -> pd.DataFrame:
-    """The columns that matter, all as text; what is empty or null is an empty text."""
+def _read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        else:
-            raise UserError(f"{path}: a manifest is a .csv or .parquet file")
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        raise UserError(f"{path}: a manifest is a .csv or .parquet file")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: the manifest is empty") from None
     except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are ValueErrors
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
+    """The columns that matter, all as text; what is empty or null is an empty text."""
     for name in [*modalities, "label"]:
         if name not in table:
             raise UserError(f"{path}: has no column {name!r}{nearest(name, [str(column) for column in table])}")
@@ -178,8 +194,10 @@ def _check_files(path: Path, paths: Mapping[str, list[str]], sizes: Mapping[str,
 
 
 def _size(file: str) -> int:
-    """Bytes, or -1 where there is no such file."""
+    """Bytes of a file or of a folder of frames, or -1 where there is none."""
     found = Path(file)
+    if found.is_dir():  # the frames of a clip
+        return sum(frame.stat().st_size for frame in found.iterdir())
     return found.stat().st_size if found.is_file() else -1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,14 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
     """Reads the frames at the middles of equal parts of the clip -> (F, C, H, W) uint8.
 
     A first pass reads the times of the clip's frames without decoding: durations in headers are
-    often missing or wrong. A clip with fewer frames than wanted repeats some.
-    Whatever PyAV raises on a broken file passes through.
+    often missing or wrong. A clip with fewer frames than wanted repeats some. A folder holds the
+    frames of a clip as images, in the order of their names; it has no times, so no start and end.
+    Whatever PyAV or Pillow raises on a broken file passes through.
     """
     import av
 
+    if Path(path).is_dir():
+        return _load_frames(Path(path), settings, start, end)
     with av.open(path) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
@@ -57,6 +61,21 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
             if len(pixels) == len(wanted):
                 return np.stack(pixels)
     raise ValueError(f"ends before its frame at {wanted[len(pixels)]:.2f} s")
+
+
+def _load_frames(folder: Path, settings: VideoSettings, start: float | None, end: float | None) -> np.ndarray:
+    from PIL import Image
+
+    if start is not None or end is not None:
+        raise ValueError("is a folder of frames, which has no times: leave start and end empty")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise ValueError("holds no .jpg or .png frame")
+    pixels = []
+    for part in range(settings.frames):
+        with Image.open(files[int((part + 0.5) * len(files) / settings.frames)]) as image:
+            pixels.append(square(image, settings.size, settings.channels))
+    return np.stack(pixels)
 
 
 def square(image: Any, size: int, channels: int) -> np.ndarray:

@@ -160,11 +160,21 @@ def test_foreign_folders_are_left_alone(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a dataset of lfm_ray"):
         job.build(manifest, CONFIG, source)
     (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"out\.partial: is in the way"):
         job.build(manifest, CONFIG, out)
-    (tmp_path / "out.partial").rmdir()
+    (tmp_path / "out.partial" / "thesis.txt").unlink()
     job.build(manifest, CONFIG, out)
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds thesis\.txt"):
         job.build(manifest, CONFIG.model_copy(update={"seed": 1}), out)
     assert (out / "thesis.txt").read_text() == "mine"
+
+
+def test_two_at_once_into_one_folder_are_refused(source: Path, tmp_path: Path) -> None:
+    manifest = read(source)
+    with job._alone(tmp_path / "out.partial"), pytest.raises(UserError, match="another prepare is writing there"):
+        job.build(manifest, CONFIG, tmp_path / "out")
+    assert job.build(manifest, CONFIG, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+    assert not (tmp_path / "out" / job.LOCK).exists()

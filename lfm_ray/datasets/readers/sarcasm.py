@@ -1,0 +1,38 @@
+"""Sarcasm: 24,635 tweets with an image, sarcastic or not; text and image (data/sarcasm.yaml)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pandas as pd
+
+from lfm_ray.errors import UserError
+
+FILES = {"train": ("train.txt",), "val": ("valid2.txt", "valid.txt"), "test": ("test2.txt", "test.txt")}
+
+
+def read(root: Path) -> pd.DataFrame:
+    """text/train.txt, text/valid2.txt and text/test2.txt, and the images dataset_image/ID.jpg.
+
+    Each line is a Python list: id, text, and the label last (0 or 1).
+
+    Raises:
+        UserError: a file is missing, or a line is no such list.
+    """
+    rows = []
+    for split, names in FILES.items():
+        found = [root / "text" / name for name in names if (root / "text" / name).is_file()]
+        if not found:
+            raise UserError(f"{root / 'text' / names[0]}: there is no such file")
+        for number, line in enumerate(found[0].read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = ast.literal_eval(line)
+                name, text, label = str(entry[0]), str(entry[1]), int(entry[-1])
+            except (ValueError, SyntaxError, IndexError, TypeError, KeyError):
+                raise UserError(f"{found[0]}, line {number}: is not a list of id, text and label") from None
+            image = str(root / "dataset_image" / f"{name}.jpg")
+            rows.append({"id": name, "label": str(label), "split": split, "text": text, "image": image})
+    return pd.DataFrame(rows)

@@ -1,0 +1,24 @@
+"""VGGSound: clips of ten seconds, 309 classes; audio and video (data/vggsound.yaml)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lfm_ray.datasets.readers.annotations import VIDEO, by_stem, fields, with_validation
+
+
+def read(root: Path) -> pd.DataFrame:
+    """vggsound.csv (YouTube's id, start in s, class, train or test) and clips ID_SSSSSS.mp4 anywhere below `root`.
+
+    A clip's sound is ID_SSSSSS.wav where there is one, else that of its video.
+    """
+    videos, sounds = by_stem(root, VIDEO), by_stem(root, (".wav",))
+    rows = []
+    for youtube, start, label, split, *_ in fields(root / "vggsound.csv", 4):
+        name = f"{youtube}_{int(start):06d}"
+        video = videos.get(name, root / f"{name}.mp4")
+        audio = sounds.get(name, video)
+        rows.append({"id": name, "label": label, "split": split, "audio": str(audio), "video": str(video)})
+    return with_validation(pd.DataFrame(rows))
