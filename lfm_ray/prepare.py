@@ -23,7 +23,7 @@ from lfm_ray.cli import console, parser, run
 from lfm_ray.config import PrepareConfig
 from lfm_ray.datasets.cards import names, raw_card, raw_manifest
 from lfm_ray.datasets.manifest import Kind
-from lfm_ray.datasets.shards import DatasetCard, Shards
+from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.settings import build as build_settings
 from lfm_ray.settings import flatten, load, merge, parse_overrides, read_yaml
@@ -84,9 +84,8 @@ def main() -> None:
     made = build(manifest, config, given.out, skip_bad=given.skip_bad, address=given.address)
     shards = Shards(given.out).card
     console.print(f"{given.out} {'is ready' if made else 'was ready already, nothing to do'}: {summary(shards)}")
-    bad = given.out / "bad_files.txt"
-    if bad.exists():
-        console.print(f"{len(bad.read_text().splitlines())} broken files were left out with their rows: {bad}")
+    if shards.skipped:
+        console.print(f"{len(shards.skipped)} rows with broken files were left out: {given.out / 'bad_files.csv'}")
     console.print(f"Next: python -m lfm_ray.tune --data {given.out}", soft_wrap=True)
 
 
@@ -98,7 +97,9 @@ def summary(card: DatasetCard) -> str:
 
 
 def inspect(path: Path) -> None:
-    """Verifies every checksum, then shows the modalities and the rows of each class and split."""
+    """Verifies every checksum, shows the modalities and the rows of each class and split, and draws samples."""
+    from lfm_ray.report.contact_sheet import contact_sheet
+
     shards = Shards(path)
     shards.verify()
     card = shards.card
@@ -117,6 +118,11 @@ def inspect(path: Path) -> None:
         classes.add_row(name, *(str(count[index]) for count in counts.values()))
     console.print(modalities, classes)
     console.print(f"all checksums are right: {path}", soft_wrap=True)
+    try:
+        contact_sheet(shards, path / CONTACT_SHEET)
+    except PermissionError:
+        raise UserError(f"{path / CONTACT_SHEET}: cannot be written there") from None
+    console.print(f"samples         {path / CONTACT_SHEET}", soft_wrap=True)
 
 
 def _shape(shape: list[int]) -> str:

@@ -32,6 +32,8 @@ def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, capsys: pytest
     assert "WARNING" not in done.stderr + done.stdout
     assert Shards(out).card.rows("train") == 10
     prepare.inspect(out)
+    assert (out / "contact_sheet.png").stat().st_size > 10_000
+    assert command(manifest, "--audio", "sound", "--out", out, "--set", "audio.n_fft=128").returncode == 0  # replaced
     table = capsys.readouterr().out
     assert "65 x 5" in table.replace("1 x ", "")
     assert max(map(len, table.splitlines())) <= 100 or str(tmp_path) in table

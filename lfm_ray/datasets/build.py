@@ -14,26 +14,40 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from lfm_ray.cli import ray_session
 from lfm_ray.config import PrepareConfig
 from lfm_ray.datasets.manifest import Kind, Manifest, Row
 from lfm_ray.datasets.media import BrokenMedia, decode, resolve, shape_and_dtype
-from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
+from lfm_ray.datasets.shards import (
+    CARD,
+    CONTACT_SHEET,
+    DatasetCard,
+    ModalityCard,
+    ShardFile,
+    read_card,
+    sha256,
+    write_shard,
+)
 from lfm_ray.errors import UserError
 
 SHARD_ROWS = 256
 SHARD_BYTES = 128 * 2**20
-BAD_FILES = "bad_files.txt"
+BAD_FILES = "bad_files.csv"
 FINGERPRINT = "fingerprint"
 LOCK = ".lock"
+MOST_SHOWN = 20
 
 
 def build(
@@ -48,7 +62,7 @@ def build(
         manifest: the rows to take, as `lfm_ray.datasets.manifest.read_manifest` gives them.
         config: the settings; nulls are filled in from the training rows.
         out: folder to make.
-        skip_bad: leave out rows whose media cannot be decoded, and list them in `bad_files.txt`.
+        skip_bad: leave out rows whose media cannot be decoded, and list them in `bad_files.csv`.
         address: a Ray cluster; None: this machine.
 
     Raises:
@@ -100,7 +114,7 @@ def check_replaceable(out: Path) -> None:
     if not out.is_dir() or not (out / CARD).is_file():
         raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; name another folder")
     card = read_card(out)
-    ours = {CARD, BAD_FILES} | {shard.file for shards in card.splits.values() for shard in shards}
+    ours = {CARD, BAD_FILES, CONTACT_SHEET} | {shard.file for shards in card.splits.values() for shard in shards}
     foreign = sorted(item.name for item in out.iterdir() if item.name not in ours)
     if foreign:
         raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; name another folder")
@@ -259,12 +273,18 @@ def _progress(results: Iterator[dict[str, Any]], plan: dict[str, list[Row]], don
 
 
 def _report_bad(results: Sequence[dict[str, Any]], out: Path, listing: Path | None) -> None:
-    """Writes the list of broken files: to `listing`, or else beside `out` and stops."""
+    """Writes the list of broken files as CSV: to `listing`, or else beside `out`, shows it, and stops."""
     bad = [line for result in results for line in result["bad"]]
-    beside = out.with_name(f"{out.name}.bad-files.txt")
-    text = "".join("\t".join(line) + "\n" for line in bad)
+    beside = out.with_name(f"{out.name}.{BAD_FILES}")
+    text = pd.DataFrame(bad, columns=["id", "file", "reason"]).to_csv(index=False)
     if bad and listing is None:
         beside.write_text(text, encoding="utf-8")
+        table = Table("id", "file", "reason")
+        for line in bad[:MOST_SHOWN]:
+            table.add_row(*(escape(field) for field in line))
+        if len(bad) > MOST_SHOWN:
+            table.add_row("...", f"{len(bad) - MOST_SHOWN} more", "")
+        Console(stderr=True, width=None if sys.stderr.isatty() else 100).print(table)
         raise UserError(
             f"{len(bad)} media files cannot be decoded; the first: {bad[0][1]}: {bad[0][2]}; all of them: {beside};"
             " mend them, or leave their rows out with --skip-bad"
@@ -297,6 +317,7 @@ def _card(
         classes=manifest.classes,
         splits=splits,
         preprocessing=config.model_dump(mode="json"),
+        skipped=list(dict.fromkeys(line[0] for result in results for line in result["bad"])),
         fingerprint=fingerprint,
     )
 

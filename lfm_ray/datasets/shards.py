@@ -24,6 +24,7 @@ from lfm_ray.settings import Settings, nearest
 
 FORMAT = "lfm_ray shards 1"
 CARD = "dataset.json"
+CONTACT_SHEET = "contact_sheet.png"
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,6 +55,7 @@ class DatasetCard(Settings):
     classes: list[str] = Field(description="a label in the shards is an index into this list")
     splits: dict[str, list[ShardFile]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
+    skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
 
     def rows(self, split: str) -> int:

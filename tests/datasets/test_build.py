@@ -127,8 +127,9 @@ def test_broken_media_stop_the_job_or_are_left_out(source: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"3 media files cannot be decoded; the first: .*1\.wav.*--skip-bad"):
         job.build(read(source, True), CONFIG, out)
     assert not out.exists()
-    listed = (tmp_path / "out.bad-files.txt").read_text().splitlines()
-    assert sorted(line.split("\t")[0] for line in listed) == ["row1", "row4", "row8"]
+    listed = (tmp_path / "out.bad_files.csv").read_text().splitlines()
+    assert listed[0] == "id,file,reason"
+    assert sorted(line.split(",")[0] for line in listed[1:]) == ["row1", "row4", "row8"]
     kept = tmp_path / "out.partial" / "test-00001.arrow"
     time = kept.stat().st_mtime_ns
     assert job.build(read(source, True), CONFIG, out, skip_bad=True)
@@ -136,9 +137,10 @@ def test_broken_media_stop_the_job_or_are_left_out(source: Path, tmp_path: Path)
     with pytest.raises(UserError, match="3 media files cannot be decoded"):
         job.build(read(source, True), CONFIG, out)
     assert job.build(read(source, True), CONFIG, out, skip_bad=True) is False
-    assert (out / "bad_files.txt").read_text().splitlines() == listed
+    assert (out / "bad_files.csv").read_text().splitlines() == listed
     shards = Shards(out)
     shards.verify()
+    assert sorted(shards.card.skipped) == ["row1", "row4", "row8"]
     assert sum(shards.card.rows(split) for split in shards.card.splits) == 37
     media_files.wav(source.parent / "1.wav", seconds=0.1, seed=1)
     job.build(read(source, True), CONFIG, out, skip_bad=True)  # mended: the older dataset is replaced

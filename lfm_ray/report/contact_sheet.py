@@ -1,0 +1,57 @@
+"""A picture of what a dataset folder holds: a few samples of each class, every modality, as models see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from lfm_ray.datasets.shards import ModalityCard, Shards
+
+COLUMNS = 8
+
+
+def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
+    """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as that allows, a row for each modality."""
+    card = shards.card
+    labels = shards.take(split, np.arange(card.rows(split)), [])[1]
+    nth_of_its_class = np.array([np.sum(labels[:row] == label) for row, label in enumerate(labels[:2000])])
+    rows = np.sort(np.lexsort((np.arange(len(nth_of_its_class)), nth_of_its_class))[:COLUMNS])
+    arrays, labels = shards.take(split, rows)
+    heights = [0.5 if item.kind == "text" else 1.6 for item in card.modalities.values()]
+    figure, axes = plt.subplots(
+        len(heights), len(rows), figsize=(1.6 * len(rows), sum(heights) + 0.6), squeeze=False, height_ratios=heights
+    )
+    for line, (name, item) in zip(axes, card.modalities.items(), strict=True):
+        for axis, sample in zip(line, arrays[name], strict=True):
+            draw(axis, sample, item)
+        line[0].set_ylabel(name, fontsize=9)
+    for axis, label in zip(axes[0], labels, strict=True):
+        axis.set_title(card.classes[label][:18], fontsize=9)
+    figure.tight_layout()
+    temporary = path.with_suffix(".writing.png")
+    figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
+    """One sample: a spectrogram with low frequencies below, pixels, frames side by side, or the text's beginning."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set_visible(False)
+    if card.kind == "text":
+        text = bytes((sample[sample > 0] - 1).astype(np.uint8)).decode("utf-8", errors="replace")
+        axis.text(0, 0.5, text[:22].replace("$", r"\$"), fontsize=7, va="center", transform=axis.transAxes)
+    elif card.kind == "audio":
+        axis.imshow(sample[0].astype(np.float32), origin="lower", aspect="auto", cmap="magma")
+    else:
+        frames = sample if card.kind == "video" else sample[None]
+        pixels = np.concatenate([frame.transpose(1, 2, 0) for frame in frames], axis=1)
+        axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
