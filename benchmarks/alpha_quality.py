@@ -194,7 +194,7 @@ def estimates(problem: Problem, alpha: float, start: Tensor) -> dict[str, float]
             if product == "hessian":
                 H = hessian_product(problem.total(theta, alpha), [theta])
             else:
-                H, _ = gauss_newton(problem.parts(theta, alpha), [theta])
+                H, _ = gauss_newton(lambda moved: problem.parts(moved[0], alpha), [theta])
             label = name if name == "identity" else f"{name}, {product}"
             found[label] = hypergradient(flat(d), flat(g), H, learned)
     first, rest = (

@@ -54,7 +54,10 @@ def from_rank_zero(value: float, device: torch.device) -> float:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Its gradient is `_SumAndTake`, whose gradient is this: so it can be differentiated twice."""
+    """Its gradient is `_SumAndTake`, whose gradient is this: so it can be differentiated twice.
+
+    Being linear, it is its own forward derivative (`jvp`).
+    """
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -73,6 +76,10 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return _SumAndTake.apply(gradients[0], ctx.first, ctx.rows)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        return _GatherRows.apply(tangents[0].contiguous())
 
 
 class _SumAndTake(torch.autograd.Function):

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from lfm_ray import distributed
 from lfm_ray.losses import ConvexPart
@@ -125,30 +126,40 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
     return product
 
 
-def gauss_newton(parts: Sequence[ConvexPart], parameters: Sequence[Tensor]) -> tuple[Product, Tensor]:
+def gauss_newton(
+    parts_of: Callable[[Sequence[Tensor]], Sequence[ConvexPart]], parameters: Sequence[Tensor]
+) -> tuple[Product, Tensor]:
     """The product v -> J^T B J v, and d: J the derivative of all stages by theta, B the Hessian by the stages.
 
-    J v is had from two backward passes: u -> J^T u is linear, and its own transpose is J, whatever
-    u is. With the derivative of the losses by the stages for u, weighed by `by_alpha`, J^T u is d.
+    parts_of: theta -> L_Total as a sum of convex parts; called once with `parameters`, for J^T u by
+    a backward pass, and again for each J v, by forward-mode differentiation. On a CPU that costs a
+    third of the usual way, which differentiates a backward pass, and it stores no graph.
     """
-    sizes = [part.stage.numel() for part in parts]
+    parts = parts_of(parameters)
     stages = flatten([part.stage.double() for part in parts])
     point = stages.detach().requires_grad_()
-    pieces = [value.view_as(part.stage) for value, part in zip(point.split(sizes), parts, strict=True)]
-    losses = [part.loss(piece) for part, piece in zip(parts, pieces, strict=True)]
+    pieces = point.split([part.stage.numel() for part in parts])
+    losses = [part.loss(piece.view_as(part.stage)) for part, piece in zip(parts, pieces, strict=True)]
     total = torch.stack([part.weight * loss for part, loss in zip(parts, losses, strict=True)]).sum()
     by_alpha = torch.stack([part.by_alpha * loss for part, loss in zip(parts, losses, strict=True)]).sum()
     (slope,) = torch.autograd.grad(total, point, create_graph=True)
     (u,) = torch.autograd.grad(by_alpha, point, retain_graph=True)
-    u.requires_grad_()
-    pulled = flatten(torch.autograd.grad(stages, parameters, u, create_graph=True, materialize_grads=True))
+
+    def push(v: Tensor) -> Tensor:
+        tangents = v.split([parameter.numel() for parameter in parameters])
+        with torch.no_grad(), forward_ad.dual_level():
+            theta = [
+                forward_ad.make_dual(parameter.detach(), tangent.view_as(parameter))
+                for parameter, tangent in zip(parameters, tangents, strict=True)
+            ]
+            moved = [forward_ad.unpack_dual(part.stage.double()) for part in parts_of(theta)]
+            return flatten([torch.zeros_like(one.primal) if one.tangent is None else one.tangent for one in moved])
 
     def product(v: Tensor) -> Tensor:
-        (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
-        (bent,) = torch.autograd.grad(slope, point, pushed, retain_graph=True)
+        (bent,) = torch.autograd.grad(slope, point, push(v), retain_graph=True)
         return flat_vjp(stages, parameters, bent)
 
-    return product, distributed.average([pulled.detach()])[0]
+    return product, flat_vjp(stages, parameters, u)
 
 
 def official_gradient(total: Tensor, classification: Tensor, parameters: Sequence[Tensor]) -> float:
@@ -187,7 +198,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Passes inside use only kernels whose gradient has a gradient: cuDNN's RNNs and fused attention have none."""
+    """Passes inside use kernels with a second and a forward derivative; cuDNN's RNNs and fused attention lack them."""
     recurrent = any(isinstance(module, nn.RNNBase) and next(module.parameters()).is_cuda for module in model.modules())
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lfm_ray import checkpoint, distributed
 from lfm_ray.config import RunConfig
@@ -27,6 +28,7 @@ from lfm_ray.hypergradient import (
     twice_differentiable,
     undisturbed,
 )
+from lfm_ray.losses import ConvexPart
 from lfm_ray.methods import METHODS, Losses
 from lfm_ray.metrics import evaluate
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
@@ -137,18 +139,28 @@ class Run:
                     value = look_ahead(self._d, g)
                     self._d = []
                 else:
-                    value = self._solved(self.losses(batch), flatten(g), settings)
+                    value = self._solved(batch, flatten(g), settings)
         return distributed.from_rank_zero(value, self.device)
 
-    def _solved(self, inner: Losses, g: Tensor, settings: Learned) -> float:
+    def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> float:
         """Eq. (3) with the product that the settings name."""
         if settings.product == "hessian":
-            d = flat_gradient(inner.matching - inner.classification, self.parameters, keep=True)
-            product = hessian_product(inner.total, self.parameters)
-        elif inner.parts is None:
-            raise TrainingFailed(f"method {self.config.method} has no Gauss-Newton product; set alpha.product=hessian")
-        else:
-            product, d = gauss_newton(inner.parts(), self.parameters)
+            losses = self.losses(inner)
+            d = flat_gradient(losses.matching - losses.classification, self.parameters, keep=True)
+            return hypergradient(d, g, hessian_product(losses.total, self.parameters), settings)
+        names = [name for name, _ in self.model.named_parameters()]
+        inner, state = inner.to(self.device), checkpoint.random_state(self.device)
+
+        def parts_of(theta: Sequence[Tensor]) -> list[ConvexPart]:
+            checkpoint.set_random_state(state, self.device)  # the same dropout masks at every call
+            outputs = functional_call(self.model, dict(zip(names, theta, strict=True)), (inner.inputs,))
+            parts = self._losses(outputs, inner.labels).parts
+            if parts is None:
+                method = self.config.method
+                raise TrainingFailed(f"method {method} has no Gauss-Newton product; set alpha.product=hessian")
+            return parts()
+
+        product, d = gauss_newton(parts_of, self.parameters)
         return hypergradient(d, g, product, settings)
 
     @property

@@ -29,6 +29,7 @@ LAUNCH = "tests/test_launch.py"
 TWO_RANKS = "tests/test_loop.py -k two_processes"
 THROUGH_STEP = "tests/test_loop.py -k through_the_step"
 CACHING = "tests/test_loop.py -k caching"
+MASKS = "tests/test_loop.py -k dropout_masks"
 UNTOUCHED = "tests/test_loop.py -k eta_alpha_zero"
 WEIGHTED = "tests/test_loop.py -k weighted_sum"
 
@@ -76,6 +77,12 @@ MUTATIONS = [
     ("distributed", TWO_RANKS,
      "_GatherRows.apply(gradients[0].contiguous())",
      "gradients[0]"),
+    ("distributed", TWO_RANKS,
+     "_GatherRows.apply(tangents[0].contiguous())",
+     "_GatherRows.apply(2 * tangents[0].contiguous())"),
+    ("run", MASKS,
+     "checkpoint.set_random_state(state, self.device)  # the same",
+     "pass  # the same"),
     ("distributed", TWO_RANKS,
      "        dist.all_reduce(total)\n",
      ""),

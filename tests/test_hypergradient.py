@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -159,12 +159,14 @@ def test_cg_is_the_derivative_of_a_logistic_regression_that_is_solved_again(prod
     if product == "hessian":
         H = hessian_product((1 - alpha) * classification(theta) + alpha * matching(theta), [theta])
     else:
-        parts = [
-            ConvexPart(1 - alpha, -1.0, x @ theta, lambda z: F.binary_cross_entropy_with_logits(z, y)),
-            ConvexPart(alpha, 1.0, x_mm @ theta, lambda z: F.binary_cross_entropy_with_logits(z, y_mm)),
-            ConvexPart(1.0, 0.0, theta, ridge),
-        ]
-        H, own_d = gauss_newton(parts, [theta])
+        H, own_d = gauss_newton(
+            lambda moved: [
+                ConvexPart(1 - alpha, -1.0, x @ moved[0], lambda z: F.binary_cross_entropy_with_logits(z, y)),
+                ConvexPart(alpha, 1.0, x_mm @ moved[0], lambda z: F.binary_cross_entropy_with_logits(z, y_mm)),
+                ConvexPart(1.0, 0.0, moved[0], ridge),
+            ],
+            [theta],
+        )
     g, d = flat_gradient(outer(theta), [theta]), flat_gradient(matching(theta) - classification(theta), [theta])
     if product == "gauss_newton":
         torch.testing.assert_close(own_d, d, rtol=1e-10, atol=1e-12)
@@ -196,7 +198,12 @@ def test_gauss_newton_product_is_the_product_of_the_three_matrices(kind: str) ->
     model, x = Network(), draw(5, 3, seed=8)
     parameters = dict(model.named_parameters())
     stage = stage_of(kind, model(x))
-    G, d = gauss_newton([ConvexPart(0.7, 2.0, stage, LOSSES[kind])], list(parameters.values()))
+
+    def parts_of(theta: Sequence[Tensor]) -> list[ConvexPart]:
+        outputs = functional_call(model, dict(zip(parameters, theta, strict=True)), x)
+        return [ConvexPart(0.7, 2.0, stage_of(kind, outputs), LOSSES[kind])]
+
+    G, d = gauss_newton(parts_of, list(parameters.values()))
     expected = flat_gradient(2 * LOSSES[kind](stage_of(kind, model(x))), list(parameters.values()))
     torch.testing.assert_close(d, expected, rtol=1e-10, atol=1e-12)
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import small_shards
 import torch
 import torch.distributed as dist
 from synthetic import write_dataset
@@ -17,6 +19,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import ArrayBatches, Order
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.hypergradient import Product, gauss_newton
 from lfm_ray.loop import Splits, fit
 from lfm_ray.run import Row, Run
 from lfm_ray.settings import load
@@ -176,6 +179,40 @@ def test_the_gradient_of_alpha_is_the_derivative_through_the_step(shards: Shards
 
     slope = (outer_loss(0.6 + h) - outer_loss(0.6 - h)) / (2 * h)
     assert slope / eta == pytest.approx(found, rel=1e-6)
+
+
+def test_products_see_the_same_dropout_masks_whether_forward_or_backward(
+    shards: Shards, float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else J^T B J would not be symmetric."""
+    products: list[Product] = []
+
+    def spied(*arguments: Any) -> tuple[Product, torch.Tensor]:
+        product, d = gauss_newton(*arguments)
+        products.append(product)
+        return product, d
+
+    monkeypatch.setattr("lfm_ray.run.gauss_newton", spied)
+    config = load(RunConfig, None, [*SMALL, *LEARNED, "alpha.solver=cg", "model.dropout=0.5"])
+    run = Run(config, shards.card)
+    run.prepare(3)
+    batches = splits(shards, config)
+    run.alpha_gradient(next(batches.train.epoch(1)), batches.outer.epoch(1))
+    n = sum(parameter.numel() for parameter in run.parameters)
+    v, w = torch.randn(2, n)
+    assert (products[0](v) @ w).item() == pytest.approx((products[0](w) @ v).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["neumann", "cg"])
+def test_every_small_encoder_can_be_differentiated_as_the_solvers_need(tmp_path: Path, solver: str) -> None:
+    shards = Shards(small_shards.write(tmp_path))
+    config = load(RunConfig, None, [*SMALL, *LEARNED, *SOLVERS[solver]])
+    run = Run(config, shards.card)
+    run.prepare(1)
+    arrays, labels = shards.arrays("train")
+    (batch,) = ArrayBatches(arrays, labels, Order(np.arange(8), 8, 0, True)).epoch(1)
+    run.update_theta(batch)
+    assert np.isfinite(run.alpha_gradient(batch, iter([batch])))
 
 
 @pytest.mark.parametrize("extra", [["loss.matching=js"], ["model.projection_size=5", "loss.learn_tau=true"]])
