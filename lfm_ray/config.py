@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from lfm_ray.schedules import Alpha, Constant, Learned
 from lfm_ray.settings import Settings
 
+Kind = Literal["audio", "image", "video", "text", "feature"]
+
 
 class DataSettings(Settings):
     """Which shards are read, and how."""

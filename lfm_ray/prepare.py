@@ -20,9 +20,8 @@ import numpy as np
 from rich.table import Table
 
 from lfm_ray.cli import console, parser, run
-from lfm_ray.config import PrepareConfig
+from lfm_ray.config import Kind, PrepareConfig
 from lfm_ray.datasets.cards import names, raw_card, raw_manifest
-from lfm_ray.datasets.manifest import Kind
 from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.settings import build as build_settings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfm_ray.datasets.manifest import Kind
+from lfm_ray.config import Kind
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, sha256, write_shard
 
 ROWS = {"train": [5, 3], "val": [4]}
@@ -33,7 +33,9 @@ def write(folder: Path) -> Path:
             splits[split].append(ShardFile(file=name, rows=rows, sha256=sha256(folder / name)))
     kinds: dict[str, Kind] = {"sound": "audio", "picture": "image", "words": "text"}
     modalities = {
-        name: ModalityCard(kind=kinds[name], shape=list(array.shape[1:]), dtype=array.dtype.name, mean=0, std=1)
+        name: ModalityCard(
+            kind=kinds[name], shape=list(array.shape[1:]), dtype=array.dtype.name, mean=0, std=1, vocabulary=257
+        )
         for name, array in content(1, 0).items()
     }
     card = DatasetCard(modalities=modalities, classes=list("abcde"), splits=splits, preprocessing={}, fingerprint="0")

@@ -27,9 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lfm_ray.cli import ray_session
-from lfm_ray.config import PrepareConfig
-from lfm_ray.datasets.manifest import Kind, Manifest, Row
-from lfm_ray.datasets.media import BrokenMedia, decode, resolve, shape_and_dtype
+from lfm_ray.config import Kind, PrepareConfig
+from lfm_ray.datasets.manifest import Manifest, Row
+from lfm_ray.datasets.media import BYTE_VALUES, BrokenMedia, decode, resolve, shape_and_dtype
 from lfm_ray.datasets.shards import (
     CARD,
     CONTACT_SHEET,
@@ -311,7 +311,10 @@ def _card(
         sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
         mean, square = sums / (math.prod(shape) * sum(shard.rows for shard in splits["train"]))
         std = math.sqrt(max(0.0, square - mean**2))
-        modalities[name] = ModalityCard(kind=kind, shape=shape, dtype=dtype.name, mean=float(mean), std=std)
+        vocabulary = BYTE_VALUES if kind == "text" else None
+        modalities[name] = ModalityCard(
+            kind=kind, shape=shape, dtype=dtype.name, mean=float(mean), std=std, vocabulary=vocabulary
+        )
     return DatasetCard(
         modalities=modalities,
         classes=manifest.classes,

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from lfm_ray.cli import REPOSITORY
-from lfm_ray.datasets.manifest import Kind
+from lfm_ray.config import Kind
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings, load, nearest
 

@@ -8,15 +8,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from lfm_ray.config import Kind
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
-
-Kind = Literal["audio", "image", "video", "text"]
 
 SPLITS = ("train", "val", "test")
 RESERVED = ("id", "label", "split", "start", "end")

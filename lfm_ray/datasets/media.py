@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lfm_ray.config import AudioSettings, ImageSettings, PrepareConfig
+from lfm_ray.config import AudioSettings, ImageSettings, Kind, PrepareConfig
 from lfm_ray.datasets import audio, pictures
 from lfm_ray.datasets.audio import spectrogram
-from lfm_ray.datasets.manifest import Kind, Row
+from lfm_ray.datasets.manifest import Row
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
@@ -19,6 +19,7 @@ __all__ = ["BrokenMedia", "add_noise", "decode", "generator", "resolve", "shape_
 MOST_SECONDS = 10.0
 MOST_SAMPLE_RATE = 16000
 MOST_PIXELS = 224
+BYTE_VALUES = 257  # 256 bytes and the padding
 
 
 class BrokenMedia(Exception):

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
+from lfm_ray.config import Kind
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings, nearest
 
@@ -32,11 +33,13 @@ Arrays = dict[str, np.ndarray]
 class ModalityCard(Settings):
     """What one modality's arrays are like."""
 
-    kind: Literal["audio", "image", "video", "text"]
+    kind: Kind
     shape: list[int] = Field(description="of one sample, such as [1, 257, 299] for a spectrogram")
     dtype: str = Field(description="NumPy's name, such as float16")
     mean: float = Field(description="over all entries of the train split")
     std: float = Field(description="over all entries of the train split; 0 where they are all the same")
+    vocabulary: int | None = Field(None, description="text: every token is an integer from 0 to below this")
+    padding: int = Field(0, description="text: the token that fills up a short text")
 
 
 class ShardFile(Settings):

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from lfm_ray.config import ModelSettings
 from lfm_ray.datasets.shards import ModalityCard
 
-BYTE_VALUES = 257  # 256 bytes and the padding 0
-
 
 def small_encoder(card: ModalityCard, settings: ModelSettings) -> nn.Module:
     """The small encoder for a modality: a CNN, its mean over frames for video, a GRU for text."""
     if card.kind == "text":
-        return TextEncoder(settings)
+        return TextEncoder(card, settings)
     image = ImageEncoder(card, settings)
     return VideoEncoder(image) if card.kind == "video" else image
 
@@ -71,18 +69,20 @@ class VideoEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Bytes (B, L), 0 is padding -> the mean over positions of a bidirectional GRU's states."""
+    """Tokens (B, L) -> the mean over positions of a bidirectional GRU's states, padding left out."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, card: ModalityCard, settings: ModelSettings) -> None:
         super().__init__()
+        assert card.vocabulary is not None
         size = settings.width * 4
-        self.embed = nn.Embedding(BYTE_VALUES, size, padding_idx=0)
+        self.padding = card.padding
+        self.embed = nn.Embedding(card.vocabulary, size, padding_idx=card.padding)
         self.recurrent = nn.GRU(size, size, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * size, settings.embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
-        """value: (B, L) integers 0 ... 256."""
-        present = (value > 0).unsqueeze(-1)
+        """value: (B, L) integers from 0 to below the vocabulary."""
+        present = (value != self.padding).unsqueeze(-1)
         states, _ = self.recurrent(self.embed(value.long()))
         total = torch.where(present, states, 0.0).sum(dim=1)
         return self.project(total / present.sum(dim=1).clamp(min=1))

@@ -10,9 +10,9 @@ import soundfile
 import torch
 from PIL import Image
 
-from lfm_ray.config import AudioSettings, ImageSettings, PrepareConfig, TextSettings, VideoSettings
+from lfm_ray.config import AudioSettings, ImageSettings, Kind, PrepareConfig, TextSettings, VideoSettings
 from lfm_ray.datasets import audio, media, pictures
-from lfm_ray.datasets.manifest import Kind, Row
+from lfm_ray.datasets.manifest import Row
 from lfm_ray.errors import UserError
 
 PLAIN = AudioSettings(sample_rate=8000, seconds=0.5, n_fft=256, hop=100)
