@@ -14,6 +14,23 @@ from lfm_ray.schedules import Alpha, Constant, Learned
 from lfm_ray.settings import Settings
 
 Kind = Literal["audio", "image", "video", "text", "feature"]
+Storage = Literal["tensor", "waveform", "jpeg"]
+
+
+class AugmentationSettings(Settings):
+    """Random changes of training samples, a function of seed, epoch and sample; evaluation has none of them."""
+
+    smallest_crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="smallest share of its area that a random crop keeps of an image or of a clip's frames, resized to"
+        " the whole; 0.08 is usual for photographs; 1: no crop",
+    )
+    flip: float = Field(0.0, ge=0, le=1, description="probability that images or frames are mirrored left to right")
+    random_frames: bool = Field(False, description="a random frame of each equal part of a clip, not the middle one")
+    time_mask: float = Field(0.0, ge=0, lt=1, description="SpecAugment: longest share of the time that is masked")
+    frequency_mask: float = Field(0.0, ge=0, lt=1, description="SpecAugment: largest share of the frequencies")
 
 
 class DataSettings(Settings):
@@ -28,8 +45,20 @@ class DataSettings(Settings):
         description="samples that pass the encoders at once on a worker, so that a large batch fits into memory; the"
         " gradient is that of the whole batch, for one more pass forward; null: the whole batch",
     )
+    frames: int = Field(3, ge=1, description="frames of a clip that the model receives, of those in the shards")
+    augmentation: AugmentationSettings = AugmentationSettings()
     memory_share: float = Field(
-        0.3, ge=0, le=1, description="a dataset under this share of the object store is held in memory, else streamed"
+        0.3,
+        ge=0,
+        le=1,
+        description="a dataset under this share of the object store is held there, once for all trials of a node; a"
+        " larger one is read from its memory-mapped files batch by batch",
+    )
+    reader_cpus: int = Field(
+        0,
+        ge=0,
+        description="CPUs beside a worker's own on which Ray Data reads, unpacks and augments for it, anywhere in the"
+        " cluster; 0: each worker does it on its own CPUs",
     )
 
 
@@ -105,7 +134,7 @@ class RunConfig(Settings):
 
 
 class AudioSettings(Settings):
-    """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.spectrogram`)."""
+    """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.audio.log_spectrogram`)."""
 
     sample_rate: int | None = Field(None, ge=1000, description="Hz; null: the first file's, at most 16000")
     seconds: float | None = Field(None, gt=0, description="s; null: the longest training clip, at most 10")
@@ -125,15 +154,30 @@ class ImageSettings(Settings):
 class VideoSettings(Settings):
     """Video -> uint8 frames."""
 
-    frames: int = Field(3, ge=1, description="frames a clip, at the middles of equal parts of it")
+    frames: int = Field(
+        10,
+        ge=1,
+        description="frames a clip in the shards, at the middles of equal parts of it; see data.frames",
+    )
     size: int = Field(224, ge=4, description="pixels a side")
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 RGB")
 
 
 class TextSettings(Settings):
-    """Text -> UTF-8 bytes, 1 to 256, padded with 0: no vocabulary, so nothing to download."""
+    """Text -> tokens."""
 
-    length: int = Field(128, ge=1, description="positions; longer texts are cut")
+    length: int = Field(128, ge=1, description="tokens; longer texts are cut, shorter ones padded")
+    tokenizer: str | None = Field(
+        None,
+        description="a folder with a tokenizer of transformers, or a name on its hub; null: UTF-8 bytes, 1 to 256,"
+        " padded with 0, which need no vocabulary",
+    )
+
+
+class FeatureSettings(Settings):
+    """Features that were extracted before: a .npy file of numbers for each sample."""
+
+    shape: list[int] | None = Field(None, description="of one sample; null: as the first training file")
 
 
 class PrepareConfig(Settings):
@@ -143,6 +187,14 @@ class PrepareConfig(Settings):
     image: ImageSettings = ImageSettings()
     video: VideoSettings = VideoSettings()
     text: TextSettings = TextSettings()
+    feature: FeatureSettings = FeatureSettings()
+    storage: dict[str, Storage] = Field(
+        {},
+        description="modality -> how the shards hold it. tensor: as models see it, the fastest and the default;"
+        " waveform: 16-bit sound, of which the spectrogram is computed at every reading; jpeg: compressed images or"
+        " frames, unpacked at every reading",
+    )
+    jpeg_quality: int = Field(90, ge=1, le=100, description="of images and frames that are stored as jpeg")
     noise: dict[str, float] = Field(
         {},
         description="modality -> Gaussian noise in units of each sample's own standard deviation;"

@@ -74,8 +74,9 @@ def main() -> None:
             with (sweep.folder / "test_reads.log").open("a", encoding="utf-8") as log:
                 numbers = [trial.number for owner, trial in chosen if owner is sweep]
                 log.write(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} trials {numbers} seeds {seeds}\n")
+        resources = Resources(Workers(1), reader_cpus=sweeps[0].space.base.data.reader_cpus)
         with RunsProgress(console, len(runs)) as progress:
-            run_configs(runs, source, Resources(Workers(1)), [progress], given.split)
+            run_configs(runs, source, resources, [progress], given.split)
 
     groups = [(sweep, trial, [_folder(sweep, trial, seed, given.split) for seed in seeds]) for sweep, trial in chosen]
     frame = confirm_frame(groups, seeds)

@@ -23,9 +23,10 @@ from torch import nn
 from lfm_ray import checkpoint, distributed
 from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import ArrayBatches, Batches, Order
+from lfm_ray.datasets.batches import Batches, Order, ReadBatches, from_memory, from_shards
+from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.datasets.stream import StreamBatches, load_arrays
+from lfm_ray.datasets.stream import StreamBatches
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.loop import Splits, fit
 from lfm_ray.run import Row, Run
@@ -36,13 +37,14 @@ CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Source:
-    """The shards of a sweep, in the object store when they are small, else streamed from disk.
+    """The shards of a sweep, in the object store when they are small, else read from disk as they are needed.
 
-    In memory, every trial of a node reads the same copy: the arrays are views of the object store.
+    In both cases all trials of a node share one copy: views of the object store, or pages of mapped
+    files. Each prepares its batches in its own process, on the CPUs that were reserved for it; with
+    `data.reader_cpus`, tasks of Ray Data do, on CPUs that are reserved beside those.
     """
 
     shards: Shards
-    modalities: list[str]
     in_memory: dict[str, ray.ObjectRef[Any]]
 
     @classmethod
@@ -53,26 +55,28 @@ class Source:
             UserError: the folder is no dataset, or lacks a modality or a split.
         """
         shards = Shards(Path(config.data.path).absolute())
-        modalities = list(config.data.modalities or shards.card.modalities)
+        modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
         store = ray.cluster_resources().get("object_store_memory", 0.0)
         in_memory = {}
-        if size <= config.data.memory_share * store:
-            in_memory = {split: ray.put(load_arrays(shards, split, modalities)) for split in splits}
-        return cls(shards, modalities, in_memory)
+        if size <= config.data.memory_share * store and not config.data.reader_cpus:
+            in_memory = {split: ray.put(shards.arrays(split, modalities)) for split in splits}
+        return cls(shards, in_memory)
 
-    def batches(self, split: str, order: Order) -> Batches:
-        """The batches of a split in the given order."""
+    def batches(self, split: str, order: Order, config: RunConfig, training: bool = False) -> Batches:
+        """The batches of a split in the given order; `training` says whether they are augmented."""
+        inputs = Inputs.of(self.shards.card, config.data, config.seed, training)
+        if config.data.reader_cpus:
+            return StreamBatches(self.shards, split, order, inputs, config.data.reader_cpus)
         if split in self.in_memory:
-            arrays, labels = ray.get(self.in_memory[split])
-            return ArrayBatches(arrays, labels, order)
-        return StreamBatches(self.shards, split, self.modalities, order)
+            return ReadBatches(from_memory(*ray.get(self.in_memory[split])), order, inputs)
+        return ReadBatches(from_shards(self.shards, split, list(inputs.modalities)), order, inputs, ahead=True)
 
     def evaluation(self, split: str, config: RunConfig) -> Batches:
         """A whole split, in its own order, for evaluation."""
         rank, world_size = distributed.rank_and_world_size()
         rows = np.arange(self.shards.card.rows(split))
-        return self.batches(split, Order(rows, max(256, config.data.batch_size), 0, False, rank, world_size))
+        return self.batches(split, Order(rows, max(256, config.data.batch_size), 0, False, rank, world_size), config)
 
     def splits(self, config: RunConfig) -> Splits:
         """What a run of `config` reads, as this rank sees it."""
@@ -89,12 +93,12 @@ class Source:
             if held_out:
                 shuffled = np.random.default_rng((seed, 0)).permutation(train)
                 rows, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
-                outer = self.batches("train", Order(rows, batch, seed, True, rank, world_size))
+                outer = self.batches("train", Order(rows, batch, seed, True, rank, world_size), config)
             elif isinstance(config.alpha, Learned) and config.alpha.outer == "val":
                 rows = np.arange(self.shards.card.rows("val"))
-                outer = self.batches("val", Order(rows, batch, seed, True, rank, world_size))
+                outer = self.batches("val", Order(rows, batch, seed, True, rank, world_size), config)
         return Splits(
-            train=self.batches("train", Order(train, size, seed, True, rank, world_size)),
+            train=self.batches("train", Order(train, size, seed, True, rank, world_size), config, training=True),
             val=self.evaluation("val", config),
             outer=outer,
         )
@@ -182,8 +186,8 @@ def run_on_workers(
             "source": source,
             "folder": folder,
             "measure": measure,
-        }
-        | {"threads": max(1, round(workers.cpus))},
+            "threads": max(1, round(workers.cpus)),
+        },
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
         ),

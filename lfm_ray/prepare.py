@@ -13,35 +13,37 @@ card in data/, which says how their raw folder must be laid out and how they are
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from rich.table import Table
 
 from lfm_ray.cli import console, parser, run
 from lfm_ray.config import Kind, PrepareConfig
-from lfm_ray.datasets.cards import names, raw_card, raw_manifest
+from lfm_ray.datasets.cards import names
 from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.settings import build as build_settings
-from lfm_ray.settings import flatten, load, merge, parse_overrides, read_yaml
+from lfm_ray.settings import build, flatten, load, merge, parse_overrides, read_yaml
 
-KINDS: tuple[Kind, ...] = ("audio", "image", "video", "text")
+if TYPE_CHECKING:
+    from lfm_ray.datasets.manifest import Manifest
 
 
 def main() -> None:
     """The command."""
     arguments = parser("prepare", __doc__ or "")
     arguments.add_argument("manifest", nargs="?", type=Path, help="a .csv or .parquet file")
-    for kind in KINDS:
+    for kind in get_args(Kind):
         arguments.add_argument(
             f"--{kind}", metavar="COLUMN", action="append", default=[], help=f"a column of {kind}; repeatable"
         )
     arguments.add_argument("--dataset", metavar="NAME", help=f"a dataset with a card in data/: {', '.join(names())}")
     arguments.add_argument("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     arguments.add_argument("--out", metavar="FOLDER", type=Path, help="where the shards go")
-    arguments.add_argument("--skip-bad", action="store_true", help="leave out rows whose media cannot be decoded")
+    arguments.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     arguments.add_argument("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
     arguments.add_argument("--address", help="a Ray cluster; without it, this machine")
     arguments.add_argument("--inspect", metavar="FOLDER", type=Path, help="check shards and show what they hold")
@@ -55,37 +57,45 @@ def main() -> None:
         )
     if given.dataset and given.root is None:
         raise UserError(f"--dataset {given.dataset}: give its raw folder with --root")
-    columns = [(column, kind) for kind in KINDS for column in getattr(given, kind)]
+    columns = [(column, kind) for kind in get_args(Kind) for column in getattr(given, kind)]
     for column, count in Counter(column for column, _ in columns).items():
         if count > 1:
             raise UserError(f"column {column!r} is named for two modalities; a column is one modality")
     if given.dataset and columns:
         raise UserError(f"--dataset {given.dataset}: its card names the modalities; leave out --{columns[0][1]}")
-    from lfm_ray.datasets.build import build, check_replaceable
-    from lfm_ray.datasets.manifest import check_manifest, read_manifest
+    from lfm_ray.datasets.build import build as build_shards
+    from lfm_ray.datasets.workplace import BAD_ROWS, check_replaceable
 
     check_replaceable(given.out)
-    if given.dataset:
-        card = raw_card(given.dataset)
-        values = merge(card.preprocessing, flatten(read_yaml(given.config)) if given.config else {})
-        overrides = parse_overrides(given.overrides)
-        config = build_settings(PrepareConfig, merge(values, overrides), source=given.config, changed=overrides)
-        table = raw_manifest(given.dataset, given.root)
-        manifest = check_manifest(
-            given.root / given.dataset, table, card.modalities, limit=config.limit, seed=config.seed,
-            allow_missing_files=given.skip_bad,
-        )  # fmt: skip
-    else:
-        config = load(PrepareConfig, given.config, given.overrides)
-        manifest = read_manifest(
-            given.manifest, dict(columns), limit=config.limit, seed=config.seed, allow_missing_files=given.skip_bad
-        )
-    made = build(manifest, config, given.out, skip_bad=given.skip_bad, address=given.address)
+    manifest, config = _of_dataset(given) if given.dataset else _of_manifest(given, dict(columns))
+    made = build_shards(manifest, config, given.out, skip_bad=given.skip_bad, address=given.address)
     shards = Shards(given.out).card
     console.print(f"{given.out} {'is ready' if made else 'was ready already, nothing to do'}: {summary(shards)}")
     if shards.skipped:
-        console.print(f"{len(shards.skipped)} rows with broken files were left out: {given.out / 'bad_files.csv'}")
+        console.print(f"{len(shards.skipped)} bad rows were left out: {given.out / BAD_ROWS}")
     console.print(f"Next: python -m lfm_ray.tune --data {given.out}", soft_wrap=True)
+
+
+def _of_manifest(given: argparse.Namespace, columns: dict[str, Kind]) -> tuple[Manifest, PrepareConfig]:
+    from lfm_ray.datasets.manifest import read_manifest
+
+    config = load(PrepareConfig, given.config, given.overrides)
+    return read_manifest(given.manifest, columns, limit=config.limit, seed=config.seed), config
+
+
+def _of_dataset(given: argparse.Namespace) -> tuple[Manifest, PrepareConfig]:
+    from lfm_ray.datasets.cards import raw_card, raw_manifest
+    from lfm_ray.datasets.manifest import check_manifest
+
+    card, overrides = raw_card(given.dataset), parse_overrides(given.overrides)
+    values = merge(card.preprocessing, flatten(read_yaml(given.config)) if given.config else {})
+    config = build(PrepareConfig, merge(values, overrides), source=given.config, changed=overrides)
+    table, root = raw_manifest(given.dataset, given.root), given.root / given.dataset
+    classes = card.classes if isinstance(card.classes, list) else None
+    manifest = check_manifest(root, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed)
+    if isinstance(card.classes, int) and len(manifest.classes) > card.classes:
+        raise UserError(f"--root {given.root}: has {len(manifest.classes)} classes, its card says {card.classes}")
+    return manifest, config
 
 
 def summary(card: DatasetCard) -> str:
@@ -102,9 +112,10 @@ def inspect(path: Path) -> None:
     shards = Shards(path)
     shards.verify()
     card = shards.card
-    modalities = Table("modality", "kind", "shape", "dtype", "mean", "std")
+    modalities = Table("modality", "kind", "shape", "dtype", "stored as", "mean", "std")
     for name, item in card.modalities.items():
-        modalities.add_row(name, item.kind, _shape(item.shape), item.dtype, f"{item.mean:.4g}", f"{item.std:.4g}")
+        numbers = f"{item.mean:.4g}", f"{item.std:.4g}"
+        modalities.add_row(name, item.kind, _shape(item.shape), item.dtype, item.storage, *numbers)
     counts = {
         split: np.bincount(shards.take(split, np.arange(card.rows(split)), [])[1], minlength=len(card.classes))
         for split in card.splits

@@ -51,10 +51,12 @@ def main() -> None:
 
     from lfm_ray.launch import Source, Workers, read_epochs, run_on_workers
     from lfm_ray.report.tables import metrics_table
+    from lfm_ray.search.run import Resources
 
     with ray_session(given.address):
-        source = Source.open(config)
         workers = Workers(given.workers, given.cpus_per_worker, given.gpus_per_worker)
+        Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
+        source = Source.open(config)
         with followed(folder, config):
             run_on_workers(config, source, folder, workers, callbacks=[])
     rows = read_epochs(folder)

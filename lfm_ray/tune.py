@@ -62,7 +62,7 @@ def main() -> None:
             read_card(data)
 
     workers = Workers(given.workers_per_trial, given.cpus_per_worker, given.gpus_per_worker)
-    resources = Resources(workers, given.concurrency)
+    resources = Resources(workers, given.concurrency, space.base.data.reader_cpus)
     with ray_session(given.address):
         resources.trials_at_once()
         if not Path(space.base.data.path).exists():

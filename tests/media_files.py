@@ -18,6 +18,18 @@ def wav(path: Path, seconds: float = 0.5, rate: int = 8000, channels: int = 1, s
     return path
 
 
+def wav_of(path: Path, samples: np.ndarray, rate: int = 8000) -> Path:
+    """A file of these samples, float32."""
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    return path
+
+
+def features(path: Path, shape: tuple[int, ...] = (4,)) -> Path:
+    """A .npy file of random numbers."""
+    np.save(path, np.random.default_rng(0).normal(size=shape))
+    return path
+
+
 def png(path: Path, width: int = 8, height: int = 8, mode: str = "L", seed: int = 0) -> Path:
     """An image of random pixels."""
     shape = (height, width) if mode == "L" else (height, width, 3)

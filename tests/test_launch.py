@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic import write_dataset
 
 from lfm_ray.config import RunConfig
@@ -19,7 +20,7 @@ from lfm_ray.settings import load
 def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
     tmp_path: Path, strategy: list[str], held_out: int, batch: int
 ) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards", train=48)), ["audio", "image"], {})
+    source = Source(Shards(write_dataset(tmp_path / "shards", train=48)), {})
     splits = source.splits(load(RunConfig, None, [*strategy, "data.batch_size=20"]))
     outer, train = splits.outer.order, splits.train.order
     assert len(outer.rows) == held_out
@@ -28,12 +29,14 @@ def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
 
 
 def test_a_training_split_that_would_be_held_out_whole_is_refused(tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards", train=16)), ["audio", "image"], {})
+    source = Source(Shards(write_dataset(tmp_path / "shards", train=16)), {})
     with pytest.raises(UserError, match="16 training samples leave none beside 16 held out"):
         source.splits(load(RunConfig, None, ["alpha.strategy=official"]))
 
 
 def test_the_validation_split_can_be_the_outer_one(tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards", train=48, val=10)), ["audio", "image"], {})
+    source = Source(Shards(write_dataset(tmp_path / "shards", train=48, val=10)), {})
     splits = source.splits(load(RunConfig, None, ["alpha.strategy=learned", "alpha.outer=val"]))
-    assert (splits.outer.split, len(splits.outer.order.rows), len(splits.train.order.rows)) == ("val", 10, 48)
+    assert (len(splits.outer.order.rows), len(splits.train.order.rows)) == (10, 48)
+    labels = torch.cat([batch.labels for batch in splits.outer.epoch(1)])
+    assert sorted(labels.tolist()) == sorted(source.shards.arrays("val")[1])

@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import ArrayBatches, Order
+from lfm_ray.datasets.batches import Batches, Order, ReadBatches, from_memory
+from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.hypergradient import Product, gauss_newton
@@ -50,9 +51,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 
 def splits(shards: Shards, config: RunConfig, rank: int = 0, world_size: int = 1) -> Splits:
-    def batches(split: str, rows: np.ndarray, shuffle: bool) -> ArrayBatches:
-        arrays, labels = shards.arrays(split)
-        return ArrayBatches(arrays, labels, Order(rows, config.data.batch_size, config.seed, shuffle, rank, world_size))
+    def batches(split: str, rows: np.ndarray, shuffle: bool) -> Batches:
+        order = Order(rows, config.data.batch_size, config.seed, shuffle, rank, world_size)
+        return ReadBatches(from_memory(*shards.arrays(split)), order, Inputs.of(shards.card))
 
     return Splits(
         train=batches("train", np.arange(42), True),
@@ -209,8 +210,8 @@ def test_every_small_encoder_can_be_differentiated_as_the_solvers_need(tmp_path:
     config = load(RunConfig, None, [*SMALL, *LEARNED, *SOLVERS[solver]])
     run = Run(config, shards.card)
     run.prepare(1)
-    arrays, labels = shards.arrays("train")
-    (batch,) = ArrayBatches(arrays, labels, Order(np.arange(8), 8, 0, True)).epoch(1)
+    whole = ReadBatches(from_memory(*shards.arrays("train")), Order(np.arange(8), 8, 0, True), Inputs.of(shards.card))
+    (batch,) = whole.epoch(1)
     run.update_theta(batch)
     assert np.isfinite(run.alpha_gradient(batch, iter([batch])))
 

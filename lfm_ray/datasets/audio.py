@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from lfm_ray.config import AudioSettings
 from lfm_ray.errors import UserError
+
+STREAMED = 2**31 - 1  # from here on, the size in a header means that it was not known when it was written
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and a command that decodes nothing needs none of it
     from torch import Tensor
@@ -27,7 +30,7 @@ def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
 
 
 def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
-    """Waveform (samples,) -> (1, frequencies, frames) float32: log(magnitude + 1e-7).
+    """Waveform (..., samples) -> (..., 1, frequencies, frames) float32: log(magnitude + 1e-7).
 
     As in the official LFM code: a Hann window of `n_fft` samples and no padding at the ends, which
     gives the paper's 257 x 299 for 3 s at 16 kHz. With `n_mels`, the magnitudes are summed into mel
@@ -35,9 +38,21 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
     """
     import torch
 
-    _check_length(len(waveform), settings)
+    _check_length(waveform.shape[-1], settings)
     magnitude = _magnitude(settings)(waveform)
-    return torch.log(magnitude + 1e-7).unsqueeze(0)
+    return torch.log(magnitude + 1e-7).unsqueeze(-3)
+
+
+def to_pcm(waveform: np.ndarray) -> np.ndarray:
+    """Waveform in [-1, 1] -> int16, as 16-bit files hold it."""
+    return (waveform * 32768).round().clip(-32768, 32767).astype(np.int16)
+
+
+def from_pcm(waveform: Tensor) -> Tensor:
+    """int16 -> float32 in [-1, 1)."""
+    import torch
+
+    return waveform.to(torch.float32) / 32768
 
 
 def spectrogram_shape(settings: AudioSettings) -> list[int]:
@@ -97,6 +112,7 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
 
     try:
         with soundfile.SoundFile(path) as file:
+            _check_whole(file)
             first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
             if file.format == "OGG":  # libsndfile 1.2.2 can land beside the sample that it seeks in the last page
                 data = file.read(first + count, dtype="float32", always_2d=True)[first:]
@@ -134,6 +150,13 @@ def _read_from_video(path: str, start: float, seconds: float) -> tuple[np.ndarra
 def _check_length(length: int, settings: AudioSettings) -> None:
     if length < settings.n_fft:
         raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than a clip of {length}")
+
+
+def _check_whole(file: Any) -> None:
+    """A WAV file that ends before its header says is read as if it were a shorter clip; libsndfile only logs it."""
+    found = re.search(r"^data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
+    if found and 0 < int(found[1]) < STREAMED:
+        raise ValueError("is cut short: its header promises more sound than there is")
 
 
 def _audio_stream(container: Any) -> Any:

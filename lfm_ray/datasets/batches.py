@@ -1,4 +1,4 @@
-"""Batches: which rows make up which step, and batches from arrays in memory. No Ray here.
+"""Batches: which rows make up which step, and batches from memory or from mapped files. No Ray here.
 
 The order of an epoch is a function of (seed, epoch) alone, and a global batch is the same rows
 however many ranks share it, so one process and eight take the same steps.
@@ -6,7 +6,8 @@ however many ranks share it, so one process and eight take the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfm_ray.datasets.columns import Columns, gather
+from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.shards import Shards
+
 
 @dataclass(frozen=True)
 class Batch:
     """One step's samples on one rank.
 
-    inputs: modality -> (B, ...) in the dtype of the shards; labels: (B,) int64.
+    inputs: modality -> (B, ...) of the shape and dtype that the dataset's card says; labels: (B,) int64.
     """
 
     inputs: dict[str, Tensor]
@@ -34,8 +39,10 @@ class Batch:
 class Batches(Protocol):
     """What the loop reads: a split as one rank sees it."""
 
-    steps: int
-    """Batches an epoch, the same on every rank."""
+    @property
+    def steps(self) -> int:
+        """Batches an epoch, the same on every rank."""
+        ...
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of epoch `epoch`, counted from 1."""
@@ -71,19 +78,63 @@ class Order:
         return [np.array_split(batch, self.world_size)[self.rank] for batch in np.array_split(rows, self.steps)]
 
 
-class ArrayBatches:
-    """Batches from a whole split in memory: modality -> (N, ...) array, labels (N,) int64.
+Take = Callable[[np.ndarray, Mapping[str, np.ndarray]], tuple[Columns, np.ndarray]]
 
-    The arrays may be read-only views of a memory map or of Ray's object store; rows are copied out
-    of them one batch at a time.
+
+@dataclass(frozen=True)
+class ReadBatches:
+    """The batches of `order`, read and prepared in this process, on its own threads.
+
+    take: row numbers and, for videos, the frames of each -> stored samples and their labels. ahead:
+    the next batch is read while the last one is used, which hides the disk behind the training.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], labels: np.ndarray, order: Order) -> None:
-        self.arrays, self.labels, self.order = arrays, labels, order
-        self.steps = order.steps
+    take: Take
+    order: Order
+    inputs: Inputs
+    ahead: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return self.order.steps
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of epoch `epoch`."""
-        for rows in self.order.epoch(epoch):
-            inputs = {name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}
-            yield Batch(inputs, torch.from_numpy(self.labels[rows]))
+        orders = self.order.epoch(epoch)
+        for rows, (columns, labels) in zip(orders, self._read(orders, epoch), strict=True):
+            yield Batch(self.inputs(columns, rows, epoch), torch.from_numpy(labels))
+
+    def _read(self, orders: list[np.ndarray], epoch: int) -> Iterator[tuple[Columns, np.ndarray]]:
+        def read(rows: np.ndarray) -> tuple[Columns, np.ndarray]:
+            return self.take(rows, self.inputs.frames(rows, epoch))
+
+        if not self.ahead:
+            yield from map(read, orders)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, orders[0])
+            for following in [*orders[1:], None]:
+                found = coming.result()
+                if following is not None:
+                    coming = reader.submit(read, following)
+                yield found
+
+
+def from_memory(columns: Columns, labels: np.ndarray) -> Take:
+    """Reads from a whole split in memory, which may be read-only views of Ray's object store."""
+
+    def take(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> tuple[Columns, np.ndarray]:
+        only = np.zeros(len(rows), np.int64)
+        return {name: gather([column], only, rows, frames.get(name)) for name, column in columns.items()}, labels[rows]
+
+    return take
+
+
+def from_shards(shards: Shards, split: str, modalities: Sequence[str]) -> Take:
+    """Reads a split from its memory-mapped files, whose pages all processes of a machine share."""
+
+    def take(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> tuple[Columns, np.ndarray]:
+        return shards.take(split, rows, modalities, frames)
+
+    return take

@@ -1,21 +1,18 @@
 """Manifest -> shards, as a Ray Data job over every core of the machine or the cluster.
 
-Work goes to `OUT.partial` first, shard by shard, and becomes `OUT` when all of it is done, so an
-interrupted job goes on where it stopped and a reader never sees half a dataset. On a cluster, the
-media and `OUT` must lie on storage that every node reaches under the same path.
+It can be interrupted at any moment and goes on when it is run again (`lfm_ray.datasets.workplace`).
+On a cluster, the media and `OUT` must lie on storage that every node reaches under the same path.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
-import shutil
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +24,50 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lfm_ray.cli import ray_session
-from lfm_ray.config import Kind, PrepareConfig
-from lfm_ray.datasets.manifest import Manifest, Row
-from lfm_ray.datasets.media import BYTE_VALUES, BrokenMedia, decode, resolve, shape_and_dtype
-from lfm_ray.datasets.shards import (
-    CARD,
-    CONTACT_SHEET,
-    DatasetCard,
-    ModalityCard,
-    ShardFile,
-    read_card,
-    sha256,
-    write_shard,
-)
+from lfm_ray.config import PrepareConfig
+from lfm_ray.datasets.manifest import BadRow, Manifest, Row
+from lfm_ray.datasets.media import BrokenMedia, decode, modality_card, resolve
+from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
+from lfm_ray.datasets.workplace import BAD_ROWS, Workplace, check_replaceable
 from lfm_ray.errors import UserError
 
-SHARD_ROWS = 256
+SHARD_ROWS = 256  # of a small split: every core gets something to do
+SHARDS = 32  # of a split whose shards would be smaller than SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
-BAD_FILES = "bad_files.csv"
-FINGERPRINT = "fingerprint"
-LOCK = ".lock"
+JPEG_RATIO = 8  # of pixels to JPEG bytes, for the size of shards only
 MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make: the rows, the settings with no null left, and each modality's card."""
+
+    manifest: Manifest
+    config: PrepareConfig
+    cards: dict[str, ModalityCard]
+
+    @classmethod
+    def of(cls, manifest: Manifest, config: PrepareConfig) -> Job:
+        """Fills in the nulls of `config` from the training rows."""
+        config = resolve(config, manifest.kinds, manifest.splits["train"])
+        return cls(manifest, config, {name: modality_card(name, kind, config) for name, kind in manifest.kinds.items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the source and the settings."""
+        vocabularies = [card.vocabulary for card in self.cards.values()]
+        content = json.dumps([self.manifest.fingerprint, self.config.model_dump(mode="json"), vocabularies])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def plan(self) -> dict[str, list[Row]]:
+        """Shard file -> its rows. The sizes depend on the samples alone, so that the bytes do too."""
+        row_bytes = sum(_stored_bytes(card) for card in self.cards.values())
+        return {
+            f"{split}-{number:05d}.arrow": rows[first : first + count]
+            for split, rows in self.manifest.splits.items()
+            for count in [max(1, min(max(SHARD_ROWS, -(-len(rows) // SHARDS)), SHARD_BYTES // row_bytes))]
+            for number, first in enumerate(range(0, len(rows), count))
+        }
 
 
 def build(
@@ -62,126 +82,55 @@ def build(
         manifest: the rows to take, as `lfm_ray.datasets.manifest.read_manifest` gives them.
         config: the settings; nulls are filled in from the training rows.
         out: folder to make.
-        skip_bad: leave out rows whose media cannot be decoded, and list them in `bad_files.csv`.
+        skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
         address: a Ray cluster; None: this machine.
 
     Raises:
-        UserError: `out` is in the way, a setting does not fit the media, or media are broken.
+        UserError: `out` is in the way, a setting does not fit the media, or rows are bad.
     """
     check_replaceable(out)
-    config = resolve(config, manifest.kinds, manifest.splits["train"])
-    content = json.dumps([manifest.fingerprint, config.model_dump(mode="json")])
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    made_before = (out / CARD).is_file() and read_card(out).fingerprint == fingerprint
-    if made_before and (skip_bad or not (out / BAD_FILES).exists()):
-        return False
-    work = out.with_name(f"{out.name}.partial")
-    with _alone(work):
-        _start_or_go_on(work, fingerprint)
-        _build(manifest, config, out, work, fingerprint, skip_bad, address)
+    if manifest.bad and not skip_bad:
+        raise _stopped(manifest.bad, out)
+    job = Job.of(manifest, config)
+    work = Workplace(out, job.fingerprint)
+    if (out / CARD).is_file() and (card := read_card(out)).fingerprint == job.fingerprint:
+        work.remove_older()
+        if skip_bad or not card.skipped:
+            return False
+    with work.opened():
+        if work.complete() and (skip_bad or not read_card(work.folder).skipped):
+            work.put_into_place()
+        else:
+            _make(job, work, skip_bad, address)
     return True
 
 
-def _build(
-    manifest: Manifest,
-    config: PrepareConfig,
-    out: Path,
-    work: Path,
-    fingerprint: str,
-    skip_bad: bool,
-    address: str | None,
-) -> None:
-    """Makes what is missing in `work`, and puts it into place."""
-    plan = _plan(manifest, config)
-    results = {name: result for name in plan if (result := _finished(work / name))}
-    for result in _progress(_run(plan, results.keys(), work, manifest.kinds, config, address), plan, len(results)):
+def _make(job: Job, work: Workplace, skip_bad: bool, address: str | None) -> None:
+    """Makes what is missing, and puts the whole into place."""
+    plan = job.plan()
+    results = {name: result for name in plan if (result := work.result(name))}
+    missing = {name: rows for name, rows in plan.items() if name not in results}
+    for result in _progress(_run(missing, work.folder, job, address), len(plan), len(results)):
+        if "failed" in result:
+            raise UserError(f"{work.folder / result['file']}: cannot be written: {result['failed']}")
         results[result["file"]] = result
     ordered = [results[name] for name in plan]
-    _report_bad(ordered, out, work / BAD_FILES if skip_bad else None)
-    card = _card(manifest, config, ordered, fingerprint)
-    for result in ordered:
-        (work / f"{result['file']}.json").unlink()
-    (work / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-    (work / FINGERPRINT).unlink()
-    (work / LOCK).unlink()
-    _put_into_place(work, out)
+    bad = [*job.manifest.bad, *(BadRow(*line) for result in ordered for line in result["bad"])]
+    if bad and not skip_bad:
+        raise _stopped(bad, work.out)
+    if bad:
+        with work.writing():
+            (work.folder / BAD_ROWS).write_text(_as_csv(bad), encoding="utf-8")
+    card = _card(job, ordered, bad)
+    _listing(work.out).unlink(missing_ok=True)
+    work.finish(card)
 
 
-def check_replaceable(out: Path) -> None:
-    """Raises a UserError unless `out` is free, empty, or a dataset folder with nothing else in it."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir() or not (out / CARD).is_file():
-        raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; name another folder")
-    card = read_card(out)
-    ours = {CARD, BAD_FILES, CONTACT_SHEET} | {shard.file for shards in card.splits.values() for shard in shards}
-    foreign = sorted(item.name for item in out.iterdir() if item.name not in ours)
-    if foreign:
-        raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; name another folder")
-
-
-@contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keeps `work` to this process; the lock of a process that was killed is free again.
-
-    Raises:
-        UserError: another process is writing there, or the folder cannot be made.
-    """
-    if work.exists() and not (work / FINGERPRINT).is_file() and any(item.name != LOCK for item in work.iterdir()):
-        raise UserError(f"{work}: is in the way, and is not lfm_ray's; move it or name another --out")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        file = (work / LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"{work}: cannot be made: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{work}: another prepare is writing there; wait for it, or name another --out") from None
-        yield
-
-
-def _start_or_go_on(work: Path, fingerprint: str) -> None:
-    """Keeps what an interrupted job with the same fingerprint left, and nothing else."""
-    mark = work / FINGERPRINT
-    if mark.is_file() and mark.read_text() == fingerprint:
-        return
-    for item in work.iterdir():
-        if item.name != LOCK:
-            item.unlink()
-    try:
-        mark.write_text(fingerprint)
-    except OSError as error:
-        raise UserError(f"{work}: cannot be made: {error.strerror}") from None
-
-
-def _plan(manifest: Manifest, config: PrepareConfig) -> dict[str, list[Row]]:
-    """Shard file -> its rows. The sizes depend on the samples alone, so that the bytes do too."""
-    shapes = [shape_and_dtype(kind, config) for kind in manifest.kinds.values()]
-    row_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
-    count = min(SHARD_ROWS, max(1, SHARD_BYTES // row_bytes))
-    return {
-        f"{split}-{first // count:05d}.arrow": rows[first : first + count]
-        for split, rows in manifest.splits.items()
-        for first in range(0, len(rows), count)
-    }
-
-
-def _run(
-    plan: dict[str, list[Row]],
-    done: Collection[str],
-    work: Path,
-    kinds: dict[str, Kind],
-    config: PrepareConfig,
-    address: str | None,
-) -> Iterator[dict[str, Any]]:
-    """The results of `make_shard` for all of `plan` that is not done, as they come."""
+def _run(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None) -> Iterator[dict[str, Any]]:
+    """The results of `make_shard` for all of `plan`, as they come."""
     # Rows travel as JSON, since Ray Data would pickle objects one by one.
     items = [
-        {"file": name, "rows": json.dumps([dataclasses.asdict(row) for row in rows])}
-        for name, rows in plan.items()
-        if name not in done
+        {"file": name, "rows": json.dumps([dataclasses.asdict(row) for row in rows])} for name, rows in plan.items()
     ]
     if not items:
         return
@@ -191,50 +140,49 @@ def _run(
         from lfm_ray.datasets.stream import quiet
 
         quiet()
-        folder = work.absolute()
+        there, config, cards = folder.absolute(), job.config, job.cards
 
         def task(item: dict[str, str]) -> dict[str, str]:
             rows = [Row(**row) for row in json.loads(item["rows"])]
-            return {"result": json.dumps(make_shard(folder / item["file"], rows, kinds, config))}
+            return {"result": json.dumps(make_shard(there / item["file"], rows, cards, config))}
 
         try:
             for row in ray.data.from_items(items, override_num_blocks=len(items)).map(task).iter_rows():
-                result = json.loads(row["result"])
-                if "failed" in result:
-                    raise UserError(f"{work / result['file']}: cannot be written: {result['failed']}")
-                yield result
+                yield json.loads(row["result"])
         except ray.exceptions.RayError as error:
             raise UserError(f"decoding stopped: {str(error).strip().splitlines()[-1]}") from error
 
 
-def make_shard(path: Path, rows: Sequence[Row], kinds: dict[str, Kind], config: PrepareConfig) -> dict[str, Any]:
+def make_shard(
+    path: Path, rows: Sequence[Row], cards: dict[str, ModalityCard], config: PrepareConfig
+) -> dict[str, Any]:
     """Decodes rows and writes one shard and, beside it, what is returned here as JSON.
 
-    Returns `file`, `rows`, `sha256`, `sums` (modality -> sum, sum of squares) and `bad` (id, path
-    and reason of each broken file); a shard without any good row is not written. `failed` instead
-    of all this: the disk refused.
+    Returns a dict: file; rows, how many of them could be decoded; sha256 of the file; bad, a
+    `BadRow` for each that could not; sums, modality -> sum and sum of squares of all entries as
+    models see them. Or file and failed, the reason, where the disk refuses.
     """
-    if "audio" in kinds.values():
-        import torch
-
-        torch.set_num_threads(1)  # one task a core; and sums do not depend on the number of threads
+    columns: dict[str, Any] = {
+        name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
+    }
     good: list[Row] = []
-    bad: list[list[str]] = []
-    shapes = {name: shape_and_dtype(kind, config) for name, kind in kinds.items()}
-    arrays = {name: np.empty((len(rows), *shape), dtype) for name, (shape, dtype) in shapes.items()}
-    sums = {name: np.zeros(2) for name in kinds}
+    bad: list[BadRow] = []
+    sums = {name: np.zeros(2) for name in cards}
     for row in rows:
         decoded = {}
-        for name, kind in kinds.items():
+        for name, card in cards.items():
             try:
-                decoded[name] = decode(row, name, kind, config)
+                decoded[name] = decode(row, name, card.kind, config)
             except BrokenMedia as error:
-                bad.append([row.id, error.path, error.reason])
-        if len(decoded) < len(kinds):
+                bad.append(BadRow(row.id, name, error.path, error.reason))
+        if len(decoded) < len(cards):
             continue
-        for name, array in decoded.items():
-            arrays[name][len(good)] = array
-            values = array.astype(np.float64)
+        for name, sample in decoded.items():
+            if cards[name].storage == "jpeg":
+                columns[name].append(sample.stored)
+            else:
+                columns[name][len(good)] = sample.stored
+            values = sample.seen.astype(np.float64)
             sums[name] += values.sum(), np.square(values).sum()
         good.append(row)
     result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
@@ -242,7 +190,7 @@ def make_shard(path: Path, rows: Sequence[Row], kinds: dict[str, Kind], config: 
     try:
         if good:
             ids, labels = [row.id for row in good], [row.label for row in good]
-            write_shard(path, ids, labels, {name: array[: len(good)] for name, array in arrays.items()})
+            write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()})
             result["sha256"] = sha256(path)
         unfinished = path.with_name(f".{path.name}.json")
         unfinished.write_text(json.dumps(result), encoding="utf-8")
@@ -252,84 +200,81 @@ def make_shard(path: Path, rows: Sequence[Row], kinds: dict[str, Kind], config: 
     return result
 
 
-def _finished(path: Path) -> dict[str, Any] | None:
-    """The result of an earlier job's shard; None where there is none, or files were broken that may be mended."""
-    try:
-        result = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return None if result["bad"] else result
+def _column(rows: int, card: ModalityCard) -> np.ndarray:
+    """Room for the samples of a shard."""
+    if card.storage == "waveform":
+        return np.empty((rows, *card.stored_shape), np.int16)
+    return np.empty((rows, *card.shape), card.dtype)
 
 
-def _progress(results: Iterator[dict[str, Any]], plan: dict[str, list[Row]], done: int) -> Iterator[dict[str, Any]]:
+def _stored_bytes(card: ModalityCard) -> int:
+    """Of one sample in a shard, about."""
+    if card.storage == "waveform":
+        return card.stored_shape[0] * 2
+    size = math.prod(card.shape) * np.dtype(card.dtype).itemsize
+    return size // JPEG_RATIO if card.storage == "jpeg" else size
+
+
+def _progress(results: Iterator[dict[str, Any]], total: int, done: int) -> Iterator[dict[str, Any]]:
     """Passes results on and shows shards done, time taken and time left on stderr."""
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TextColumn("shards,"))
     times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, *times, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("decoding", total=len(plan), completed=done)
+        bar = progress.add_task("decoding", total=total, completed=done)
         for result in results:
             progress.advance(bar)
             yield result
 
 
-def _report_bad(results: Sequence[dict[str, Any]], out: Path, listing: Path | None) -> None:
-    """Writes the list of broken files as CSV: to `listing`, or else beside `out`, shows it, and stops."""
-    bad = [line for result in results for line in result["bad"]]
-    beside = out.with_name(f"{out.name}.{BAD_FILES}")
-    text = pd.DataFrame(bad, columns=["id", "file", "reason"]).to_csv(index=False)
-    if bad and listing is None:
-        beside.write_text(text, encoding="utf-8")
-        table = Table("id", "file", "reason")
-        for line in bad[:MOST_SHOWN]:
-            table.add_row(*(escape(field) for field in line))
-        if len(bad) > MOST_SHOWN:
-            table.add_row("...", f"{len(bad) - MOST_SHOWN} more", "")
-        Console(stderr=True, width=None if sys.stderr.isatty() else 100).print(table)
-        raise UserError(
-            f"{len(bad)} media files cannot be decoded; the first: {bad[0][1]}: {bad[0][2]}; all of them: {beside};"
-            " mend them, or leave their rows out with --skip-bad"
-        )
-    beside.unlink(missing_ok=True)
-    if bad and listing is not None:
-        listing.write_text(text, encoding="utf-8")
+def _stopped(bad: Sequence[BadRow], out: Path) -> UserError:
+    """Shows the bad rows, and writes all of them beside `out`."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _listing(out).write_text(_as_csv(bad), encoding="utf-8")
+    except OSError as error:
+        return UserError(f"{_listing(out)}: cannot be written: {error.strerror}")
+    table = Table(*BadRow._fields)
+    for line in bad[:MOST_SHOWN]:
+        table.add_row(*(escape(field) for field in line))
+    if len(bad) > MOST_SHOWN:
+        table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
+    Console(stderr=True, width=None if sys.stderr.isatty() else 100).print(table)
+    first = bad[0]
+    return UserError(
+        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all of"
+        f" them: {_listing(out)}; mend them, or leave them out with --skip-bad"
+    )
 
 
-def _card(
-    manifest: Manifest, config: PrepareConfig, results: Sequence[dict[str, Any]], fingerprint: str
-) -> DatasetCard:
-    splits: dict[str, list[ShardFile]] = {split: [] for split in manifest.splits}
+def _listing(out: Path) -> Path:
+    """Where the bad rows are listed when there is no dataset to list them in."""
+    return out.with_name(f"{out.name}.{BAD_ROWS}")
+
+
+def _as_csv(bad: Sequence[BadRow]) -> str:
+    return pd.DataFrame(bad, columns=list(BadRow._fields)).to_csv(index=False)
+
+
+def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) -> DatasetCard:
+    splits: dict[str, list[ShardFile]] = {split: [] for split in job.manifest.splits}
     for result in results:
         if result["rows"]:
             shard = ShardFile(file=result["file"], rows=result["rows"], sha256=result["sha256"])
             splits[result["file"].rpartition("-")[0]].append(shard)
     for split, shards in splits.items():
         if not shards:
-            raise UserError(f"{manifest.path}: no row of split {split} is left, all of its media are broken")
+            raise UserError(f"{job.manifest.path}: no row of split {split} is left, all of its media are broken")
     modalities = {}
-    for name, kind in manifest.kinds.items():
-        shape, dtype = shape_and_dtype(kind, config)
+    for name, card in job.cards.items():
         sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
-        mean, square = sums / (math.prod(shape) * sum(shard.rows for shard in splits["train"]))
+        mean, square = sums / (math.prod(card.shape) * sum(shard.rows for shard in splits["train"]))
         std = math.sqrt(max(0.0, square - mean**2))
-        vocabulary = BYTE_VALUES if kind == "text" else None
-        modalities[name] = ModalityCard(
-            kind=kind, shape=shape, dtype=dtype.name, mean=float(mean), std=std, vocabulary=vocabulary
-        )
+        modalities[name] = card.model_copy(update={"mean": float(mean), "std": std})
     return DatasetCard(
         modalities=modalities,
-        classes=manifest.classes,
+        classes=job.manifest.classes,
         splits=splits,
-        preprocessing=config.model_dump(mode="json"),
-        skipped=list(dict.fromkeys(line[0] for result in results for line in result["bad"])),
-        fingerprint=fingerprint,
+        preprocessing=job.config.model_dump(mode="json"),
+        skipped=list(dict.fromkeys(row.id for row in bad)),
+        fingerprint=job.fingerprint,
     )
-
-
-def _put_into_place(work: Path, out: Path) -> None:
-    """Renames the finished folder to `out`; an older dataset there goes only once the new one stands."""
-    older = out.with_name(f"{out.name}.replaced")
-    if out.exists():
-        out.rename(older)
-    work.rename(out)
-    if older.exists():
-        shutil.rmtree(older)

@@ -39,9 +39,10 @@ def prepare_demo(out: Path, address: str | None = None) -> None:
         UserError: see `write_raw_demo`; or `out` holds something else.
     """
     from lfm_ray.config import PrepareConfig
-    from lfm_ray.datasets.build import build, check_replaceable
+    from lfm_ray.datasets.build import build
     from lfm_ray.datasets.manifest import read_manifest
     from lfm_ray.datasets.shards import CARD
+    from lfm_ray.datasets.workplace import check_replaceable
     from lfm_ray.settings import build as settings
     from lfm_ray.settings import merge
 

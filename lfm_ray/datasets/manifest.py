@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from lfm_ray.settings import nearest
 
 SPLITS = ("train", "val", "test")
 RESERVED = ("id", "label", "split", "start", "end")
+
+Problem = tuple[int, str, str]  # of a table: row number, column, what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,28 @@ class Row:
     end: float | None = None
 
 
+class BadRow(NamedTuple):
+    """A row that cannot be used: its id, the column and what stands there, and why."""
+
+    id: str
+    column: str
+    value: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A checked manifest: modality -> kind, the classes in order, and the rows of each split in order.
 
-    fingerprint: sha256 of everything the manifest says and of the sizes of the media files.
+    bad: the rows that cannot be used and stand in no split. fingerprint: sha256 of everything that
+    the manifest says of the others, and of the sizes of their media files.
     """
 
     path: Path
     kinds: dict[str, Kind]
     classes: list[str]
     splits: dict[str, list[Row]]
+    bad: list[BadRow]
     fingerprint: str
 
 
@@ -55,7 +69,6 @@ def read_manifest(
     *,
     limit: Mapping[str, int] | None = None,
     seed: int = 0,
-    allow_missing_files: bool = False,
 ) -> Manifest:
     """Reads and checks a manifest.
 
@@ -68,10 +81,10 @@ def read_manifest(
         kinds: modality -> kind.
         limit: split -> highest number of rows, drawn by the seed and kept in the manifest's order.
         seed: decides the split and the limit.
-        allow_missing_files: leave files that do not exist to the decoder to report.
 
     Raises:
-        UserError: in one line, the first thing that is wrong.
+        UserError: in one line, what is wrong with the table as a whole. Rows that are wrong are
+            left out of the splits, and listed in `bad`.
     """
     path = Path(path)
     if not kinds:
@@ -79,7 +92,7 @@ def read_manifest(
     for name in set(kinds) & set(RESERVED):
         raise UserError(f"--{kinds[name]} {name}: this column has a meaning of its own; give the modality another name")
     table = _read_table(path)
-    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_missing_files=allow_missing_files)
+    return check_manifest(path, table, kinds, limit=limit, seed=seed)
 
 
 def check_manifest(
@@ -87,33 +100,54 @@ def check_manifest(
     table: pd.DataFrame,
     kinds: Mapping[str, Kind],
     *,
+    classes: Sequence[str] | None = None,
     limit: Mapping[str, int] | None = None,
     seed: int = 0,
-    allow_missing_files: bool = False,
 ) -> Manifest:
-    """`read_manifest` for a table that is there already; `path` stands in messages, and paths start at its folder."""
+    """`read_manifest` for a table that is there already; `path` stands in messages, and paths start at its folder.
+
+    classes: the labels that there can be; None: those of the training rows.
+    """
     table = _as_text(path, table, list(kinds))
+    bad: list[BadRow] = []
+
+    def without(problems: Iterable[Problem]) -> pd.DataFrame:
+        found = dict(reversed([(number, (column, reason)) for number, column, reason in problems]))  # the first of each
+        for number in sorted(found):
+            column, reason = found[number]
+            bad.append(BadRow(table.at[number, "id"] or f"row {number}", column, table.at[number, column], reason))
+        return table.drop(index=list(found)).reset_index(drop=True)
+
+    table = without(_empty_fields(table))
     if "split" not in table:
         table["split"] = _stratified_split(table["label"], seed)
-    _check_rows(path, table)
+    table = without(_wrong_splits(table))
+    table = without(_repeated_ids(table))
+    table = without(_wrong_times(table))
+    if classes is not None:
+        table = without(_unknown_classes(table, classes))
     table = _keep(table, limit or {}, seed)
-    classes = _check_labels(path, table)
-    folder = path.absolute().parent
-    paths = {
-        name: [value if kind == "text" else str(folder / value) for value in table[name]]
-        for name, kind in kinds.items()
-    }
-    sizes = {name: [_size(file) for file in paths[name]] for name, kind in kinds.items() if kind != "text"}
-    if not allow_missing_files:
-        _check_files(path, paths, sizes)
-    start, end = _clip_times(path, table)
-    splits: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
-    index = {name: number for number, name in enumerate(classes)}
-    for i, (row_id, label, split) in enumerate(zip(table["id"], table["label"], table["split"], strict=True)):
-        values = {name: values[i] for name, values in paths.items()}
-        splits[split].append(Row(row_id, index[label], values, start[i], end[i]))
-    content = json.dumps([dict(kinds), table.to_dict("list"), sizes], sort_keys=True)
-    return Manifest(path, dict(kinds), classes, splits, hashlib.sha256(content.encode()).hexdigest())
+    table = without(_classes_not_in_train(table))
+    files = _media_files(table, kinds, path.absolute().parent)
+    sizes = files.map(_size)
+    table = without(
+        (number, str(name), "there is no such file")
+        for number, row in sizes.iterrows()
+        for name, size in row.items()
+        if size < 0
+    )
+    there = (sizes >= 0).all(axis=1)
+    files, sizes = files[there].reset_index(drop=True), sizes[there]
+    found_classes = _classes(path, table, bad)
+    content = [dict(kinds), table.to_dict("list"), sizes.to_dict("list")]
+    return Manifest(
+        path=path,
+        kinds=dict(kinds),
+        classes=found_classes,
+        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes),
+        bad=bad,
+        fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+    )
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -150,45 +184,94 @@ def _text(value: object) -> str:
     return "" if value is None or value is pd.NA or value != value else str(value).strip()
 
 
-def _check_rows(path: Path, table: pd.DataFrame) -> None:
-    for number, row_id in enumerate(table["id"]):
-        if not row_id:
-            raise UserError(f"{path}: row {number} (from 0) has an empty id")
-    for row_id in table["id"][table["id"].duplicated()]:
-        raise UserError(f"{path}: id {row_id} stands on more than one row")
+def _empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
     for name in [name for name in table if name not in ("start", "end")]:
-        for row_id in table["id"][table[name] == ""]:
-            raise UserError(f"{path}: row {row_id}: column {name} is empty")
-    for row_id, split in zip(table["id"], table["split"], strict=True):
+        for number in table.index[table[name] == ""]:
+            yield number, name, "is empty"
+
+
+def _wrong_splits(table: pd.DataFrame) -> Iterator[Problem]:
+    for number, split in table["split"].items():
         if split not in SPLITS:
-            raise UserError(f"{path}: row {row_id}: unknown split {split!r}{nearest(split, SPLITS)}")
+            yield number, "split", f"unknown split{nearest(split, SPLITS)}"
 
 
-def _check_labels(path: Path, table: pd.DataFrame) -> list[str]:
-    """The classes, those of the train split, in order."""
+def _repeated_ids(table: pd.DataFrame) -> Iterator[Problem]:
+    split_of: dict[str, str] = {}
+    for number, (row_id, split) in enumerate(zip(table["id"], table["split"], strict=True)):
+        if row_id in split_of:
+            where = "" if split_of[row_id] == split else f" of split {split_of[row_id]}, this one is of {split}"
+            yield number, "id", f"stands on an earlier row{where}"
+        split_of.setdefault(row_id, split)
+
+
+def _wrong_times(table: pd.DataFrame) -> Iterator[Problem]:
+    """`start` and `end` must be seconds from 0 on, and end after start."""
+    for name in ("start", "end"):
+        for number, text in table.get(name, pd.Series(dtype=str)).items():
+            if text and not 0 <= _seconds(text) < float("inf"):
+                yield number, name, "must be a number of seconds from 0 on"
+    if "end" in table:
+        for number, text in table["end"].items():
+            start = _seconds(table["start"][number]) if "start" in table else 0.0
+            if text and _seconds(text) <= start:
+                yield number, "end", f"does not lie after start ({start:g} s)"
+
+
+def _seconds(text: str) -> float:
+    """The number in a field; 0 where it is empty, NaN where it holds something else."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return float("nan")
+
+
+def _unknown_classes(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[Problem]:
+    for number, label in table["label"].items():
+        if label not in classes:
+            yield number, "label", f"unknown class{nearest(label, classes)}"
+
+
+def _classes_not_in_train(table: pd.DataFrame) -> Iterator[Problem]:
+    known = set(table["label"][table["split"] == "train"])
+    for number, label in table["label"].items():
+        if known and label not in known:
+            yield number, "label", f"this class of split {table['split'][number]} does not occur in train"
+
+
+def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow]) -> list[str]:
+    """The classes, those of the train split, in order.
+
+    Raises:
+        UserError: there is no row to train or to validate on, or just one class.
+    """
+    because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
     for split in ("train", "val"):
         if not (table["split"] == split).any():
-            raise UserError(f"{path}: no row is of split {split!r}; training needs train and val")
+            raise UserError(f"{path}: no row is of split {split!r}; training needs train and val{because}")
     classes = set(table["label"][table["split"] == "train"])
-    for row_id, label, split in zip(table["id"], table["label"], table["split"], strict=True):
-        if label not in classes:
-            raise UserError(f"{path}: row {row_id}: label {label!r} of split {split} does not occur in train")
     if len(classes) < 2:
-        raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes")
+        raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes{because}")
     try:
         return sorted(classes, key=lambda label: (int(label), label))
     except ValueError:
         return sorted(classes)
 
 
-def _check_files(path: Path, paths: Mapping[str, list[str]], sizes: Mapping[str, list[int]]) -> None:
-    missing = [file for name in sizes for file, size in zip(paths[name], sizes[name], strict=True) if size < 0]
-    if missing:
-        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UserError(
-            f"{path}: {len(missing)} media files do not exist: {first}; correct the paths, or leave their rows out"
-            " with --skip-bad"
-        )
+def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> dict[str, list[Row]]:
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
+    index = {name: number for number, name in enumerate(classes)}
+    for fields in table.to_dict("records"):
+        start, end = (_seconds(fields[name]) if fields.get(name) else None for name in ("start", "end"))
+        values = {name: fields[name] for name in modalities}
+        splits[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end))
+    return splits
+
+
+def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> pd.DataFrame:
+    """The paths of the media, a column for each modality but texts."""
+    media = [name for name, kind in kinds.items() if kind != "text"]
+    return pd.DataFrame({name: [str(folder / value) for value in table[name]] for name in media}, index=table.index)
 
 
 def _size(file: str) -> int:
@@ -197,25 +280,6 @@ def _size(file: str) -> int:
     if found.is_dir():  # the frames of a clip
         return sum(frame.stat().st_size for frame in found.iterdir())
     return found.stat().st_size if found.is_file() else -1
-
-
-def _clip_times(path: Path, table: pd.DataFrame) -> tuple[list[float | None], list[float | None]]:
-    """`start` and `end` of each row, in seconds."""
-    times: dict[str, list[float | None]] = {}
-    for name in ("start", "end"):
-        times[name] = []
-        for row_id, text in zip(table["id"], table.get(name, [""] * len(table)), strict=True):
-            try:
-                value = float(text) if text else None
-            except ValueError:
-                value = -1.0
-            if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"{path}: row {row_id}: {name} must be a number of seconds from 0 on, it is {text!r}")
-            times[name].append(value)
-    for row_id, start, end in zip(table["id"], times["start"], times["end"], strict=True):
-        if end is not None and end <= (start or 0):
-            raise UserError(f"{path}: row {row_id}: end ({end:g} s) does not lie after start ({start or 0:g} s)")
-    return times["start"], times["end"]
 
 
 def _stratified_split(labels: pd.Series, seed: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,7 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
         times = _frame_times(container, stream, start, end)
         if not times:
             raise ValueError(f"holds no frame from {start or 0:g} s on")
-        middles = [int((part + 0.5) * len(times) / settings.frames) for part in range(settings.frames)]
-        wanted = [times[middle] for middle in middles]
+        wanted = [times[middle] for middle in _middles(len(times), settings.frames)]
         _rewind(container, start)
         pixels: list[np.ndarray] = []
         for frame in container.decode(stream):
@@ -72,18 +72,35 @@ def _load_frames(folder: Path, settings: VideoSettings, start: float | None, end
     if not files:
         raise ValueError("holds no .jpg or .png frame")
     pixels = []
-    for part in range(settings.frames):
-        with Image.open(files[int((part + 0.5) * len(files) / settings.frames)]) as image:
+    for middle in _middles(len(files), settings.frames):
+        with Image.open(files[middle]) as image:
             pixels.append(square(image, settings.size, settings.channels))
     return np.stack(pixels)
 
 
 def square(image: Any, size: int, channels: int) -> np.ndarray:
-    """Pillow image -> (C, size, size) uint8: the centre square, resized."""
+    """Pillow image -> (C, size, size) uint8: the centre square, resized; what is transparent lies on white."""
     from PIL import Image, ImageOps
 
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):  # what lies under it means nothing
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
     return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+
+
+def to_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """(C, H, W) uint8 -> a JPEG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _middles(count: int, parts: int) -> list[int]:
+    """Of `count` items in equal parts, the number of the middle one of each."""
+    return [int((part + 0.5) * count / parts) for part in range(parts)]
 
 
 def _frame_times(container: Any, stream: Any, start: float | None, end: float | None) -> list[float]:

@@ -1,15 +1,14 @@
 """The shard format: a folder of Arrow IPC files and one `dataset.json`. No Ray here.
 
-A shard holds up to a few hundred rows as one record batch: `id` (string), `label` (int64) and a
-column per modality of the canonical extension type `arrow.fixed_shape_tensor`. It is opened as a
-memory map and read without a copy.
+A shard holds its rows as one record batch: `id` (string), `label` (int64) and a column per modality,
+of the canonical extension type `arrow.fixed_shape_tensor`, or `fixed_size_list<binary>` for JPEG
+files. It is opened as a memory map and read without a copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
-from lfm_ray.config import Kind
+from lfm_ray.config import Kind, Storage
+from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings, nearest
 
@@ -27,19 +27,28 @@ FORMAT = "lfm_ray shards 1"
 CARD = "dataset.json"
 CONTACT_SHEET = "contact_sheet.png"
 
-Arrays = dict[str, np.ndarray]
-
 
 class ModalityCard(Settings):
     """What one modality's arrays are like."""
 
     kind: Kind
-    shape: list[int] = Field(description="of one sample, such as [1, 257, 299] for a spectrogram")
-    dtype: str = Field(description="NumPy's name, such as float16")
+    shape: list[int] = Field(description="of one sample as models see it, such as [1, 257, 299] for a spectrogram")
+    dtype: str = Field(description="of it, NumPy's name, such as float16")
+    storage: Storage = Field("tensor", description="how the shards hold it, see PrepareConfig")
+    stored_shape: list[int] = Field([], description="waveform: [samples]; jpeg: [frames]; tensor: empty, it is shape")
     mean: float = Field(description="over all entries of the train split")
     std: float = Field(description="over all entries of the train split; 0 where they are all the same")
     vocabulary: int | None = Field(None, description="text: every token is an integer from 0 to below this")
     padding: int = Field(0, description="text: the token that fills up a short text")
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Of the column in a shard."""
+        if self.storage == "jpeg":
+            return pa.list_(pa.binary(), self.stored_shape[0])
+        if self.storage == "waveform":
+            return pa.fixed_shape_tensor(pa.int16(), self.stored_shape)
+        return pa.fixed_shape_tensor(pa.from_numpy_dtype(self.dtype), self.shape)
 
 
 class ShardFile(Settings):
@@ -83,18 +92,26 @@ class Shards:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open_files": {}}
 
-    def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Arrays, np.ndarray]:
-        """A whole split: modality -> (N, ...) array in the dtype of the shards, and labels (N,) int64.
+    def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
+        """A whole split: modality -> (N, ...) array as stored, and labels (N,) int64.
 
         The arrays of a split with a single shard are read-only views of the memory map.
         """
         batches = [self._open(shard) for shard in self._shards(split)]
         if len(batches) != 1:
             return self.take(split, np.arange(self.card.rows(split)), modalities)
-        return {name: _tensor(batches[0], name) for name in self._names(modalities)}, _labels(batches[0])
+        return {name: self._column(batches[0], name) for name in self._names(modalities)}, _labels(batches[0])
 
-    def take(self, split: str, rows: np.ndarray, modalities: Sequence[str] | None = None) -> tuple[Arrays, np.ndarray]:
+    def take(
+        self,
+        split: str,
+        rows: np.ndarray,
+        modalities: Sequence[str] | None = None,
+        frames: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Columns, np.ndarray]:
         """The given row numbers of a split, in the given order; types as in `arrays`.
+
+        frames: modality -> (len(rows), F) numbers of the frames to take of each row, for videos.
 
         Raises:
             IndexError: a row number is negative or too large.
@@ -104,25 +121,22 @@ class Shards:
         ends = np.cumsum([shard.rows for shard in shards])
         if len(rows) and not 0 <= rows.min() <= rows.max() < ends[-1]:
             raise IndexError(f"{self.path}: split {split} has rows 0 to {ends[-1] - 1}")
-        cards = {name: self.card.modalities[name] for name in self._names(modalities)}
-        arrays = {name: np.empty((len(rows), *card.shape), card.dtype) for name, card in cards.items()}
-        labels = np.empty(len(rows), np.int64)
         shard_of_row = np.searchsorted(ends, rows, side="right")
-        for number in np.unique(shard_of_row):
-            batch = self._open(shards[number])
-            to = np.flatnonzero(shard_of_row == number)
-            where = rows[to] - (ends[number] - shards[number].rows)
-            labels[to] = _labels(batch)[where]
-            for name, array in arrays.items():
-                array[to] = _tensor(batch, name)[where]
-        return arrays, labels
+        within = rows - np.concatenate([[0], ends])[shard_of_row]
+        numbers, which = np.unique(shard_of_row, return_inverse=True)
+        batches = [self._open(shards[number]) for number in numbers] or [self._open(shards[0])]
+        columns = {
+            name: gather([self._column(batch, name) for batch in batches], which, within, (frames or {}).get(name))
+            for name in self._names(modalities)
+        }
+        labels = gather([_labels(batch) for batch in batches], which, within)
+        assert isinstance(labels, np.ndarray)
+        return columns, labels
 
     def nbytes(self, split: str, modalities: Sequence[str] | None = None) -> int:
         """Bytes that `arrays` takes for a split, labels included."""
-        self._shards(split)
-        cards = [self.card.modalities[name] for name in self._names(modalities)]
-        row = sum(math.prod(card.shape) * np.dtype(card.dtype).itemsize for card in cards)
-        return self.card.rows(split) * (row + np.dtype(np.int64).itemsize)
+        columns = ["label", *self._names(modalities)]
+        return sum(self._open(shard).column(name).nbytes for shard in self._shards(split) for name in columns)
 
     def verify(self) -> None:
         """Reads every file once and compares it with `dataset.json`.
@@ -152,6 +166,15 @@ class Shards:
                 raise UserError(f"{self.path}: has no modality {name!r}{nearest(name, known)}")
         return known if modalities is None else list(modalities)
 
+    def _column(self, batch: pa.RecordBatch, name: str) -> Column:
+        """A modality of a shard, as a view of the memory map."""
+        column = batch.column(name)
+        return (
+            PackedFrames.from_arrow(column)
+            if self.card.modalities[name].storage == "jpeg"
+            else column.to_numpy_ndarray()
+        )
+
     def _open(self, shard: ShardFile) -> pa.RecordBatch:
         if shard.file not in self._open_files:
             path = self.path / shard.file
@@ -163,7 +186,7 @@ class Shards:
             if batch.num_rows != shard.rows:
                 raise UserError(f"{path}: has {batch.num_rows} rows where {CARD} says {shard.rows}")
             for name, card in self.card.modalities.items():
-                wanted = pa.fixed_shape_tensor(pa.from_numpy_dtype(card.dtype), card.shape)
+                wanted = card.arrow_type
                 if name not in batch.schema.names or batch.schema.field(name).type != wanted:
                     raise UserError(f"{path}: column {name!r} is missing or not the {wanted} that {CARD} says")
             self._open_files[shard.file] = batch
@@ -192,18 +215,23 @@ def read_card(path: Path) -> DatasetCard:
         raise UserError(f"{file}: cannot be read: {error}") from None
 
 
-def write_shard(path: Path, ids: Sequence[str], labels: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
+def write_shard(
+    path: Path, ids: Sequence[str], labels: Sequence[int], values: Mapping[str, np.ndarray | Sequence[Sequence[bytes]]]
+) -> None:
     """Writes one shard; equal content gives equal bytes, and no reader ever sees half a file.
 
     Args:
         path: file to write or to replace.
         ids: N names of the samples.
         labels: N indices into the classes.
-        arrays: modality -> (N, ...) array.
+        values: modality -> (N, ...) array, or N times F files.
     """
     columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "label": pa.array(labels, pa.int64())}
-    for name, array in arrays.items():
-        columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(value))
+        else:
+            columns[name] = pa.array(value, pa.list_(pa.binary(), len(value[0])))
     batch = pa.record_batch(columns)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -218,10 +246,6 @@ def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tensor(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    return batch.column(name).to_numpy_ndarray()
 
 
 def _labels(batch: pa.RecordBatch) -> np.ndarray:

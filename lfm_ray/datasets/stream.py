@@ -1,10 +1,11 @@
-"""Shards -> arrays or batches through Ray Data, for data that should not be read by one process alone."""
+"""Shards -> batches through Ray Data, on CPUs beside those of the training workers."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,47 +13,57 @@ import ray.data
 import torch
 
 from lfm_ray.datasets.batches import Batch, Order
-from lfm_ray.datasets.shards import Arrays, Shards
+from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.shards import Shards
 
 LABELS = "label"
-BLOCK_BYTES = 64 * 2**20
 
 
-def load_arrays(shards: Shards, split: str, modalities: Sequence[str] | None = None) -> tuple[Arrays, np.ndarray]:
-    """A whole split, in order, read by the cluster's tasks; types as in `Shards.arrays`."""
-    rows = shards.card.rows(split)
-    arrays, labels = shards.take(split, np.zeros(0, np.int64), modalities)
-    arrays = {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
-    labels = np.empty(rows, labels.dtype)
-    blocks = np.array_split(np.arange(rows), max(1, -(-shards.nbytes(split, modalities) // BLOCK_BYTES)))
-    for block, fetched in zip(blocks, _fetch(shards, split, modalities, blocks), strict=True):
-        labels[block] = fetched.pop(LABELS)
-        for name, values in fetched.items():
-            arrays[name][block] = values
-    return arrays, labels
-
-
+@dataclass(frozen=True)
 class StreamBatches:
-    """The batches of `order`, each fetched by a task of Ray Data while earlier ones are used.
+    """The batches of `order`, each read and prepared by a task of Ray Data while earlier ones are used.
 
-    It gives what `ArrayBatches` gives for the same order, without holding the split in memory.
+    It gives what `ReadBatches` gives. A task takes one CPU, and at most `cpus` of them run at once.
     """
 
-    def __init__(self, shards: Shards, split: str, modalities: Sequence[str] | None, order: Order) -> None:
-        self.shards, self.split, self.modalities, self.order = shards, split, modalities, order
-        self.steps = order.steps
+    shards: Shards
+    split: str
+    order: Order
+    inputs: Inputs
+    cpus: int
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return self.order.steps
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of epoch `epoch`."""
+        quiet()
         batches = self.order.epoch(epoch)
-        fetched = _fetch(self.shards, self.split, self.modalities, [rows for rows in batches if len(rows)])
+        prepared = self._prepared([rows for rows in batches if len(rows)], epoch)
         for rows in batches:
-            if len(rows):
-                arrays = next(fetched)
-                labels = arrays.pop(LABELS)
-            else:  # a rank's share of a small batch
-                arrays, labels = self.shards.take(self.split, rows, self.modalities)
-            yield Batch({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels))
+            # A rank's share of a small batch can be empty; there is nothing to fetch then.
+            values = next(prepared) if len(rows) else _prepare(self.shards, self.split, self.inputs, rows, epoch)
+            labels = torch.from_numpy(values.pop(LABELS))
+            yield Batch({name: torch.from_numpy(value) for name, value in values.items()}, labels)
+
+    def _prepared(self, batches: list[np.ndarray], epoch: int) -> Iterator[dict[str, np.ndarray]]:
+        """modality -> (B, ...) writable array, and the labels, of each batch in order."""
+        if not batches:
+            return
+        dataset = ray.data.from_items([{"rows": rows} for rows in batches], override_num_blocks=len(batches))
+        dataset.context.execution_options.preserve_order = True
+        key = (str(self.shards.path.absolute()), self.shards.card.fingerprint)
+        split, inputs = self.split, self.inputs
+
+        def task(item: dict[str, Any]) -> dict[str, np.ndarray]:
+            torch.set_num_threads(1)  # the CPU that it asked for
+            return _prepare(_opened(*key), split, inputs, item["rows"], epoch)
+
+        compute = ray.data.TaskPoolStrategy(size=self.cpus)
+        for row in dataset.map(task, num_cpus=1, compute=compute).iter_rows():
+            yield {name: np.array(value) for name, value in row.items()}
 
 
 def quiet() -> None:
@@ -65,31 +76,12 @@ def quiet() -> None:
             handler.setLevel(logging.ERROR)
 
 
-def _fetch(
-    shards: Shards, split: str, modalities: Sequence[str] | None, blocks: Iterable[np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
-    """The given blocks of rows in order: modality -> writable array, and the labels."""
-    items = [{"rows": rows} for rows in blocks]
-    if not items:
-        return
-    quiet()
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    dataset.context.execution_options.preserve_order = True
-    # Fetching asks for no CPU: trials that hold all of them would otherwise wait for it for ever.
-    compute = ray.data.TaskPoolStrategy(size=max(1, min(len(items), int(ray.cluster_resources().get("CPU", 1)))))
-    names = list(shards.card.modalities) if modalities is None else list(modalities)
-    key = (str(shards.path.absolute()), shards.card.fingerprint)
-    fetched = dataset.map(lambda item: _take(*key, split, item["rows"], names), num_cpus=0, compute=compute)
-    for row in fetched.iter_rows():
-        yield {name: np.array(value) for name, value in row.items()}
-
-
-def _take(path: str, fingerprint: str, split: str, rows: np.ndarray, names: list[str]) -> dict[str, Any]:
-    arrays, labels = _opened(path, fingerprint).take(split, rows, names)
-    return {**arrays, LABELS: labels}
+def _prepare(shards: Shards, split: str, inputs: Inputs, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
+    columns, labels = shards.take(split, rows, list(inputs.modalities), inputs.frames(rows, epoch))
+    return {name: value.numpy() for name, value in inputs(columns, rows, epoch).items()} | {LABELS: labels}
 
 
 @functools.lru_cache(maxsize=4)
 def _opened(path: str, fingerprint: str) -> Shards:
-    """A worker's own view of a dataset, whose files stay open from task to task."""
+    """A process's own view of a dataset, whose files stay open from task to task."""
     return Shards(path)

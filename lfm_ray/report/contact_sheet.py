@@ -6,11 +6,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 
 COLUMNS = 8
@@ -20,15 +22,17 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as that allows, a row for each modality."""
     card = shards.card
     labels = shards.take(split, np.arange(card.rows(split)), [])[1]
-    nth_of_its_class = np.array([np.sum(labels[:row] == label) for row, label in enumerate(labels[:2000])])
-    rows = np.sort(np.lexsort((np.arange(len(nth_of_its_class)), nth_of_its_class))[:COLUMNS])
-    arrays, labels = shards.take(split, rows)
+    nth_of_its_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+    rows = np.sort(np.argsort(nth_of_its_class, kind="stable")[:COLUMNS])
+    inputs = Inputs.of(card)
+    columns, labels = shards.take(split, rows, frames=inputs.frames(rows, epoch=1))
+    samples = {name: values.numpy() for name, values in inputs(columns, rows, epoch=1).items()}
     heights = [0.5 if item.kind == "text" else 1.6 for item in card.modalities.values()]
     figure, axes = plt.subplots(
         len(heights), len(rows), figsize=(1.6 * len(rows), sum(heights) + 0.6), squeeze=False, height_ratios=heights
     )
     for line, (name, item) in zip(axes, card.modalities.items(), strict=True):
-        for axis, sample in zip(line, arrays[name], strict=True):
+        for axis, sample in zip(line, samples[name], strict=True):
             draw(axis, sample, item)
         line[0].set_ylabel(name, fontsize=9)
     for axis, label in zip(axes[0], labels, strict=True):

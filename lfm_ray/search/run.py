@@ -24,29 +24,34 @@ DRIVER_CPUS = 0.01  # of a trial that only waits for its workers; Ray refuses an
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes, and how many trials run at once (None: as many as fit)."""
+    """What one trial takes, and how many trials run at once (None: as many as fit).
+
+    reader_cpus: CPUs on which Ray Data prepares the batches of one worker, beside the worker's own.
+    """
 
     workers: Workers
     concurrency: int | None = None
+    reader_cpus: int = 0
 
     def trials_at_once(self) -> int:
         """How many trials the cluster can run side by side without waiting for one another.
 
-        The tasks that read streamed shards ask for no CPU, so trials may hold all of them.
+        What the tasks of Ray Data need is left free, so that no trial waits for its data for ever.
 
         Raises:
             UserError: not even one trial fits.
         """
         cluster = ray.cluster_resources()
         cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-        needed_cpus, needed_gpus = self.workers.count * self.workers.cpus, self.workers.count * self.workers.gpus
+        needed_cpus = self.workers.count * (self.workers.cpus + self.reader_cpus)
+        needed_gpus = self.workers.count * self.workers.gpus
         fits = int(cpus / needed_cpus)
         if needed_gpus:
             fits = min(fits, int(gpus / needed_gpus))
         if fits < 1:
             raise UserError(
                 f"one trial needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, the cluster has {cpus:g} and {gpus:g};"
-                " lower --workers-per-trial, --cpus-per-worker or --gpus-per-worker"
+                " lower --workers-per-trial, --cpus-per-worker, --gpus-per-worker or data.reader_cpus"
             )
         return min(fits, self.concurrency or fits)
 

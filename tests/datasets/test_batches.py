@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import small_shards
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_ray.datasets.batches import ArrayBatches, Order
+from lfm_ray.config import AudioSettings
+from lfm_ray.datasets.batches import Order, ReadBatches, from_memory, from_shards
+from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.shards import ModalityCard, Shards
 
 sizes = st.integers(1, 60)
 batch_sizes = st.integers(2, 20)
@@ -52,14 +58,37 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_array_batches_are_the_rows_of_the_order(world: int) -> None:
-    arrays = {"x": np.arange(400, dtype=np.float16).reshape(100, 2, 2)}
-    arrays["x"].flags.writeable = False
-    labels = np.arange(100)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_batches_are_the_rows_of_the_order(world: int, ahead: bool) -> None:
+    array = np.arange(400, dtype=np.float16).reshape(100, 2, 2)
+    array.flags.writeable = False
+    card = ModalityCard(kind="image", shape=[2, 2], dtype="float16", mean=0, std=1)
+    inputs = Inputs({"x": card}, 3, AudioSettings())
     for order in orders(33, 8, world):
-        batches = ArrayBatches(arrays, labels, order)
+        batches = ReadBatches(from_memory({"x": array}, np.arange(100)), order, inputs, ahead)
         assert batches.steps == order.steps
         for rows, batch in zip(order.epoch(4), batches.epoch(4), strict=True):
             assert batch.labels.tolist() == rows.tolist()
             assert batch.inputs["x"].dtype == torch.float16
-            np.testing.assert_array_equal(batch.inputs["x"].numpy(), arrays["x"][rows])
+            np.testing.assert_array_equal(batch.inputs["x"].numpy(), array[rows])
+
+
+def test_mapped_shards_give_what_memory_gives(tmp_path: Path) -> None:
+    shards = Shards(small_shards.write(tmp_path))
+    inputs, order = Inputs.of(shards.card), Order(np.array([7, 1, 2, 4, 5]), batch_size=2, seed=3, shuffle=True)
+    mapped = ReadBatches(from_shards(shards, "train", ["sound", "picture", "words"]), order, inputs, ahead=True)
+    held = ReadBatches(from_memory(*shards.arrays("train")), order, inputs)
+    for ours, theirs in zip(mapped.epoch(2), held.epoch(2), strict=True):
+        assert torch.equal(ours.labels, theirs.labels)
+        for name, values in theirs.inputs.items():
+            assert torch.equal(ours.inputs[name], values)
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised(tmp_path: Path) -> None:
+    shards = Shards(small_shards.write(tmp_path))
+    order = Order(np.array([0, 1, 2, 99]), batch_size=1, seed=0, shuffle=False)
+    batches = ReadBatches(
+        from_shards(shards, "train", list(shards.card.modalities)), order, Inputs.of(shards.card), ahead=True
+    ).epoch(1)
+    with pytest.raises(IndexError, match="0 to 7"):
+        list(batches)

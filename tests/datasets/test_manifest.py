@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lfm_ray.datasets.manifest import read_manifest
+from lfm_ray.datasets.manifest import check_manifest, read_manifest
 from lfm_ray.errors import UserError
 
 TABLE = {
@@ -53,27 +53,70 @@ def test_text_that_looks_like_nothing_stays_text(tmp_path: Path) -> None:
     [
         ({"words": None, "wrods": TABLE["words"]}, r"no column 'words'; did you mean wrods\?"),
         ({"label": None}, "no column 'label'"),
-        ({"label": ["1", "", "1", "2", "1"]}, "row b: column label is empty"),
-        ({"words": ["x", None, "x", "x", "x"]}, "row b: column words is empty"),
-        (
-            {"split": ["train", "training", "val", "val", "test"]},
-            r"row b: unknown split 'training'; did you mean train",
-        ),
-        ({"id": ["a", "b", "b", "d", "e"]}, "id b stands on more than one row"),
-        ({"id": ["a", "", "c", "d", "e"]}, "row 1 .* empty id"),
         ({"split": ["val"] * 5}, "no row is of split 'train'"),
         ({"split": ["train"] * 5}, "no row is of split 'val'"),
-        ({"label": ["1", "2", "1", "2", "3"]}, "row e: label '3' of split test does not occur in train"),
+        ({"words": ["x", "x", "", "", "x"]}, "no row is of split 'val'.*2 rows are bad, the first: c: words: is empty"),
         ({"label": ["1"] * 5}, "at least two classes"),
-        ({"start": ["0", "x", "0", "0", "0"]}, "row b: start must be a number of seconds"),
-        ({"start": [1] * 5, "end": [2, 3, 1, 2, 2]}, "row c: end .1 s. does not lie after start"),
         ({name: [] for name in TABLE}, "no rows"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_with_the_whole_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         read_manifest(write(tmp_path, **changes), {"words": "text"})
     assert "\n" not in str(raised.value)
+
+
+TRAIN_TWICE = ["train", "train", "train", "train", "val", "val", "test"]
+LONGER = {"id": list("abcdefg"), "words": ["x"] * 7, "label": ["1", "2"] * 3 + ["1"], "split": TRAIN_TWICE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "bad"),
+    [
+        ({"label": ["1", "", "1", "2", "1", "2", "1"]}, [("b", "label", "", "is empty")]),
+        (
+            {"words": ["x", None, " ", "x", "x", "x", "x"]},
+            [("b", "words", "", "is empty"), ("c", "words", "", "is empty")],
+        ),
+        (
+            {"split": ["train", "training", *TRAIN_TWICE[2:]]},
+            [("b", "split", "training", "unknown split; did you mean train?")],
+        ),
+        (
+            {"id": ["a", "b", "b", "d", "e", "a", "g"]},
+            [
+                ("b", "id", "b", "stands on an earlier row"),
+                ("a", "id", "a", "stands on an earlier row of split train, this one is of val"),
+            ],
+        ),
+        ({"id": ["a", "", *"cdefg"]}, [("row 1", "id", "", "is empty")]),
+        (
+            {"label": ["1", "2", "1", "2", "1", "2", "3"]},
+            [("g", "label", "3", "this class of split test does not occur in train")],
+        ),
+        ({"start": ["0", "x", *"00000"]}, [("b", "start", "x", "must be a number of seconds from 0 on")]),
+        ({"start": ["0", "-1", *"00000"]}, [("b", "start", "-1", "must be a number of seconds from 0 on")]),
+        (
+            {"start": ["1"] * 7, "end": ["2", "3", "1", "2", "2", "", "2"]},
+            [("c", "end", "1", "does not lie after start (1 s)")],
+        ),
+    ],
+)
+def test_bad_rows_are_listed_all_at_once_and_stand_in_no_split(
+    tmp_path: Path, changes: dict[str, Any], bad: list[tuple[str, ...]]
+) -> None:
+    manifest = read_manifest(write(tmp_path, **(LONGER | changes)), {"words": "text"})
+    assert [tuple(row) for row in manifest.bad] == bad
+    kept = [row.id for rows in manifest.splits.values() for row in rows]
+    assert len(kept) == 7 - len(bad)
+    assert len(set(kept)) == len(kept)
+
+
+def test_unknown_classes_get_the_nearest_of_the_card(tmp_path: Path) -> None:
+    table = pd.DataFrame(LONGER | {"label": ["HAPPY", "SAD", "HAPY", "SAD", "HAPPY", "SAD", "SAD"]})
+    manifest = check_manifest(tmp_path / "x", table, {"words": "text"}, classes=["HAPPY", "SAD", "CALM"])
+    assert [tuple(row) for row in manifest.bad] == [("c", "label", "HAPY", "unknown class; did you mean HAPPY?")]
+    assert manifest.classes == ["HAPPY", "SAD"]
 
 
 def test_unreadable_manifests(tmp_path: Path) -> None:
@@ -93,16 +136,18 @@ def test_unreadable_manifests(tmp_path: Path) -> None:
         read_manifest(write(tmp_path), {"label": "text"})
 
 
-def test_paths_start_at_the_manifest_and_missing_files_are_counted(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    (tmp_path / "one").touch()
-    with pytest.raises(UserError, match=r"4 media files do not exist: .*/two, .*/three, .*/four, \.\.\.") as raised:
-        read_manifest(path, {"words": "audio"})
-    assert "\n" not in str(raised.value)
-    manifest = read_manifest(path, {"words": "audio"}, allow_missing_files=True)
-    assert manifest.splits["train"][0].values["words"] == str(tmp_path / "one")
-    (tmp_path / "one").write_text("longer")
-    assert read_manifest(path, {"words": "audio"}, allow_missing_files=True).fingerprint != manifest.fingerprint
+def test_paths_start_at_the_manifest_and_missing_files_are_bad(tmp_path: Path) -> None:
+    path = write(tmp_path, **LONGER, file=[f"{name}.wav" for name in "abcdefg"])
+    for name in "abdefg":
+        (tmp_path / f"{name}.wav").touch()
+    manifest = read_manifest(path, {"words": "text", "file": "audio"})
+    assert [tuple(row) for row in manifest.bad] == [("c", "file", "c.wav", "there is no such file")]
+    assert [row.id for row in manifest.splits["train"]] == ["a", "b", "d"]
+    assert [row.values["file"] for row in manifest.splits["train"]] == [str(tmp_path / f"{name}.wav") for name in "abd"]
+    (tmp_path / "a.wav").write_text("longer")
+    again = read_manifest(path, {"words": "text", "file": "audio"})
+    assert again.fingerprint != manifest.fingerprint
+    assert again.splits == manifest.splits
 
 
 def test_start_and_end(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import librosa
 import media_files
@@ -23,7 +24,7 @@ def row(value: object, start: float | None = None, end: float | None = None) -> 
 
 
 def decode(value: object, kind: Kind, config: PrepareConfig, start: float | None = None) -> np.ndarray:
-    return media.decode(row(value, start), "x", kind, config)
+    return media.decode(row(value, start), "x", kind, config).seen
 
 
 @pytest.mark.parametrize("n_mels", [None, 40])
@@ -113,56 +114,20 @@ def test_video_frames_are_the_middles_of_equal_parts(tmp_path: Path, name: str, 
     np.testing.assert_allclose(repeated.mean(axis=(1, 2, 3)), [100, 100, 110, 110], atol=4)
 
 
-def test_text_is_bytes_plus_one() -> None:
-    assert media.text_bytes("aé", 5).tolist() == [98, 0xC3 + 1, 0xA9 + 1, 0, 0]
-    assert media.text_bytes("abc", 2).tolist() == [98, 99]
-    assert media.text_bytes("abc", 2).dtype == np.int16
-
-
-@pytest.mark.parametrize("kind", ["audio", "image", "video", "text"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_decode_gives_the_announced_shape(tmp_path: Path, kind: Kind) -> None:
     value = {
         "audio": media_files.wav(tmp_path / "a.wav"),
         "image": media_files.png(tmp_path / "a.png"),
         "video": media_files.video(tmp_path / "a.mp4"),
         "text": "some words",
+        "feature": media_files.features(tmp_path / "a.npy"),
     }[kind]
     given = PrepareConfig(video=VideoSettings(size=24), text=TextSettings(length=7))
     config = media.resolve(given, {"x": kind}, [row(value)])
     array = decode(value, kind, config)
-    assert (list(array.shape), array.dtype) == media.shape_and_dtype(kind, config)
-
-
-@pytest.mark.parametrize(("kind", "message"), [("audio", "[Ff]ormat|data"), ("image", "identify"), ("video", "data")])
-def test_broken_media_are_named(tmp_path: Path, kind: Kind, message: str) -> None:
-    path = tmp_path / "broken"
-    path.write_bytes(b"no media at all" * 10)
-    config = PrepareConfig(audio=PLAIN, image=ImageSettings(size=8, channels=1))
-    with pytest.raises(media.BrokenMedia, match=message) as raised:
-        decode(path, kind, config)
-    assert raised.value.path == str(path)
-    assert "\n" not in raised.value.reason
-    with pytest.raises(media.BrokenMedia, match="there is no such file"):
-        decode(tmp_path / "none", kind, config)
-
-
-def test_media_cut_short_are_broken(tmp_path: Path) -> None:
-    config = PrepareConfig(audio=PLAIN, image=ImageSettings(size=8, channels=3), video=VideoSettings(size=16))
-    image = media_files.png(tmp_path / "a.png", 64, 64, "RGB")
-    image.write_bytes(image.read_bytes()[:3000])
-    film = media_files.video(tmp_path / "a.mp4")
-    film.write_bytes(film.read_bytes()[:700])
-    for path, kind in ((image, "image"), (film, "video")):
-        with pytest.raises(media.BrokenMedia):
-            decode(path, kind, config)  # type: ignore[arg-type]
-    with pytest.raises(media.BrokenMedia, match="holds no sound from 3 s on"):
-        decode(media_files.wav(tmp_path / "a.wav"), "audio", config, start=3)
-    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 8000, subtype="FLOAT")
-    with pytest.raises(media.BrokenMedia, match="not finite"):
-        decode(tmp_path / "nan.wav", "audio", config)
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(media.BrokenMedia, match="more than 8 bits"):
-        decode(tmp_path / "deep.png", "image", config)
+    card = media.modality_card("x", kind, config)
+    assert (list(array.shape), array.dtype) == (card.shape, np.dtype(card.dtype))
 
 
 def test_resolve_reads_what_the_settings_leave_open(tmp_path: Path) -> None:
@@ -197,6 +162,18 @@ def test_resolve_reads_what_the_settings_leave_open(tmp_path: Path) -> None:
 def test_noise_is_checked(noise: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         media.resolve(PrepareConfig(noise=noise), {"sound": "audio", "words": "text"}, [])
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ({"sonud": "jpeg"}, "did you mean sound"),
+        ({"sound": "jpeg"}, "not.* as jpeg, only as tensor, waveform"),
+    ],
+)
+def test_storage_is_checked(storage: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        media.resolve(PrepareConfig.model_validate({"storage": storage}), {"sound": "audio"}, [])
 
 
 def test_noise_has_the_size_asked_for_and_depends_on_the_sample_alone(tmp_path: Path) -> None:

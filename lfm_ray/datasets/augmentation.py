@@ -1,0 +1,53 @@
+"""Random changes of one training sample."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lfm_ray.config import AugmentationSettings
+
+WIDEST = math.log(4 / 3)  # aspect ratios from 3/4 to 4/3
+
+
+def random_view(pixels: Tensor, random: np.random.Generator, settings: AugmentationSettings) -> Tensor:
+    """A random crop, resized to the whole, and a random flip; the same for all frames of a clip.
+
+    pixels: (..., C, H, W) uint8. The crop's share of the area is uniform in [smallest_crop, 1] and
+    the logarithm of its aspect ratio in that of [3/4, 4/3] (Szegedy et al., "Going deeper with
+    convolutions", CVPR 2015); what would be longer than the image is as long as it. Bilinear, with
+    antialiasing, as Pillow resizes.
+    """
+    *_, height, width = pixels.shape
+    if settings.smallest_crop < 1:
+        area = random.uniform(settings.smallest_crop, 1) * height * width
+        ratio = math.exp(random.uniform(-WIDEST, WIDEST))
+        rows = min(height, max(1, round(math.sqrt(area / ratio))))
+        columns = min(width, max(1, round(math.sqrt(area * ratio))))
+        top, left = random.integers(height - rows + 1), random.integers(width - columns + 1)
+        crop = pixels[..., top : top + rows, left : left + columns]
+        frames = crop.reshape(-1, *crop.shape[-3:])
+        resized = F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
+        pixels = resized.view(pixels.shape)
+    return pixels.flip(-1) if random.random() < settings.flip else pixels
+
+
+def mask(spectrogram: Tensor, random: np.random.Generator, settings: AugmentationSettings, value: float) -> Tensor:
+    """SpecAugment (Park et al., Interspeech 2019): one band of frequencies and one stretch of time become `value`.
+
+    spectrogram: (1, frequencies, frames). Their lengths are uniform from 0 to the settings' share.
+    """
+    from torchaudio.functional import mask_along_axis
+
+    # torchaudio draws from torch's own generator, which training must find as it left it.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(random.integers(2**63)))
+        for axis, share in ((1, settings.frequency_mask), (2, settings.time_mask)):
+            longest = round(share * spectrogram.shape[axis])
+            if longest:
+                spectrogram = mask_along_axis(spectrogram, longest, value, axis)
+    return spectrogram

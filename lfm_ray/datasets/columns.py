@@ -1,0 +1,79 @@
+"""One modality of many samples, as the shards hold it: an array, or compressed frames. Both can be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class PackedFrames:
+    """N samples of F files each, of as many bytes as they need: file (n, f) is data[begin[n, f] : end[n, f]].
+
+    data: (bytes,) uint8; begin, end: (N, F) int64.
+    """
+
+    data: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+
+    @classmethod
+    def from_arrow(cls, column: pa.FixedSizeListArray) -> PackedFrames:
+        """A view of a column `fixed_size_list<binary>`."""
+        files = column.flatten()
+        _, offsets, data = files.buffers()
+        bounds = np.frombuffer(offsets, np.int32)[files.offset :][: len(files) + 1].astype(np.int64)
+        shape = (len(column), column.type.list_size)
+        return cls(np.frombuffer(data, np.uint8), bounds[:-1].reshape(shape), bounds[1:].reshape(shape))
+
+    @classmethod
+    def pack(cls, samples: Sequence[Sequence[bytes]]) -> PackedFrames:
+        """A copy of the given files."""
+        sizes = np.array([[len(file) for file in files] for files in samples], np.int64)
+        end = np.cumsum(sizes.ravel()).reshape(sizes.shape)
+        data = np.frombuffer(b"".join(file for files in samples for file in files), np.uint8)
+        return cls(data, end - sizes, end)
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    def files(self, sample: int, frames: Sequence[int] | np.ndarray | None = None) -> list[bytes]:
+        """The files of one sample, or those of the given frames."""
+        chosen = range(self.begin.shape[1]) if frames is None else frames
+        return [self.data[self.begin[sample, frame] : self.end[sample, frame]].tobytes() for frame in chosen]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return self.data.nbytes + self.begin.nbytes + self.end.nbytes
+
+
+Column = np.ndarray | PackedFrames
+Columns = dict[str, Column]
+
+
+def gather(
+    columns: Sequence[Column], which: Sequence[int] | np.ndarray, rows: np.ndarray, frames: np.ndarray | None = None
+) -> Column:
+    """A copy of the samples `rows[i]` of `columns[which[i]]`, for every i.
+
+    frames: (len(rows), F), which frames of each sample to take; None: the whole samples.
+    """
+    first = columns[0]
+    if isinstance(first, PackedFrames):
+        packed = [column for column in columns if isinstance(column, PackedFrames)]
+        chosen = [None] * len(rows) if frames is None else frames
+        files = [packed[i].files(row, frame) for i, row, frame in zip(which, rows, chosen, strict=True)]
+        return PackedFrames.pack(files) if files else PackedFrames(first.data[:0], first.begin[:0], first.end[:0])
+    arrays = [column for column in columns if isinstance(column, np.ndarray)]
+    inner = first.shape[1:] if frames is None else (frames.shape[1], *first.shape[2:])
+    result = np.empty((len(rows), *inner), first.dtype)
+    for to, (i, row) in enumerate(zip(which, rows, strict=True)):
+        if frames is None:
+            result[to] = arrays[i][row]
+        else:  # "clip" writes straight into `out`; no index is out of bounds
+            np.take(arrays[i][row], frames[to], axis=0, out=result[to], mode="clip")
+    return result
