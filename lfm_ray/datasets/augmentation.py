@@ -1,8 +1,9 @@
-"""Random changes of one training sample."""
+"""Random changes of training samples, each by a generator of its own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +13,14 @@ from torch import Tensor
 from lfm_ray.config import AugmentationSettings
 
 WIDEST = math.log(4 / 3)  # aspect ratios from 3/4 to 4/3
+
+
+def random_views(samples: Tensor, generators: Sequence[np.random.Generator], settings: AugmentationSettings) -> Tensor:
+    """`random_view` of each of (B, ..., C, H, W)."""
+    views = torch.empty_like(samples)
+    for view, sample, random in zip(views, samples, generators, strict=True):
+        view.copy_(random_view(sample, random, settings))
+    return views
 
 
 def random_view(pixels: Tensor, random: np.random.Generator, settings: AugmentationSettings) -> Tensor:
@@ -36,18 +45,24 @@ def random_view(pixels: Tensor, random: np.random.Generator, settings: Augmentat
     return pixels.flip(-1) if random.random() < settings.flip else pixels
 
 
-def mask(spectrogram: Tensor, random: np.random.Generator, settings: AugmentationSettings, value: float) -> Tensor:
+def mask(
+    spectrograms: Tensor, generators: Sequence[np.random.Generator], settings: AugmentationSettings, value: float
+) -> Tensor:
     """SpecAugment (Park et al., Interspeech 2019): one band of frequencies and one stretch of time become `value`.
 
-    spectrogram: (1, frequencies, frames). Their lengths are uniform from 0 to the settings' share.
+    spectrograms: (B, 1, frequencies, frames). Their lengths are uniform from 0 to the settings' share.
     """
     from torchaudio.functional import mask_along_axis
 
+    _, _, frequencies, frames = spectrograms.shape
+    longest = ((1, round(settings.frequency_mask * frequencies)), (2, round(settings.time_mask * frames)))
+    masked = torch.empty_like(spectrograms)
     # torchaudio draws from torch's own generator, which training must find as it left it.
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(random.integers(2**63)))
-        for axis, share in ((1, settings.frequency_mask), (2, settings.time_mask)):
-            longest = round(share * spectrogram.shape[axis])
-            if longest:
-                spectrogram = mask_along_axis(spectrogram, longest, value, axis)
-    return spectrogram
+        for to, spectrogram, random in zip(masked, spectrograms, generators, strict=True):
+            torch.default_generator.manual_seed(int(random.integers(2**63)))
+            for axis, length in longest:
+                if length:
+                    spectrogram = mask_along_axis(spectrogram, length, value, axis)
+            to.copy_(spectrogram)
+    return masked

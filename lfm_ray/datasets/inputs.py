@@ -7,19 +7,15 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lfm_ray.config import AudioSettings, AugmentationSettings, DataSettings, PrepareConfig
-from lfm_ray.datasets.augmentation import mask, random_view
+from lfm_ray.datasets.augmentation import mask, random_views
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
-
-Result = TypeVar("Result")
-Item = TypeVar("Item")
 
 NONE = AugmentationSettings()
 
@@ -67,8 +63,8 @@ class Inputs:
                 continue
             where = np.full((len(rows), self.frame_count), 0.5)
             if self.augmentation.random_frames:
-                draws = [self._random(row, epoch, f"{name}/frames").random(self.frame_count) for row in rows]
-                where = np.array(draws).reshape(where.shape)
+                for parts, random in zip(where, self._generators(rows, epoch, f"{name}/frames"), strict=True):
+                    parts[:] = random.random(self.frame_count)
             chosen[name] = ((np.arange(self.frame_count) + where) * stored / self.frame_count).astype(np.int64)
         return chosen
 
@@ -78,50 +74,42 @@ class Inputs:
 
     def _input(self, column: Column, name: str, card: ModalityCard, rows: np.ndarray, epoch: int) -> Tensor:
         values = self._unpacked(column, card)
-        settings, generators = self.augmentation, (self._random(row, epoch, name) for row in rows)
+        settings = self.augmentation
         if card.kind == "audio" and (settings.time_mask or settings.frequency_mask):
-            return _stack((mask(*item, settings, card.mean) for item in zip(values, generators, strict=True)), values)
+            return mask(values, self._generators(rows, epoch, name), settings, card.mean)
         if card.kind in ("image", "video") and (settings.smallest_crop < 1 or settings.flip):
-            samples = zip(values, generators, strict=True)
-            return _stack(_in_threads(lambda item: random_view(*item, settings), samples), values)
+            return random_views(values, self._generators(rows, epoch, name), settings)
         return values
 
     def _unpacked(self, column: Column, card: ModalityCard) -> Tensor:
         if isinstance(column, PackedFrames):
-            pixels = _in_threads(lambda sample: _decoded(column.files(sample), card), range(len(column)))
-            frames = list(column.begin.shape[1:]) if card.kind == "video" else []
-            return _stack(pixels, torch.empty((0, *frames, *card.shape[-3:]), dtype=torch.uint8))
+            pixels = np.empty((len(column), column.begin.shape[1], *card.shape[-3:]), np.uint8)
+            _in_threads(lambda sample: _decode(column.files(sample), pixels[sample]), range(len(column)))
+            return torch.from_numpy(pixels if card.kind == "video" else pixels[:, 0])
         values = torch.from_numpy(column)
         if card.storage == "waveform":
             from lfm_ray.datasets.audio import from_pcm, log_spectrogram
 
-            if not len(values):
-                return torch.empty((0, *card.shape), dtype=torch.float16)
-            return log_spectrogram(from_pcm(values), self.audio).to(torch.float16)
+            spectrograms = torch.empty((len(values), *card.shape), dtype=torch.float16)
+            for spectrogram, waveform in zip(spectrograms, values, strict=True):
+                spectrogram.copy_(log_spectrogram(from_pcm(waveform), self.audio))
+            return spectrograms
         return values
 
-    def _random(self, row: int, epoch: int, name: str) -> np.random.Generator:
-        return np.random.default_rng((self.seed, epoch, int(row), zlib.crc32(name.encode())))
+    def _generators(self, rows: np.ndarray, epoch: int, name: str) -> list[np.random.Generator]:
+        key = zlib.crc32(name.encode())
+        return [np.random.default_rng((self.seed, epoch, row, key)) for row in rows.tolist()]
 
 
-def _decoded(files: Sequence[bytes], card: ModalityCard) -> Tensor:
-    """JPEG files -> (C, H, W), or of a video (F, C, H, W), uint8."""
+def _decode(files: Sequence[bytes], to: np.ndarray) -> None:
+    """Writes the pixels of JPEG files to (F, C, H, W) uint8."""
     from PIL import Image
 
-    frames = [np.atleast_3d(np.array(Image.open(io.BytesIO(file)))).transpose(2, 0, 1) for file in files]
-    return torch.from_numpy(np.stack(frames) if card.kind == "video" else frames[0])
+    for file, pixels in zip(files, to, strict=True):
+        pixels[:] = np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))).transpose(2, 0, 1)
 
 
-def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
-    """`map` on as many threads as this process computes with; what it calls leaves the interpreter's lock."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return map(function, items)
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
-
-
-def _stack(samples: Iterable[Tensor], like: Tensor) -> Tensor:
-    """Samples as a batch; `like` says the shape where there are none."""
-    found = list(samples)
-    return torch.stack(found) if found else like
+def _in_threads(function: Callable[[int], None], items: Iterable[int]) -> None:
+    """Calls it on as many threads as this process computes with. It must not compute with torch, which has its own."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(function, items))

@@ -105,7 +105,7 @@ def test_a_mask_is_one_band_of_at_most_the_share(setting: str, axis: int) -> Non
     settings = AugmentationSettings.model_validate({setting: 0.4})
     longest = 0
     for seed in range(60):
-        masked = mask(torch.zeros(1, 20, 30), np.random.default_rng(seed), settings, -5.0) == -5
+        masked = mask(torch.zeros(1, 1, 20, 30), [np.random.default_rng(seed)], settings, -5.0)[0] == -5
         hit = masked.any(dim=3 - axis)[0]
         where = hit.nonzero().flatten()
         assert masked.sum() == len(where) * masked.shape[3 - axis]  # all of the other axis
