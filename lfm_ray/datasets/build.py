@@ -31,7 +31,7 @@ from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, 
 from lfm_ray.datasets.workplace import BAD_ROWS, Workplace, check_replaceable
 from lfm_ray.errors import UserError
 
-SHARD_ROWS = 256  # of a small split: every core gets something to do
+SHARD_ROWS = 64  # of a small split: every core gets something to do
 SHARDS = 32  # of a split whose shards would be smaller than SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
 JPEG_RATIO = 8  # of pixels to JPEG bytes, for the size of shards only
