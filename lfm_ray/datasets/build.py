@@ -233,7 +233,9 @@ def _stopped(bad: Sequence[BadRow], out: Path) -> UserError:
         _listing(out).write_text(_as_csv(bad), encoding="utf-8")
     except OSError as error:
         return UserError(f"{_listing(out)}: cannot be written: {error.strerror}")
-    table = Table(*BadRow._fields)
+    table = Table()
+    for name in BadRow._fields:
+        table.add_column(name, overflow="fold")
     for line in bad[:MOST_SHOWN]:
         table.add_row(*(escape(field) for field in line))
     if len(bad) > MOST_SHOWN:

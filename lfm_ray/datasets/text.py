@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def dtype(settings: TextSettings) -> np.dtype:
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try to reach the hub
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

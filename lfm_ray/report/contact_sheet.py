@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
+from lfm_ray.datasets.text import BYTE_VALUES
 
 COLUMNS = 8
+HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; of the others 1.6
 
 
 def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
@@ -27,7 +29,7 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     inputs = Inputs.of(card)
     columns, labels = shards.take(split, rows, frames=inputs.frames(rows, epoch=1))
     samples = {name: values.numpy() for name, values in inputs(columns, rows, epoch=1).items()}
-    heights = [0.5 if item.kind == "text" else 1.6 for item in card.modalities.values()]
+    heights = [HEIGHTS.get(item.kind, 1.6) for item in card.modalities.values()]
     figure, axes = plt.subplots(
         len(heights), len(rows), figsize=(1.6 * len(rows), sum(heights) + 0.6), squeeze=False, height_ratios=heights
     )
@@ -45,14 +47,19 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
 
 
 def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
-    """One sample: a spectrogram with low frequencies below, pixels, frames side by side, or the text's beginning."""
+    """One sample: a spectrogram with low frequencies below, pixels, frames side by side, a curve of features, how a text begins."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():
         side.set_visible(False)
     if card.kind == "text":
-        text = bytes((sample[sample > 0] - 1).astype(np.uint8)).decode("utf-8", errors="replace")
+        if card.vocabulary == BYTE_VALUES:
+            text = bytes((sample[sample > 0] - 1).astype(np.uint8)).decode("utf-8", errors="replace")
+        else:
+            text = " ".join(map(str, sample[sample != card.padding]))
         axis.text(0, 0.5, text[:22].replace("$", r"\$"), fontsize=7, va="center", transform=axis.transAxes)
+    elif card.kind == "feature":
+        axis.plot(sample.ravel(), linewidth=0.5)
     elif card.kind == "audio":
         axis.imshow(sample[0].astype(np.float32), origin="lower", aspect="auto", cmap="magma")
     else:
