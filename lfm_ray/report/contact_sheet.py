@@ -47,7 +47,7 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
 
 
 def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
-    """One sample: a spectrogram with low frequencies below, pixels, frames side by side, a curve of features, how a text begins."""
+    """One sample: a spectrogram with low frequencies below, pixels, frames side by side, or how a text begins."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():
