@@ -32,6 +32,9 @@ CACHING = "tests/test_loop.py -k caching"
 MASKS = "tests/test_loop.py -k dropout_masks"
 UNTOUCHED = "tests/test_loop.py -k eta_alpha_zero"
 WEIGHTED = "tests/test_loop.py -k weighted_sum"
+INPUTS = "tests/datasets/test_inputs.py"
+SHARDS = "tests/datasets/test_shards.py"
+BUILD = "tests/datasets/test_build.py -k killed"
 
 # file of lfm_ray, tests, code, what it becomes
 MUTATIONS = [
@@ -158,6 +161,39 @@ MUTATIONS = [
     ("launch", LAUNCH,
      "train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])",
      "train = np.sort(shuffled[:held_out]), train"),
+    ("datasets/inputs", INPUTS,
+     "self.frame_count), 0.5)",
+     "self.frame_count), 0.0)"),
+    ("datasets/inputs", INPUTS,
+     "default_rng((self.seed, epoch, row, key))",
+     "default_rng((self.seed, row, key))"),
+    ("datasets/inputs", INPUTS,
+     "data.augmentation if training else NONE",
+     "data.augmentation"),
+    ("datasets/augmentation", INPUTS,
+     "random.uniform(-WIDEST, WIDEST)",
+     "random.uniform(0, WIDEST)"),
+    ("datasets/augmentation", INPUTS,
+     "math.sqrt(area / ratio)",
+     "math.sqrt(area) / ratio"),
+    ("datasets/augmentation", INPUTS,
+     "random.random() < settings.flip",
+     "settings.flip"),
+    ("datasets/augmentation", INPUTS,
+     "with torch.random.fork_rng(devices=[]):",
+     "if True:"),
+    ("datasets/columns", SHARDS,
+     "end - sizes, end)",
+     "end, end)"),
+    ("datasets/workplace", BUILD,
+     "unfinished.replace(self.folder / CARD)",
+     "(self.folder / CARD).write_text(unfinished.read_text()[:9]); unfinished.replace(self.folder / CARD)"),
+    ("datasets/workplace", BUILD,
+     'mark.write_text("")',
+     "mark.unlink(missing_ok=True)"),
+    ("datasets/workplace", BUILD,
+     "marks = (self.folder / FINGERPRINT, self.folder / CARD)",
+     "marks = (self.folder / FINGERPRINT,)"),
 ]  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import small_shards
 import torch
 from PIL import Image
 
-from lfm_ray.config import AudioSettings, AugmentationSettings, PrepareConfig
+from lfm_ray.config import AudioSettings, AugmentationSettings, DataSettings, PrepareConfig
 from lfm_ray.datasets.augmentation import mask, random_view
 from lfm_ray.datasets.inputs import Inputs
-from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.datasets.shards import ModalityCard, Shards
 
 VIDEO = ModalityCard(kind="video", shape=[10, 3, 8, 8], dtype="uint8", mean=0, std=1)
 SOUND = ModalityCard(kind="audio", shape=[1, 20, 30], dtype="float16", mean=-5, std=1)
@@ -54,6 +57,17 @@ def test_what_is_drawn_depends_on_seed_epoch_and_row_alone() -> None:
         assert torch.equal(values, torch.from_numpy(columns[name]))
 
 
+def test_only_training_samples_are_augmented(tmp_path: Path) -> None:
+    card = Shards(small_shards.write(tmp_path)).card
+    data = DataSettings(modalities=["picture"], augmentation=AugmentationSettings(flip=1))
+    pictures = {"picture": np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2)}
+    for training, expected in ((True, pictures["picture"][..., ::-1]), (False, pictures["picture"])):
+        seen = Inputs.of(card, data.model_copy(update={"modalities": ["picture"]}), 0, training)(
+            pictures, np.arange(1), 1
+        )
+        np.testing.assert_array_equal(seen["picture"].numpy(), expected)
+
+
 def test_threads_change_nothing() -> None:
     everything = {"flip": 0.5, "smallest_crop": 0.2, "time_mask": 0.5}
     threads, found = torch.get_num_threads(), []
@@ -67,6 +81,7 @@ def test_threads_change_nothing() -> None:
 
 
 def test_augmentation_leaves_torchs_random_state_alone() -> None:
+    torch.manual_seed(17)
     before = torch.random.get_rng_state()
     inputs(time_mask=0.5, flip=0.5)(samples(), np.arange(6), 1)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -10,6 +10,7 @@ import pytest
 import small_shards
 from small_shards import content
 
+from lfm_ray.datasets.columns import PackedFrames, gather
 from lfm_ray.datasets.shards import CARD, Shards, write_shard
 from lfm_ray.errors import UserError
 
@@ -55,6 +56,28 @@ def test_take_keeps_the_order_asked_for_even_after_pickling(folder: Path) -> Non
     empty, none = shards.take("train", np.array([], dtype=np.int64))
     assert empty["sound"].shape == (0, 1, 3, 4)
     assert none.shape == (0,)
+
+
+def test_frames_of_different_sizes_are_packed_shared_and_gathered(tmp_path: Path) -> None:
+    files = [[b"a", b"", b"ccc"], [b"dd", b"e", b"f"]]
+    write_shard(tmp_path / "x.arrow", ["0", "1"], [0, 1], {"clip": files})
+    column = pa.ipc.open_file(pa.memory_map(str(tmp_path / "x.arrow"))).get_batch(0).column("clip")
+    assert column.type == pa.list_(pa.binary(), 3)
+    mapped, packed = PackedFrames.from_arrow(column), PackedFrames.pack(files)
+    for frames in (mapped, packed, pickle.loads(pickle.dumps(packed)), PackedFrames.from_arrow(column.slice(0))):
+        assert [frames.files(sample) for sample in range(len(frames))] == files
+    taken = gather([mapped, packed], [1, 0, 0], np.array([1, 0, 1]), np.array([[2, 0], [2, 2], [1, 0]]))
+    assert isinstance(taken, PackedFrames)
+    assert [taken.files(sample) for sample in range(3)] == [[b"f", b"dd"], [b"ccc", b"ccc"], [b"e", b"dd"]]
+    assert PackedFrames.from_arrow(column.slice(1)).files(0) == files[1]
+    assert len(gather([mapped], [], np.arange(0))) == 0
+
+
+def test_frames_are_taken_out_of_arrays_too() -> None:
+    clips = np.arange(24).reshape(2, 4, 3)
+    taken = gather([clips, -clips], [1, 0], np.array([0, 1]), np.array([[3, 0], [1, 1]]))
+    assert isinstance(taken, np.ndarray)
+    assert taken.tolist() == [(-clips[0][[3, 0]]).tolist(), clips[1][[1, 1]].tolist()]
 
 
 @pytest.mark.parametrize("row", [-1, 8])
