@@ -80,7 +80,7 @@ def main() -> None:
 
     groups = [(sweep, trial, [_folder(sweep, trial, seed, given.split) for seed in seeds]) for sweep, trial in chosen]
     frame = confirm_frame(groups, seeds)
-    file = sweeps[0].folder / ("confirm.csv" if given.split == "test" else "confirm-val.csv")
+    file = sweeps[0].folder / f"{_kept(given.split)}.csv"
     write_atomically(file, frame.to_csv(index=False))
     console.print(confirm_table(frame, given.split))
     console.print(f"each run        {file}", soft_wrap=True)
@@ -88,8 +88,12 @@ def main() -> None:
 
 def _folder(sweep: Sweep, trial: Trial, seed: int, split: str) -> Path:
     """Where the run of a trial with another seed is kept, by the split that it is measured on."""
-    kept = "confirm" if split == "test" else "confirm-val"
-    return (sweep.folder / kept / f"{trial.number:04d}-seed{seed}").absolute()
+    return (sweep.folder / _kept(split) / f"{trial.number:04d}-seed{seed}").absolute()
+
+
+def _kept(split: str) -> str:
+    """What confirmations on a split are kept under, in a sweep's folder."""
+    return "confirm" if split == "test" else "confirm-val"
 
 
 if __name__ == "__main__":

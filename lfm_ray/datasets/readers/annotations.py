@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,7 @@ def fields(path: Path, count: int, separator: str = ",") -> list[list[str]]:
     Raises:
         UserError: the file is missing, or a line has fewer than `count` fields.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; --root must be laid out as the dataset's card in data/ says")
+    check_there(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         if separator == "\t":  # tweets hold quotation marks that quote nothing
             rows = [row for row in csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE) if row]
@@ -33,9 +32,34 @@ def fields(path: Path, count: int, separator: str = ",") -> list[list[str]]:
     return rows
 
 
-def by_stem(root: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Every file below `root` that ends in one of `suffixes`, by its name without the ending."""
-    return {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() in suffixes}
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers from 1.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    check_there(path)
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    return [(number, line) for number, line in lines if line.strip()]
+
+
+def check_there(path: Path) -> None:
+    """Raises a UserError if a file of the raw layout is missing."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; --root must be laid out as the dataset's card in data/ says")
+
+
+def clip_finder(root: Path) -> Callable[[str], dict[str, str]]:
+    """For a clip's name: `video`, anywhere below `root`, and `audio`, NAME.wav where there is one, else the video."""
+    found = sorted(root.rglob("*"))
+    videos = {path.stem: path for path in found if path.suffix.lower() in VIDEO}
+    sounds = {path.stem: path for path in found if path.suffix.lower() == ".wav"}
+
+    def find(name: str) -> dict[str, str]:
+        video = videos.get(name, root / f"{name}.mp4")
+        return {"audio": str(sounds.get(name, video)), "video": str(video)}
+
+    return find
 
 
 def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.readers.annotations import with_validation
+from lfm_ray.datasets.readers.annotations import numbered_lines, with_validation
 from lfm_ray.errors import UserError
 
 FRAMES_A_SECOND = 30  # of the SoftKinetic camera: colour and depth
@@ -25,12 +25,8 @@ def read(root: Path) -> pd.DataFrame:
     rows = []
     for split in ("train", "test"):
         file = root / f"nvgesture_{split}_correct_cvpr2016_v2.lst"
-        if not file.is_file():
-            raise UserError(f"{file}: there is no such file")
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in numbered_lines(file):
             parts = dict(part.split(":", 1) for part in line.split() if ":" in part)
-            if not parts:
-                continue
             try:
                 folder = root / parts["path"]
                 color, first, last = parts["color"].split(":")

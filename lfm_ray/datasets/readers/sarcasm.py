@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lfm_ray.datasets.readers.annotations import numbered_lines
 from lfm_ray.errors import UserError
 
 FILES = {"train": ("train.txt",), "val": ("valid2.txt", "valid.txt"), "test": ("test2.txt", "test.txt")}
@@ -22,17 +23,14 @@ def read(root: Path) -> pd.DataFrame:
     """
     rows = []
     for split, names in FILES.items():
-        found = [root / "text" / name for name in names if (root / "text" / name).is_file()]
-        if not found:
-            raise UserError(f"{root / 'text' / names[0]}: there is no such file")
-        for number, line in enumerate(found[0].read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
+        files = [root / "text" / name for name in names]
+        file = next((file for file in files if file.is_file()), files[0])
+        for number, line in numbered_lines(file):
             try:
                 entry = ast.literal_eval(line)
                 name, text, label = str(entry[0]), str(entry[1]), int(entry[-1])
             except (ValueError, SyntaxError, IndexError, TypeError, KeyError):
-                raise UserError(f"{found[0]}, line {number}: is not a list of id, text and label") from None
+                raise UserError(f"{file}, line {number}: is not a list of id, text and label") from None
             image = str(root / "dataset_image" / f"{name}.jpg")
             rows.append({"id": name, "label": str(label), "split": split, "text": text, "image": image})
     return pd.DataFrame(rows)

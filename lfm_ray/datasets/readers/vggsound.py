@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.readers.annotations import VIDEO, by_stem, fields, with_validation
+from lfm_ray.datasets.readers.annotations import clip_finder, fields, with_validation
 
 
 def read(root: Path) -> pd.DataFrame:
@@ -14,11 +14,9 @@ def read(root: Path) -> pd.DataFrame:
 
     A clip's sound is ID_SSSSSS.wav where there is one, else that of its video.
     """
-    videos, sounds = by_stem(root, VIDEO), by_stem(root, (".wav",))
+    clip = clip_finder(root)
     rows = []
     for youtube, start, label, split, *_ in fields(root / "vggsound.csv", 4):
-        name = f"{youtube}_{int(start):06d}"
-        video = videos.get(name, root / f"{name}.mp4")
-        audio = sounds.get(name, video)
-        rows.append({"id": name, "label": label, "split": split, "audio": str(audio), "video": str(video)})
+        name = f"{youtube}_{start:0>6}"
+        rows.append({"id": name, "label": label, "split": split, **clip(name)})
     return with_validation(pd.DataFrame(rows))
