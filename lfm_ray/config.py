@@ -6,12 +6,13 @@ search space (`lfm_ray/search/space.py`) is a run whose settings are partly dist
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lfm_ray.schedules import Alpha, Constant, Learned
-from lfm_ray.settings import Settings
+from lfm_ray.schedules import Adaptive, Alpha, Constant, Learned
+from lfm_ray.settings import Settings, nearest
 
 Kind = Literal["audio", "image", "video", "text", "feature"]
 Storage = Literal["tensor", "waveform", "jpeg"]
@@ -62,12 +63,52 @@ class DataSettings(Settings):
     )
 
 
+class EncoderSettings(Settings):
+    """The encoder of one modality. What is null is taken from the section `model`, or is as published."""
+
+    name: str | None = Field(
+        None,
+        validate_default=False,
+        description="small: a CNN for spectrograms, images and video, a GRU for text, two layers for features;"
+        " resnet18, resnet50; bert; clip_image, clip_text (lfm_ray/models/encoders); null: model.encoder",
+    )
+    pretrained: str | None = Field(
+        None, description="a folder written by save_pretrained, or a name on the Hugging Face hub; null: random weights"
+    )
+    frozen: bool = Field(False, description="only the layer that makes the embedding is trained")
+    learning_rate_factor: float = Field(
+        1.0, gt=0, le=1000, description="times optimizer.learning_rate, at every step, for this encoder"
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout on the embedding; null: model.dropout")
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="channels of the first block of a CNN, size of a transformer's states; null: model.width for"
+        " small, else as published",
+    )
+    layers: int | None = Field(None, ge=1, description="layers of a transformer; null: as published")
+
+    @field_validator("name")
+    @classmethod
+    def _known_encoder(cls, name: str | None) -> str | None:
+        from lfm_ray.models.encoders import ENCODERS  # it imports this file
+
+        return name if name is None else _one_of(name, ENCODERS)
+
+    @model_validator(mode="after")
+    def _settings_that_have_an_effect(self) -> Self:
+        if self.frozen and self.learning_rate_factor != 1:
+            raise ValueError("a frozen encoder has no learning rate; leave out learning_rate_factor")
+        if self.pretrained and (self.width or self.layers):
+            raise ValueError("a pretrained encoder has its own width and layers; leave them out")
+        return self
+
+
 class ModelSettings(Settings):
     """The encoders and the fusion head."""
 
-    encoder: Literal["small"] = Field(
-        "small", description="small: a CNN for spectrograms, images and video, a GRU for text"
-    )
+    encoder: str = Field("small", validate_default=False, description="of every modality that `encoders` leaves open")
+    encoders: dict[str, EncoderSettings] = Field({}, description="modality -> its encoder, or only the encoder's name")
     width: int = Field(16, ge=1, description="channels of the first block of a small encoder")
     embedding_size: int = Field(64, ge=1, description="d, the size of a modality's embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings")
@@ -76,7 +117,42 @@ class ModelSettings(Settings):
         ge=1,
         description="size of a projection head, whose outputs InfoNCE matches; null: none",
     )
-    fusion: Literal["sum", "concat"] = Field("sum", description="how modalities are fused")
+    fusion: str = Field(
+        "sum",
+        validate_default=False,
+        description="how modalities are fused: sum, weight, concat, affine, gated, channel, ml_lstm"
+        " (lfm_ray/models/fusion.py)",
+    )
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, name: str) -> str:
+        from lfm_ray.models.encoders import ENCODERS
+
+        return _one_of(name, ENCODERS)
+
+    @field_validator("fusion")
+    @classmethod
+    def _known_head(cls, name: str) -> str:
+        from lfm_ray.models.fusion import FUSION_HEADS
+
+        return _one_of(name, FUSION_HEADS)
+
+    @field_validator("encoders", mode="before")
+    @classmethod
+    def _a_name_will_do(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: {"name": one} if isinstance(one, str) else one for key, one in value.items()}
+
+    def of(self, modality: str) -> EncoderSettings:
+        """The settings of a modality's encoder, with `name`, `dropout` and a small encoder's `width` filled in."""
+        own = self.encoders.get(modality, EncoderSettings())
+        filled: dict[str, Any] = {"name": own.name or self.encoder}
+        filled["dropout"] = self.dropout if own.dropout is None else own.dropout
+        if filled["name"] == "small" and own.width is None:
+            filled["width"] = self.width
+        return own.model_copy(update=filled)
 
 
 class LossSettings(Settings):
@@ -101,6 +177,32 @@ class OptimizerSettings(Settings):
         "one_cycle", description="learning rate over the run; step divides it by ten at 35 % and 70 % of the epochs"
     )
     gradient_clip: float | None = Field(5.0, gt=0, description="highest norm of the gradient; null: not clipped")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="an exponential moving average of the weights, with this share of the old one at every step, is"
+        " evaluated and saved beside them; null: none",
+    )
+
+
+class ComputeSettings(Settings):
+    """How the numbers are computed: speed and memory, with the same results up to rounding.
+
+    There is no accumulation over several batches, which would change InfoNCE's negatives:
+    `data.micro_batch_size` gives the gradient of a large batch in the memory of a small one.
+    """
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="of the encoders, by autocast; weights, heads and losses stay in float32. auto: bf16 for other"
+        " than small encoders on hardware that computes in it (GPU, AVX512_BF16, AMX), else fp32. fp16: with scaled"
+        " gradients, on a GPU",
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="of convolutions; auto: channels_last"
+    )
+    compile: bool = Field(False, description="the encoders are compiled (torch.compile); gained nothing on a CPU")
 
 
 class RunConfig(Settings):
@@ -114,6 +216,7 @@ class RunConfig(Settings):
     alpha: Alpha = Constant()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    compute: ComputeSettings = ComputeSettings()
     epochs: int = Field(20, ge=1, description="T, passes over the training split")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, order of samples, dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU")
@@ -131,6 +234,32 @@ class RunConfig(Settings):
                 " the whole batch"
             )
         return self
+
+    @model_validator(mode="after")
+    def _products_need_what_is_not_compiled(self) -> Self:
+        if self.compute.compile and self.learns_alpha and not self.looks_ahead:
+            raise ValueError(
+                "compute.compile works with alpha.solver identity only: a compiled encoder has no second derivative"
+            )
+        return self
+
+    @property
+    def learns_alpha(self) -> bool:
+        """Whether alpha is updated by a gradient."""
+        return isinstance(self.alpha, Adaptive)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the hyper-gradient is that of the identity solver, which takes no second derivative."""
+        return isinstance(self.alpha, Learned) and self.alpha.solver == "identity"
+
+
+def _one_of(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    if name not in names:
+        similar = nearest(name, names)
+        raise ValueError(f"must be one of {', '.join(names)}{similar if 'did you mean' in similar else ''}")
+    return name
 
 
 class AudioSettings(Settings):

@@ -29,6 +29,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.datasets.stream import StreamBatches
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.loop import Splits, fit
+from lfm_ray.models.classifier import check_model
 from lfm_ray.run import Row, Run
 from lfm_ray.schedules import Adaptive, Learned
 
@@ -57,6 +58,7 @@ class Source:
         shards = Shards(Path(config.data.path).absolute())
         modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
+        check_model(config.model, {name: shards.card.modalities[name] for name in modalities or shards.card.modalities})
         store = ray.cluster_resources().get("object_store_memory", 0.0)
         in_memory = {}
         if size <= config.data.memory_share * store and not config.data.reader_cpus:
@@ -214,8 +216,10 @@ def read_epochs(folder: Path) -> list[Row]:
 def _worker(settings: dict[str, Any]) -> None:
     """One Ray Train worker: the same `execute`, with the model wrapped for DDP."""
     import ray.train
-    from ray.train.torch import prepare_model
+    from ray.train.torch import get_device, prepare_model
 
+    if get_device().type == "cuda":
+        torch.cuda.set_device(get_device())
     config = RunConfig.model_validate(settings["config"])
     torch.set_num_threads(settings["threads"])
     execute(

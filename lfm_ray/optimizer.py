@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,28 +13,39 @@ from lfm_ray.config import OptimizerSettings
 
 
 def build_optimizer(
-    settings: OptimizerSettings, model: nn.Module, steps_an_epoch: int, epochs: int
+    settings: OptimizerSettings,
+    model: nn.Module,
+    steps_an_epoch: int,
+    epochs: int,
+    factors: Mapping[str, float] | None = None,
 ) -> tuple[torch.optim.Optimizer, lr_scheduler.LRScheduler]:
-    """The optimiser, and the schedule of its learning rate, which is advanced at every step.
+    """The optimiser, and the schedule of its learning rates, which is advanced at every step.
 
-    A learned temperature (`log_tau`) has no weight decay, which would draw tau to 1.
+    factors: modality -> its encoder's learning rate over that of the settings, at every step; the
+    first parameter group has the settings' own. Frozen parameters are left out. A learned
+    temperature (`log_tau`) has no weight decay, which would draw tau to 1.
     """
-    decayed = [value for name, value in model.named_parameters() if name != "log_tau"]
-    others = [value for name, value in model.named_parameters() if name == "log_tau"]
-    parameters: list[dict[str, Any]] = [
-        {"params": decayed},
-        *([{"params": others, "weight_decay": 0.0}] if others else []),
-    ]
     rate, decay = settings.learning_rate, settings.weight_decay
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(rate, decay): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            modality = name.split(".")[1] if name.startswith("encoders.") else ""
+            its_rate = rate * (factors or {}).get(modality, 1.0)
+            groups.setdefault((its_rate, 0.0 if name == "log_tau" else decay), []).append(parameter)
+    parameters: list[dict[str, Any]] = [
+        {"params": values, "lr": its_rate, "weight_decay": its_decay}
+        for (its_rate, its_decay), values in groups.items()
+    ]
     optimizer: torch.optim.Optimizer
     if settings.name == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, fused=True)
     else:
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        optimizer = torch.optim.AdamW(parameters, lr=rate, fused=True)
     steps = max(2, steps_an_epoch * epochs)
     if settings.schedule == "one_cycle":
+        rates = [group["lr"] for group in parameters]
         # One step more than there are: OneCycleLR refuses to be advanced past its last.
-        return optimizer, lr_scheduler.OneCycleLR(optimizer, rate, steps + 1, cycle_momentum=False)
+        return optimizer, lr_scheduler.OneCycleLR(optimizer, rates, steps + 1, cycle_momentum=False)
     if settings.schedule == "cosine":
         return optimizer, lr_scheduler.CosineAnnealingLR(optimizer, steps)
     if settings.schedule == "step":

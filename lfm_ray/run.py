@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lfm_ray import checkpoint, distributed
+from lfm_ray import checkpoint, compute, distributed
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch, Batches
 from lfm_ray.datasets.shards import DatasetCard
@@ -63,8 +65,13 @@ class Run:
             projection_size=config.model.projection_size if infonce else None,
             tau=config.loss.tau if infonce and config.loss.learn_tau else None,
         ).to(self.device)
+        self.averaged: AveragedModel | None = None
+        if decay := config.optimizer.ema_decay:
+            self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        compute.arrange(self.model, config, self.device, distributed.rank_and_world_size()[1])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=torch.float16 in self.model.autocast.values())
         self.network = wrap(self.model) if wrap else self.model
-        self.parameters = list(self.model.parameters())
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.alpha = config.alpha.initial if isinstance(config.alpha, Adaptive) else 0.0
         self.epoch = 0
         self.steps = 0
@@ -74,18 +81,20 @@ class Run:
 
     def prepare(self, steps_an_epoch: int) -> None:
         """Makes the optimiser, whose schedule needs the number of steps, and restores its state."""
+        factors = {name: self.config.model.of(name).learning_rate_factor for name in self.model.encoders}
         self.optimizer, self.scheduler = build_optimizer(
-            self.config.optimizer, self.model, steps_an_epoch, self.config.epochs
+            self.config.optimizer, self.model, steps_an_epoch, self.config.epochs, factors
         )
         if self._restored:
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self.scheduler.load_state_dict(self._restored["scheduler"])
+            self.scaler.load_state_dict(self._restored["scaler"])
             checkpoint.set_random_state(self._restored["random"], self.device)
             self._restored = None
 
     def losses(self, batch: Batch, through: nn.Module | None = None) -> Losses:
         """The losses of the global batch of which `batch` is this rank's share."""
-        batch = batch.to(self.device)
+        batch = compute.on_device(batch, self.device)
         return self._losses((through or self.model)(batch.inputs), batch.labels)
 
     def update_theta(self, batch: Batch, before_alpha: bool = False) -> Losses:
@@ -95,25 +104,31 @@ class Run:
         from the graph of this step, for the price of a backward pass.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        keep = before_alpha and self._looks_ahead
+        keep = before_alpha and self.config.looks_ahead
         if size := self.config.data.micro_batch_size:
             if keep:
                 with undisturbed(self.model):
                     by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
-                self._d = by_alpha[1]
+                self._d = self._unscaled(by_alpha[1])
             losses, gradients = self._cached(batch, size)
             for parameter, its_gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = its_gradient
+                # In the parameter's own memory format, which PyTorch's fused optimisers take for granted.
+                parameter.grad = torch.empty_like(parameter).copy_(its_gradient)
         else:
             losses = self.losses(batch, through=self.network)
             if keep:  # before the step's own backward pass, which frees the graph as it goes
-                self._d = gradient(losses.matching - losses.classification, self.parameters, keep=True)
-            losses.total.backward()
+                by_alpha_loss = self.scaler.scale(losses.matching - losses.classification)
+                self._d = self._unscaled(gradient(by_alpha_loss, self.parameters, keep=True))
+            self.scaler.scale(losses.total).backward()
         if self.config.optimizer.gradient_clip is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.scheduler.step()
         self.model.clamp_tau()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
         self.steps += 1
         return losses
 
@@ -121,11 +136,16 @@ class Run:
         """What alpha is updated by, after the step on `batch`, the inner batch; the same on every rank.
 
         Eq. (3), with d before the step and g after it for the identity solver: so it is the exact
-        derivative through that step of gradient descent. Other solvers take both after it.
+        derivative through that step of gradient descent, in the precision of that step. Other
+        solvers take both after it, and all in float32.
         """
         settings, theta = self.config.alpha, self.parameters
         held_out = batch if isinstance(settings, Learned) and settings.outer == "inner" else next(outer)
-        with undisturbed(self.model), nullcontext() if self._looks_ahead else twice_differentiable(self.model):
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self.model))
+            if not self.config.looks_ahead:
+                stack.enter_context(twice_differentiable(self.model))
+                stack.enter_context(self.model.in_float32())
             if not isinstance(settings, Learned):
                 few = self.losses(held_out)
                 value = official_gradient(few.total, few.classification, theta)
@@ -134,10 +154,13 @@ class Run:
                 if size := self.config.data.micro_batch_size:
                     g = self._cached(held_out, size, lambda losses: losses.classification)[1]
                 else:
-                    g = gradient(self.losses(held_out).classification, theta)
-                if self._looks_ahead:
+                    g = gradient(self.scaler.scale(self.losses(held_out).classification), theta)
+                g = self._unscaled(g)
+                if self.config.looks_ahead:
                     value = look_ahead(self._d, g)
                     self._d = []
+                    if self.scaler.is_enabled() and not math.isfinite(value):
+                        value = 0.0  # too large for float16: alpha stays, as theta does at such a step
                 else:
                     value = self._solved(batch, flatten(g), settings)
         return distributed.from_rank_zero(value, self.device)
@@ -148,8 +171,8 @@ class Run:
             losses = self.losses(inner)
             d = flat_gradient(losses.matching - losses.classification, self.parameters, keep=True)
             return hypergradient(d, g, hessian_product(losses.total, self.parameters), settings)
-        names = [name for name, _ in self.model.named_parameters()]
-        inner, state = inner.to(self.device), checkpoint.random_state(self.device)
+        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        inner, state = compute.on_device(inner, self.device), checkpoint.random_state(self.device)
 
         def parts_of(theta: Sequence[Tensor]) -> list[ConvexPart]:
             checkpoint.set_random_state(state, self.device)  # the same dropout masks at every call
@@ -163,11 +186,6 @@ class Run:
         product, d = gauss_newton(parts_of, self.parameters)
         return hypergradient(d, g, product, settings)
 
-    @property
-    def _looks_ahead(self) -> bool:
-        """Whether d is taken with the step on theta: the identity solver."""
-        return isinstance(self.config.alpha, Learned) and self.config.alpha.solver == "identity"
-
     def _losses(self, outputs: Outputs, labels: Tensor) -> Losses:
         gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
         return self.method.loss(gathered, labels, self.alpha, self.config.loss)
@@ -175,20 +193,33 @@ class Run:
     def _cached(
         self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
     ) -> tuple[Losses, list[Tensor]]:
-        return cached_gradient(self.model, batch.to(self.device), size, self._losses, self.parameters, what)
+        batch = compute.on_device(batch, self.device)
+        return cached_gradient(
+            self.model, batch, size, self._losses, self.parameters, lambda losses: self.scaler.scale(what(losses))
+        )
+
+    def _unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Gradients of a loss that the scaler of float16 has scaled, as they are without."""
+        if not self.scaler.is_enabled():
+            return gradients
+        return [one / self.scaler.get_scale() for one in gradients]
 
     def evaluate(self, batches: Batches) -> Row:
-        """The metrics of a whole split, the same on every rank; see `lfm_ray.metrics.evaluate`."""
-        self.model.eval()
+        """The metrics of a whole split, the same on every rank; see `lfm_ray.metrics.evaluate`.
+
+        Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
+        """
+        model = self.averaged.module if self.averaged else self.model
+        model.eval()
         parts: list[Outputs] = []
         labels: list[Tensor] = []
         with torch.no_grad():
             for batch in batches.epoch(1):
-                batch = batch.to(self.device)
-                outputs: Outputs = self.model(batch.inputs)
+                batch = compute.on_device(batch, self.device)
+                outputs: Outputs = model(batch.inputs)
                 parts.append(outputs.map(distributed.gather_rows))
                 labels.append(distributed.gather_rows(batch.labels))
-        self.model.train()
+        model.train()
         whole = Outputs.join(parts)
         return evaluate(self.method.predict(whole), whole, torch.cat(labels))
 
@@ -209,6 +240,8 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
             "random": checkpoint.random_state(self.device),
             "alpha": self.alpha,
             "epoch": self.epoch,
@@ -219,6 +252,8 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`; call it before `fit`."""
         self.model.load_state_dict(state["model"])
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
         self.alpha, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
         self.history = list(state["history"])
         self._restored = state

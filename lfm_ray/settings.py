@@ -195,15 +195,21 @@ def _walk(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], li
     model: type[BaseModel] | None = cls
     beside: list[str] = []
     pending: dict[str, type[BaseModel]] = {}
+    named: type[BaseModel] | None = None
     for part in loc:
         if str(part) in pending:
             model, pending = pending[str(part)], {}
             beside = list(model.model_fields)
             continue
         keys.append(str(part))
+        if named is not None:  # a key of a mapping from the user's own names to settings
+            model, beside, named = named, [], None
+            continue
         beside = list(model.model_fields) if model else []
         annotation = model.model_fields[str(part)].annotation if model and str(part) in model.model_fields else None
         model, pending = _models_in(annotation)
+        if typing.get_origin(annotation) is dict:
+            model, named = None, model
     return keys, beside
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from lfm_ray.config import ModelSettings
 from lfm_ray.datasets.shards import ModalityCard
-from lfm_ray.models.encoders import small_encoder
-from lfm_ray.models.fusion import FUSION_HEADS
+from lfm_ray.errors import UserError
+from lfm_ray.models.encoders import build_encoder, check_encoder
+from lfm_ray.models.fusion import FUSION_HEADS, check_head
+from lfm_ray.settings import nearest
 
 LOWEST_TAU, HIGHEST_TAU = 0.01, 10.0  # of a learned tau; CLIP's bound, and that of the setting
 
@@ -64,6 +68,13 @@ class MultimodalClassifier(nn.Module):
     so the weights and the preprocessing travel together. projection_size: p of a projection head
     for matching (Linear, ReLU, Linear, as in SimCLR), None for none. tau: the initial value of a
     learned temperature, None where it is not learned.
+
+    `autocast` says which modalities' encoders compute in half precision (`lfm_ray.compute`); the
+    embeddings, and all that is made of them, are in the dtype of the weights.
+
+    Raises:
+        UserError: an encoder or the fusion head does not fit the modalities, or pretrained weights
+            are not there.
     """
 
     def __init__(
@@ -75,9 +86,14 @@ class MultimodalClassifier(nn.Module):
         tau: float | None = None,
     ) -> None:
         super().__init__()
-        size = settings.embedding_size
-        self.encoders = nn.ModuleDict({name: small_encoder(card, settings) for name, card in modalities.items()})
-        self.dropout = nn.Dropout(settings.dropout)
+        size, own = settings.embedding_size, {name: settings.of(name) for name in modalities}
+        check_model(settings, modalities)
+        self.frozen = [name for name, one in own.items() if one.frozen]
+        self.autocast: dict[str, torch.dtype] = {}
+        self.encoders = nn.ModuleDict(
+            {name: build_encoder(name, card, own[name], size) for name, card in modalities.items()}
+        )
+        self.dropout = nn.ModuleDict({name: nn.Dropout(one.dropout or 0.0) for name, one in own.items()})
         self.head = FUSION_HEADS[settings.fusion](list(modalities), size, classes)
         self.projections = nn.ModuleDict()
         if projection_size:
@@ -88,10 +104,32 @@ class MultimodalClassifier(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """inputs: modality -> (B, ...) as the shards hold it."""
-        embeddings = {name: self.dropout(encoder(inputs[name])) for name, encoder in self.encoders.items()}
+        embeddings = {name: self.dropout[name](self._embedding(name, inputs[name])) for name in self.encoders}
         fused, unimodal = self.head(embeddings)
         projections = {name: project(embeddings[name]) for name, project in self.projections.items()}
         return Outputs(fused, unimodal, embeddings, projections, self.tau())
+
+    def _embedding(self, name: str, value: Tensor) -> Tensor:
+        half = self.autocast.get(name)
+        with torch.autocast(value.device.type, half or torch.bfloat16, enabled=half is not None):
+            embedding = self.encoders[name](value)
+        return embedding if half is None else embedding.float()
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Passes inside compute in the dtype of the weights everywhere."""
+        autocast, self.autocast = self.autocast, {}
+        try:
+            yield
+        finally:
+            self.autocast = autocast
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; a frozen encoder stays in the latter (BatchNorm, dropout)."""
+        super().train(mode)
+        for name in self.frozen:
+            self.encoders[name].eval()
+        return self
 
     def tau(self) -> Tensor | None:
         """The learned temperature, or None."""
@@ -102,3 +140,17 @@ class MultimodalClassifier(nn.Module):
         if self.log_tau is not None:
             with torch.no_grad():
                 self.log_tau.clamp_(math.log(LOWEST_TAU), math.log(HIGHEST_TAU))
+
+
+def check_model(settings: ModelSettings, modalities: Mapping[str, ModalityCard]) -> None:
+    """Refuses encoders and a fusion head that do not fit the modalities; builds nothing.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for name in settings.encoders:
+        if name not in modalities:
+            raise UserError(f"model.encoders.{name}: there is no such modality{nearest(name, list(modalities))}")
+    for name, card in modalities.items():
+        check_encoder(name, card, settings.of(name))
+    check_head(settings.fusion, list(modalities))

@@ -1,27 +1,79 @@
-"""Fusion heads: embeddings -> logits of the fusion, and logits of each modality on its own."""
+"""Fusion heads: embeddings -> logits of the fusion, and logits of each modality on its own.
+
+A head is a class of this file, and its entry in `FUSION_HEADS` at the end. It takes embeddings
+z_1 ... z_m, each (B, d), and gives fused logits (B, C) and logits (B, C) for each modality. Where a
+head has no classifier for a modality alone, its unimodal logits are what the fused classifier says
+when the other embeddings are zeros: no weights are added, and training the fusion trains them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfm_ray.errors import UserError
 
-class Sum(nn.Module):
-    """Prediction summation: a linear classifier for each modality; the fused logits are their sum."""
+Logits = tuple[Tensor, dict[str, Tensor]]
+"""Fused logits (B, C), and modality -> logits (B, C)."""
+
+
+class Head(nn.Module):
+    """What all fusion heads have in common.
+
+    modalities: their names, in the order in which a head takes them; embedding_size: d; classes: C.
+    """
+
+    exactly_two: ClassVar[bool] = False
+    """Whether the definition knows no other number of modalities."""
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__()
+        self.modalities = list(modalities)
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """embeddings: modality -> (B, d)."""
+        raise NotImplementedError
+
+
+class Sum(Head):
+    """Prediction summation: l_j = W_j z_j + b_j, fused = sum_j l_j."""
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """embeddings: modality -> (B, d). Returns fused logits (B, C) and modality -> logits (B, C)."""
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j."""
         unimodal = {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}
         return torch.stack(list(unimodal.values())).sum(dim=0), unimodal
 
 
-class Concat(nn.Module):
+class Weight(Sum):
+    """Prediction weighting: fused = sum_j w_j l_j with l_j = W_j z_j + b_j, w = softmax over modalities.
+
+    The weight of a modality is learned and depends on the sample: w_j is the softmax of
+    v . tanh(U z_j + a), an attention network that the modalities share, as in Yang et al.,
+    "Comprehensive semi-supervised multi-modal learning", IJCAI 2019.
+    """
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.attention = nn.Sequential(
+            nn.Linear(embedding_size, embedding_size), nn.Tanh(), nn.Linear(embedding_size, 1, bias=False)
+        )
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j."""
+        _, unimodal = super().forward(embeddings)
+        scores = torch.stack([self.attention(embeddings[name]) for name in unimodal])  # (m, B, 1)
+        return (F.softmax(scores, dim=0) * torch.stack(list(unimodal.values()))).sum(dim=0), unimodal
+
+
+class Concat(Head):
     """One linear classifier on the concatenated embeddings, fused = W [z_1; ...; z_m] + b.
 
     The logits of modality j are its share W_j z_j + b / m (Peng et al., OGM-GE, CVPR 2022), so the
@@ -29,12 +81,11 @@ class Concat(nn.Module):
     """
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
-        super().__init__()
-        self.modalities = list(modalities)
+        super().__init__(modalities, embedding_size, classes)
         self.classifier = nn.Linear(embedding_size * len(self.modalities), classes)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """embeddings: modality -> (B, d). Returns fused logits (B, C) and modality -> logits (B, C)."""
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the shares."""
         m = len(self.modalities)
         weights = self.classifier.weight.chunk(m, dim=1)
         unimodal = {
@@ -44,4 +95,142 @@ class Concat(nn.Module):
         return self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1)), unimodal
 
 
-FUSION_HEADS: dict[str, type[Sum] | type[Concat]] = {"sum": Sum, "concat": Concat}
+class Affine(Head):
+    """FiLM (Perez et al., AAAI 2018): the first modality scales and shifts the second, channel by channel.
+
+    [gamma; beta] = U z_1 + a, fused = W (gamma * z_2 + beta) + b. Two modalities exactly; their
+    order is that of `data.modalities`.
+    """
+
+    exactly_two = True
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.film = nn.Linear(embedding_size, 2 * embedding_size)
+        self.classifier = nn.Linear(embedding_size, classes)
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the fused ones with the other embedding zero."""
+        first, second = self.modalities
+        return _with_zeros(self._fused, embeddings[first], embeddings[second], self.modalities)
+
+    def _fused(self, first: Tensor, second: Tensor) -> Tensor:
+        gamma, beta = self.film(first).chunk(2, dim=1)
+        return self.classifier(gamma * second + beta)
+
+
+class Gated(Head):
+    """The first modality gates the second: fused = W (sigmoid(U z_1 + a) * (V z_2 + c)) + b.
+
+    Kiela et al., "Efficient large-scale multi-modal classification", AAAI 2018, in the form that
+    OGM-GE (CVPR 2022) compares with. Two modalities exactly; their order is that of `data.modalities`.
+    """
+
+    exactly_two = True
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.gate = nn.Linear(embedding_size, embedding_size)
+        self.value = nn.Linear(embedding_size, embedding_size)
+        self.classifier = nn.Linear(embedding_size, classes)
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the fused ones with the other embedding zero."""
+        first, second = self.modalities
+        return _with_zeros(self._fused, embeddings[first], embeddings[second], self.modalities)
+
+    def _fused(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.classifier(self.gate(first).sigmoid() * self.value(second))
+
+
+class Channel(Head):
+    """Channel-wise fusion by a multimodal transfer module (MMTM, Joze et al., CVPR 2020), on embeddings.
+
+    s = ReLU(U [z_1; ...; z_m] + a) with m d / 4 entries, as the paper sets it; each modality's
+    channels are rescaled by 2 sigmoid(V_j s + c_j), and l_j = W_j (2 sigmoid(V_j s + c_j) * z_j) + b_j.
+    The fused logits are the mean of the l_j, as where MMTM fuses two streams late. On embeddings the
+    paper's squeeze, a mean over space, has been taken by the encoder, so encoders of any kind serve.
+    """
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        joint = max(1, embedding_size * len(self.modalities) // 4)
+        self.squeeze = nn.Linear(embedding_size * len(self.modalities), joint)
+        self.excite = nn.ModuleDict({name: nn.Linear(joint, embedding_size) for name in modalities})
+        self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j; what the others say reaches them through the scale alone."""
+        joint = self.squeeze(torch.cat([embeddings[name] for name in self.modalities], dim=1)).relu()
+        unimodal = {
+            name: classifier(2 * self.excite[name](joint).sigmoid() * embeddings[name])
+            for name, classifier in self.classifiers.items()
+        }
+        return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
+
+
+class MultiLayerLSTM(Head):
+    """ML-LSTM: LSTM layers on top of each other read the embeddings as a sequence of m steps.
+
+    fused = W h + b, where h is the top layer's state after the last step; the order of the steps is
+    that of `data.modalities`. After Nie et al., "Multi-modal feature fusion based on multi-layers
+    LSTM for video emotion recognition", MTA 2021, whose steps are utterances; the paper that
+    compares with it gives no formula, and this is the form that fits one embedding a modality.
+    Two layers of size d.
+    """
+
+    LAYERS = 2
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        # Cells, not nn.LSTM: its fused kernels lack the second derivative that the solvers take.
+        self.cells = nn.ModuleList(nn.LSTMCell(embedding_size, embedding_size) for _ in range(self.LAYERS))
+        self.classifier = nn.Linear(embedding_size, classes)
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are those after a sequence of this modality alone."""
+        steps = [embeddings[name] for name in self.modalities]
+        alone = self._read([torch.cat(steps)]).chunk(len(steps))
+        return self._read(steps), dict(zip(self.modalities, alone, strict=True))
+
+    def _read(self, steps: Sequence[Tensor]) -> Tensor:
+        states = [(torch.zeros_like(steps[0]), torch.zeros_like(steps[0])) for _ in self.cells]
+        for value in steps:
+            for layer, cell in enumerate(self.cells):
+                states[layer] = cell(value, states[layer])
+                value = states[layer][0]
+        return self.classifier(states[-1][0])
+
+
+FUSION_HEADS: dict[str, type[Head]] = {
+    "sum": Sum,
+    "weight": Weight,
+    "concat": Concat,
+    "affine": Affine,
+    "gated": Gated,
+    "channel": Channel,
+    "ml_lstm": MultiLayerLSTM,
+}
+
+
+def check_head(name: str, modalities: Sequence[str]) -> None:
+    """Refuses a number of modalities that the head's definition does not know.
+
+    Raises:
+        UserError: the head takes two modalities, and there are not two.
+    """
+    if FUSION_HEADS[name].exactly_two and len(modalities) != 2:
+        others = ", ".join(other for other, head in FUSION_HEADS.items() if not head.exactly_two)
+        raise UserError(
+            f"model.fusion: {name} is defined for two modalities, and there are {len(modalities)}"
+            f" ({', '.join(modalities)}); choose two by data.modalities, or one of {others}"
+        )
+
+
+def _with_zeros(
+    fused: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, names: Sequence[str]
+) -> Logits:
+    """The fused logits of two embeddings, and those of each with zeros for the other, in one call."""
+    zeros = torch.zeros_like(first)
+    both, of_first, of_second = fused(torch.cat([first, first, zeros]), torch.cat([second, zeros, second])).chunk(3)
+    return both, {names[0]: of_first, names[1]: of_second}

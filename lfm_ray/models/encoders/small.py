@@ -11,15 +11,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lfm_ray.config import ModelSettings
+from lfm_ray.config import EncoderSettings
 from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.models.encoders.inputs import VideoEncoder, standardised
 
 
-def small_encoder(card: ModalityCard, settings: ModelSettings) -> nn.Module:
-    """The small encoder for a modality: a CNN, its mean over frames for video, a GRU for text."""
+def small_encoder(card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> nn.Module:
+    """A CNN, its mean over frames for video, a GRU for text, two linear layers for features."""
+    assert settings.width is not None
     if card.kind == "text":
-        return TextEncoder(card, settings)
-    image = ImageEncoder(card, settings)
+        return TextEncoder(card, settings.width, embedding_size)
+    if card.kind == "feature":
+        return FeatureEncoder(card, settings.width, embedding_size)
+    image = ImageEncoder(card, settings.width, embedding_size)
     return VideoEncoder(image) if card.kind == "video" else image
 
 
@@ -30,55 +34,40 @@ class ImageEncoder(nn.Module):
     striding instead of pooling takes a quarter of the time on a CPU.
     """
 
-    def __init__(self, card: ModalityCard, settings: ModelSettings) -> None:
+    def __init__(self, card: ModalityCard, width: int, embedding_size: int) -> None:
         super().__init__()
         self.mean, self.std = card.mean, max(card.std, 1e-6)
         channels, *sides = card.shape[-3:]
         blocks = min(5, max(2, round(math.log2(min(sides))) - 2))
         layers: list[nn.Module] = []
         for block in range(blocks):
-            width = settings.width * 2 ** min(block, 3)
+            out = width * 2 ** min(block, 3)
             layers += [
-                nn.Conv2d(
-                    channels, width, 5 if block == 0 else 3, stride=2, padding=2 if block == 0 else 1, bias=False
-                ),
-                nn.GroupNorm(math.gcd(width, 8), width),
+                nn.Conv2d(channels, out, 5 if block == 0 else 3, stride=2, padding=2 if block == 0 else 1, bias=False),
+                nn.GroupNorm(math.gcd(out, 8), out),
                 nn.ReLU(),
             ]
-            channels = width
+            channels = out
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.project = nn.Linear(channels * 4, settings.embedding_size)
+        self.project = nn.Linear(channels * 4, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
         """value: (B, C, H, W) of any real dtype; standardised here."""
-        value = value.to(self.project.weight.dtype)
-        return self.project(self.features((value - self.mean) / self.std))
-
-
-class VideoEncoder(nn.Module):
-    """The mean over frames of an image encoder's embeddings: (B, F, C, H, W) -> (B, d)."""
-
-    def __init__(self, image: ImageEncoder) -> None:
-        super().__init__()
-        self.image = image
-
-    def forward(self, value: Tensor) -> Tensor:
-        """value: (B, F, C, H, W)."""
-        batch, frames = value.shape[:2]
-        return self.image(value.flatten(0, 1)).view(batch, frames, -1).mean(dim=1)
+        value = standardised(value, self.mean, self.std, self.project.weight.dtype)
+        return self.project(self.features(value))
 
 
 class TextEncoder(nn.Module):
     """Tokens (B, L) -> the mean over positions of a bidirectional GRU's states, padding left out."""
 
-    def __init__(self, card: ModalityCard, settings: ModelSettings) -> None:
+    def __init__(self, card: ModalityCard, width: int, embedding_size: int) -> None:
         super().__init__()
         assert card.vocabulary is not None
-        size = settings.width * 4
+        size = width * 4
         self.padding = card.padding
         self.embed = nn.Embedding(card.vocabulary, size, padding_idx=card.padding)
         self.recurrent = nn.GRU(size, size, batch_first=True, bidirectional=True)
-        self.project = nn.Linear(2 * size, settings.embedding_size)
+        self.project = nn.Linear(2 * size, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
         """value: (B, L) integers from 0 to below the vocabulary."""
@@ -86,3 +75,18 @@ class TextEncoder(nn.Module):
         states, _ = self.recurrent(self.embed(value.long()))
         total = torch.where(present, states, 0.0).sum(dim=1)
         return self.project(total / present.sum(dim=1).clamp(min=1))
+
+
+class FeatureEncoder(nn.Module):
+    """Vectors that another model made, of any shape -> Linear, ReLU, Linear."""
+
+    def __init__(self, card: ModalityCard, width: int, embedding_size: int) -> None:
+        super().__init__()
+        self.mean, self.std = card.mean, max(card.std, 1e-6)
+        self.hidden = nn.Linear(math.prod(card.shape), width * 4)
+        self.project = nn.Linear(width * 4, embedding_size)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value: (B, ...) of any real dtype; standardised here, as one vector a sample."""
+        value = standardised(value.flatten(1), self.mean, self.std, self.project.weight.dtype)
+        return self.project(self.hidden(value).relu())

@@ -1,0 +1,81 @@
+"""Encoders, (B, ...) -> (B, d), one for each modality.
+
+An encoder is a function of a modality's card, its settings and d in one of these files, and its
+entry in `ENCODERS`. The layer that makes the embedding is called `project`: it is trained where the
+rest of the encoder is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from lfm_ray.config import EncoderSettings, Kind
+from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.bert import BertEncoder
+from lfm_ray.models.encoders.clip import ClipTextEncoder, clip_image
+from lfm_ray.models.encoders.resnet import resnet18, resnet50
+from lfm_ray.models.encoders.small import small_encoder
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How an encoder is built, and what it can take.
+
+    settings: which of `pretrained`, `width` and `layers` it knows. large: whether it computes
+    enough for half precision to pay on hardware that has it.
+    """
+
+    build: Callable[[ModalityCard, EncoderSettings, int], nn.Module]
+    kinds: tuple[Kind, ...]
+    settings: tuple[str, ...]
+    large: bool = True
+
+
+ENCODERS = {
+    "small": Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False),
+    "resnet18": Encoder(resnet18, ("audio", "image", "video"), ("pretrained", "width")),
+    "resnet50": Encoder(resnet50, ("audio", "image", "video"), ("pretrained", "width")),
+    "bert": Encoder(BertEncoder, ("text",), ("pretrained", "width", "layers")),
+    "clip_image": Encoder(clip_image, ("image", "video"), ("pretrained", "width", "layers")),
+    "clip_text": Encoder(ClipTextEncoder, ("text",), ("pretrained", "width", "layers")),
+}
+
+
+def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) -> None:
+    """Refuses an encoder that does not take the modality's kind, or a setting it does not know.
+
+    Raises:
+        UserError: names the setting.
+    """
+    assert settings.name is not None
+    encoder, where = ENCODERS[settings.name], f"model.encoders.{modality}"
+    if card.kind not in encoder.kinds:
+        fitting = ", ".join(name for name, other in ENCODERS.items() if card.kind in other.kinds)
+        raise UserError(
+            f"{where}.name: {settings.name} takes {', '.join(encoder.kinds)}, and {modality} is {card.kind};"
+            f" for that there are {fitting}"
+        )
+    for setting in ("pretrained", "width", "layers"):
+        if getattr(settings, setting) is not None and setting not in encoder.settings:
+            raise UserError(f"{where}.{setting}: {settings.name} has no such setting")
+
+
+def build_encoder(modality: str, card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> nn.Module:
+    """The encoder of a modality.
+
+    Raises:
+        UserError: its pretrained weights are not there or do not fit.
+    """
+    assert settings.name is not None
+    try:
+        encoder = ENCODERS[settings.name].build(card, settings, embedding_size)
+    except UserError as error:
+        raise UserError(f"model.encoders.{modality}.{error}") from None
+    if settings.frozen:
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_("project" in name.split("."))
+    return encoder

@@ -1,0 +1,93 @@
+"""ResNet-18 and ResNet-50 (He et al., CVPR 2016) for images, video frames and spectrograms.
+
+They use BatchNorm. In training a sample's embedding depends on the batch it is in: each of several
+workers, and each micro-batch of `data.micro_batch_size`, is normalised by its own statistics, as in
+any data-parallel training. On several GPUs they are taken over all of them (SyncBatchNorm), where
+`lfm_ray.compute.synchronised` says so. The frames of a video count as samples.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from lfm_ray.config import EncoderSettings
+from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.inputs import Pixels, VideoEncoder
+from lfm_ray.models.encoders.pretrained import load
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def resnet(
+    layer_type: str, depths: list[int], card: ModalityCard, settings: EncoderSettings, embedding_size: int
+) -> nn.Module:
+    """The encoder; the mean over frames for video."""
+    image = ResNetEncoder(layer_type, depths, card, settings, embedding_size)
+    return VideoEncoder(image) if card.kind == "video" else image
+
+
+class ResNetEncoder(nn.Module):
+    """(B, C, H, W) -> ResNet -> mean over space -> Linear -> (B, d).
+
+    With random weights the first convolution takes as many channels as there are. Pretrained ones
+    take three; for one channel its kernels are summed over the input channels, which gives for a
+    grey image what the three-channel network gives for three equal channels.
+
+    Raises:
+        UserError: the pretrained model cannot be loaded or is another ResNet.
+    """
+
+    def __init__(
+        self, layer_type: str, depths: list[int], card: ModalityCard, settings: EncoderSettings, embedding_size: int
+    ) -> None:
+        super().__init__()
+        from transformers import ResNetConfig, ResNetModel
+
+        channels, width = card.shape[-3], settings.width or 64
+        if settings.pretrained:
+            self.body = load(ResNetModel, settings.pretrained, ("resnet",))
+            config = self.body.config
+            if (config.layer_type, config.depths) != (layer_type, depths):
+                raise UserError(
+                    f"pretrained: {settings.pretrained} is a ResNet of depths {config.depths} with {config.layer_type}"
+                    f" blocks, not {settings.name}"
+                )
+            _take_channels(self.body, channels, settings.pretrained)
+        else:
+            expansion = 4 if layer_type == "bottleneck" else 1
+            self.body = ResNetModel(
+                ResNetConfig(
+                    num_channels=channels,
+                    embedding_size=width,
+                    hidden_sizes=[expansion * width * 2**stage for stage in range(4)],
+                    depths=depths,
+                    layer_type=layer_type,
+                )
+            )
+        self.pixels = Pixels(card, settings, IMAGENET_MEAN, IMAGENET_STD)
+        self.project = nn.Linear(self.body.config.hidden_sizes[-1], embedding_size)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """value: (B, C, H, W) of any real dtype; standardised here."""
+        value = self.pixels(value, self.project.weight.dtype)
+        return self.project(self.body(value).pooler_output.flatten(1))
+
+
+def _take_channels(body: Any, channels: int, source: str) -> None:
+    """Makes the first convolution take one channel by summing its kernels over the input channels."""
+    embedder = body.embedder
+    if channels == embedder.num_channels:
+        return
+    if channels != 1:
+        raise UserError(f"pretrained: {source} takes {embedder.num_channels} channels or 1, and there are {channels}")
+    convolution = embedder.embedder.convolution
+    convolution.weight = nn.Parameter(convolution.weight.detach().sum(dim=1, keepdim=True))
+    convolution.in_channels = embedder.num_channels = body.config.num_channels = 1
+
+
+resnet18 = partial(resnet, "basic", [2, 2, 2, 2])
+resnet50 = partial(resnet, "bottleneck", [3, 4, 6, 3])
