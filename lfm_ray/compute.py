@@ -22,14 +22,20 @@ def arrange(model: MultimodalClassifier, config: RunConfig, device: torch.device
     """Applies `compute` to a model on its device, before it is wrapped for several ranks.
 
     Raises:
-        UserError: fp16 on a CPU.
+        UserError: fp16 on a CPU, or channels_last where it is broken there.
     """
     settings = config.compute
     model.autocast = {
         name: dtype for name in model.encoders if (dtype := precision(settings, config.model, name, device)) is not None
     }
-    if settings.memory_format != "contiguous":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name, encoder in model.encoders.items():
+        if settings.memory_format != "contiguous" and (device.type != "cpu" or channels_last_is_right(encoder)):
+            encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif settings.memory_format == "channels_last":
+            raise UserError(
+                f"compute.memory_format: channels_last gives wrong gradients on a CPU for model.encoders.{name}, whose"
+                " strided 1 x 1 convolutions do not have a multiple of 16 channels; use auto or contiguous"
+            )
     if synchronised(config, device, world_size):
         for name, encoder in model.encoders.items():
             model.encoders[name] = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
@@ -58,6 +64,20 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known = torch.cpu.get_capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def channels_last_is_right(encoder: nn.Module) -> bool:
+    """Whether a CPU computes an encoder's gradients correctly in channels_last.
+
+    oneDNN's kernel for the weights of a strided 1 x 1 convolution writes past its workspace where
+    the input has fewer channels than a vector holds (uxlfoundation/oneDNN issue 6035): gradients are
+    wrong and differ from call to call. Published sizes are not concerned.
+    """
+    return all(
+        module.in_channels % 16 == 0
+        for module in encoder.modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
+    )
 
 
 def synchronised(config: RunConfig, device: torch.device, world_size: int) -> bool:

@@ -200,7 +200,8 @@ class ComputeSettings(Settings):
         " gradients, on a GPU",
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
-        "auto", description="of convolutions; auto: channels_last"
+        "auto",
+        description="of convolutions; auto: channels_last, but contiguous where a CPU has no right gradient of it",
     )
     compile: bool = Field(False, description="the encoders are compiled (torch.compile); gained nothing on a CPU")
 

@@ -65,10 +65,10 @@ class Run:
             projection_size=config.model.projection_size if infonce else None,
             tau=config.loss.tau if infonce and config.loss.learn_tau else None,
         ).to(self.device)
+        compute.arrange(self.model, config, self.device, distributed.rank_and_world_size()[1])
         self.averaged: AveragedModel | None = None
         if decay := config.optimizer.ema_decay:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        compute.arrange(self.model, config, self.device, distributed.rank_and_world_size()[1])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=torch.float16 in self.model.autocast.values())
         self.network = wrap(self.model) if wrap else self.model
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

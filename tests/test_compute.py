@@ -1,0 +1,341 @@
+"""Precision, memory format, moving average, compilation: what they change, and that the rest stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lfm_ray import checkpoint, compute
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.shards import DatasetCard, ModalityCard
+from lfm_ray.errors import UserError
+from lfm_ray.hypergradient import flatten
+from lfm_ray.loop import Splits, fit
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.run import Run
+from lfm_ray.settings import load
+
+TINY = ["device=cpu", "data.batch_size=8", "model.width=4", "model.embedding_size=8", "epochs=4"]
+RESNETS = ["model.encoders={audio: {name: resnet18, width: 4}, image: {name: resnet18, width: 4}}"]
+SGD = ["optimizer.name=sgd", "optimizer.schedule=constant", "optimizer.learning_rate=0.05"]
+LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.1"]
+CARD = DatasetCard(
+    modalities={
+        "audio": ModalityCard(kind="audio", shape=[1, 33, 40], dtype="float32", mean=0.1, std=1.1),
+        "image": ModalityCard(kind="image", shape=[3, 32, 32], dtype="float32", mean=-0.1, std=0.9),
+    },
+    classes=["a", "b", "c"],
+    splits={},
+    preprocessing={},
+    fingerprint="0",
+)
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def run_of(*overrides: str) -> Run:
+    return Run(load(RunConfig, None, [*TINY, *overrides]), CARD)
+
+
+class Made:
+    """The same three batches in every epoch."""
+
+    steps = 3
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.batches = []
+        for _ in range(self.steps):
+            labels = torch.randint(0, 3, (8,), generator=generator)
+            inputs = {
+                name: torch.randn(8, *card.shape, generator=generator) + labels.view(8, 1, 1, 1)
+                for name, card in CARD.modalities.items()
+            }
+            self.batches.append(Batch(inputs, labels))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        yield from self.batches
+
+
+def trained(*overrides: str) -> Run:
+    run = run_of(*overrides)
+    fit(run, Splits(Made(), Made(), Made()))
+    return run
+
+
+def test_twenty_steps_in_float32_equal_a_plain_loop() -> None:
+    settings = [
+        *RESNETS,
+        *SGD,
+        "optimizer.learning_rate=0.001",
+        "alpha.value=0.3",
+        "compute.precision=fp32",
+        "optimizer.gradient_clip=null",
+    ]
+    run, plain = run_of(*settings), run_of(*settings).model
+    run.prepare(20)
+    run.alpha = 0.3
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4)
+    for step in range(20):
+        batch = Made().batches[step % 3]
+        found = run.update_theta(batch).total
+        optimizer.zero_grad()
+        embeddings, logits = [], torch.zeros(8, 3)
+        for name, card in CARD.modalities.items():
+            encoder = plain.encoders[name]
+            pooled = encoder.body((batch.inputs[name] - card.mean) / card.std).pooler_output.flatten(1)
+            embeddings.append(encoder.project(pooled))
+            logits = logits + plain.head.classifiers[name](embeddings[-1])
+        z = [F.normalize(value, dim=1) for value in embeddings]
+        similarity, rows = z[0] @ z[1].T / 0.2, torch.arange(8)
+        matching = (F.cross_entropy(similarity, rows) + F.cross_entropy(similarity.T, rows)) / 2
+        expected = 0.7 * F.cross_entropy(logits, batch.labels) + 0.3 * matching
+        expected.backward()
+        optimizer.step()
+        assert found.item() == pytest.approx(expected.item(), abs=1e-5), step
+
+
+def test_bfloat16_is_for_the_encoders_and_everything_else_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("compute.precision=bf16", "model.projection_size=4", "optimizer.ema_decay=0.9")
+    run.prepare(3)
+    inside: list[torch.dtype] = []
+    run.model.encoders["image"].features[0].register_forward_hook(lambda module, value, out: inside.append(out.dtype))
+    seen: list[Outputs] = []
+    run.model.register_forward_hook(lambda module, value, out: seen.append(out))
+    losses = run.update_theta(Made().batches[0])
+    assert inside == [torch.bfloat16]
+    assert seen[0].columns().dtype == losses.total.dtype == torch.float32
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in run.parameters)
+    exact = run_of("compute.precision=fp32", "model.projection_size=4")
+    close = exact.losses(Made().batches[0]).total.item()
+    assert losses.total.item() == pytest.approx(close, rel=2e-2)
+    assert losses.total.item() != close
+    assert run.evaluate(Made())["fused/loss"] > 0
+    assert inside == [torch.bfloat16]  # the moving average was evaluated, by a network of its own
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.micro_batch_size=3"], ["alpha.solver=cg"], ["alpha.solver=neumann"]])
+def test_solvers_with_products_run_in_float32_and_look_ahead_in_the_precision_of_its_step(overrides: list[str]) -> None:
+    settings = [*LEARNED, *SGD, "alpha.product=hessian", *overrides]
+    values = {}
+    for precision in ("fp32", "bf16"):
+        run = run_of(*settings, f"compute.precision={precision}")
+        run.prepare(3)
+        run.alpha = 0.5
+        dtypes: set[torch.dtype] = set()
+        run.model.encoders["image"].features[0].register_forward_hook(
+            lambda m, i, out, seen=dtypes: seen.add(out.dtype)
+        )
+        batches = Made().batches
+        if run.config.looks_ahead:
+            losses = run.losses(batches[0])
+            direct = flatten(torch.autograd.grad(losses.matching - losses.classification, run.parameters))
+            run.update_theta(batches[0], before_alpha=True)
+            assert F.cosine_similarity(flatten(run._d), direct, dim=0) > (
+                0.99 if "micro" in str(overrides) else 1 - 1e-6
+            )
+        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]))
+        half = precision == "bf16" and run.config.looks_ahead
+        assert dtypes == {torch.bfloat16 if half else torch.float32}
+        assert (run.model.autocast != {}) == (precision == "bf16")  # it is back
+    if "alpha.solver" in str(overrides):
+        assert values["bf16"] == values["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "encoder", "expected"),
+    [
+        ({"avx2": True}, "resnet18", None),
+        ({"avx512_f": True, "avx512_bf16": True}, "resnet18", torch.bfloat16),
+        ({"amx_bf16": True}, "resnet18", torch.bfloat16),
+        ({"amx_bf16": True}, "small", None),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_hardware_has_it_and_the_encoder_is_large(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], encoder: str, expected: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    config = load(RunConfig, None, [f"model.encoder={encoder}"])
+    assert compute.precision(config.compute, config.model, "image", torch.device("cpu")) == expected
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(UserError, match=r"compute\.precision: fp16 needs a GPU, and the device is cpu"):
+        run_of("compute.precision=fp16")
+
+
+def test_channels_last_changes_the_layout_and_not_the_gradient() -> None:
+    resnets = ["model.encoders={audio: {name: resnet18, width: 16}, image: {name: resnet18, width: 16}}"]
+    runs = {name: run_of(*resnets, f"compute.memory_format={name}") for name in ("contiguous", "channels_last", "auto")}
+    found = {}
+    for name, run in runs.items():
+        weight = run.model.encoders["image"].body.embedder.embedder.convolution.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == (name != "contiguous")
+        found[name] = flatten(torch.autograd.grad(run.losses(Made().batches[0]).total, run.parameters))
+    assert float((found["auto"] - found["contiguous"]).norm() / found["contiguous"].norm()) < 1e-4
+    assert torch.equal(found["auto"], found["channels_last"])
+
+
+def test_a_cpu_is_not_given_convolutions_whose_gradient_it_has_wrong() -> None:
+    """Strided 1 x 1 ones of few channels (oneDNN issue 6035): wrong, and another value at every call."""
+    run = run_of(*RESNETS)
+    first, second = (
+        torch.autograd.grad(run.losses(Made().batches[0]).total, run.parameters, materialize_grads=True) for _ in "ab"
+    )
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    weight = run.model.encoders["image"].body.embedder.embedder.convolution.weight
+    assert not weight.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(UserError, match=r"channels_last gives wrong gradients on a CPU for model\.encoders\.audio"):
+        run_of(*RESNETS, "compute.memory_format=channels_last")
+
+
+def test_gradients_have_the_layout_of_their_parameters_whichever_way_they_come() -> None:
+    """PyTorch's fused optimisers walk through both side by side."""
+    for micro in ([], ["data.micro_batch_size=3"]):
+        run = run_of(*SGD, "compute.memory_format=channels_last", *micro)
+        run.prepare(3)
+        run.update_theta(Made().batches[0])
+        assert all(p.grad is not None and p.grad.stride() == p.stride() for p in run.parameters)
+
+
+def test_the_moving_average_is_that_of_the_weights_and_is_what_is_evaluated() -> None:
+    run = run_of("optimizer.ema_decay=0.6", *RESNETS)
+    run.prepare(3)
+    key = "encoders.audio.project.weight"
+    weights, means = [], []
+    for batch in Made().batches:
+        run.update_theta(batch)
+        weights.append(run.model.state_dict()[key].clone())
+        means.append(run.model.state_dict()["encoders.image.body.embedder.embedder.normalization.running_mean"].clone())
+    averaged = run.averaged.module.state_dict()
+    for values, name in ((weights, key), (means, "encoders.image.body.embedder.embedder.normalization.running_mean")):
+        expected = 0.6 * (0.6 * values[0] + 0.4 * values[1]) + 0.4 * values[2]
+        torch.testing.assert_close(averaged[name], expected)
+    with_average = run.evaluate(Made())
+    run.model.load_state_dict(averaged)
+    run.averaged = None
+    assert run.evaluate(Made()) == with_average
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.ema_decay=0.9", "compute.precision=bf16", "compute.memory_format=channels_last"],
+        ["optimizer.ema_decay=0.9", *RESNETS, *LEARNED],
+        [
+            "optimizer.name=sgd",
+            "model.encoders={audio: {dropout: 0.4, learning_rate_factor: 0.5}}",
+            "model.fusion=ml_lstm",
+        ],
+    ],
+)
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
+    whole = trained(*overrides)
+
+    class Killed(Exception):
+        pass
+
+    def stop_after_two(run: Run) -> None:
+        if run.epoch == 2:
+            checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(run_of(*overrides), Splits(Made(), Made(), Made()), stop_after_two)
+    again = run_of(*overrides, "seed=0")
+    again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
+    torch.manual_seed(99)
+    fit(again, Splits(Made(), Made(), Made()))
+    states = [again.model.state_dict(), whole.model.state_dict()]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    for one, other in zip(again.history, whole.history, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_compiled_encoders_are_used_and_refused_where_second_derivatives_are_taken() -> None:
+    run = run_of("compute.compile=true")
+    run.prepare(3)
+    with torch.compiler.set_stance("force_eager"):
+        found = run.update_theta(Made().batches[0]).total
+    assert all(encoder._compiled_call_impl is not None for encoder in run.model.encoders.values())
+    assert found.item() == pytest.approx(run_of().losses(Made().batches[0]).total.item())
+    assert set(run.model.state_dict()) == set(run_of().model.state_dict())
+    for strategy in (["alpha.strategy=learned", "alpha.solver=cg"], ["alpha.strategy=official", "method=official"]):
+        with pytest.raises(UserError, match=r"compute\.compile works with alpha\.solver identity only"):
+            load(RunConfig, None, ["compute.compile=true", *strategy])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "device", "world_size", "expected"),
+    [
+        ([], "cuda", 2, True),
+        (LEARNED, "cuda", 2, True),
+        ([], "cuda", 1, False),
+        ([], "cpu", 2, False),
+        ([*LEARNED, "alpha.solver=cg"], "cuda", 2, False),
+        (["data.micro_batch_size=2"], "cuda", 2, False),
+    ],
+)
+def test_batch_norm_is_synchronised_where_that_can_be_done(
+    overrides: list[str], device: str, world_size: int, expected: bool
+) -> None:
+    config = load(RunConfig, None, overrides)
+    assert compute.synchronised(config, torch.device(device), world_size) is expected
+
+
+@on_gpu
+def test_batches_reach_the_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    pin = torch.Tensor.pin_memory
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or pin(self))
+    batch = Made().batches[0]
+    moved = compute.on_device(batch, torch.device("cuda"))
+    assert len(pinned) == 3
+    assert moved.labels.is_cuda
+    torch.testing.assert_close(moved.inputs["image"].cpu(), batch.inputs["image"])
+    compute.on_device(moved, torch.device("cuda"))
+    assert len(pinned) == 3  # what is there is not copied again
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("micro", [[], ["data.micro_batch_size=3"]])
+def test_on_a_gpu_every_precision_trains_and_learns_alpha(precision: str, micro: list[str]) -> None:
+    settings = [*SGD, *LEARNED, *micro, "device=cuda", "optimizer.gradient_clip=null"]
+    exact = run_of(*settings, "compute.precision=fp32")
+    found = run_of(*settings, f"compute.precision={precision}")
+    values = []
+    for run in (exact, found):
+        run.prepare(3)
+        run.alpha = 0.5
+        batches = Made().batches
+        before = [parameter.detach().clone() for parameter in run.parameters]
+        run.update_theta(batches[0], before_alpha=True)
+        step = [after.detach() - was for after, was in zip(run.parameters, before, strict=True)]
+        values.append((torch.cat([one.flatten() for one in step]), run.alpha_gradient(batches[0], iter([batches[1]]))))
+    assert F.cosine_similarity(values[0][0], values[1][0], dim=0) > 0.98
+    assert values[1][1] == pytest.approx(values[0][1], rel=0.1)
+    assert found.scaler.is_enabled() == (precision == "fp16")
+
+
+@on_gpu
+def test_on_a_gpu_a_run_in_float16_resumes_with_its_scale(tmp_path: Path) -> None:
+    run = trained("device=cuda", "compute.precision=fp16")
+    run.scaler.update(1024.0)
+    checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
+    again = run_of("device=cuda", "compute.precision=fp16")
+    again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
+    again.prepare(3)
+    assert again.scaler.get_scale() == 1024.0
+
+
+def test_synchronised_batch_norm_replaces_every_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "synchronised", lambda *arguments: True)
+    model = run_of(*RESNETS).model
+    kinds = {type(module) for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {nn.SyncBatchNorm}
