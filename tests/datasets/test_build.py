@@ -248,7 +248,7 @@ def test_killed_at_any_point_the_same_command_finishes(
             kill_at(8, patch)
             with contextlib.suppress(Killed):
                 job.build(manifest, second, place / "out")
-        assert len(list((place / "out.partial").glob("*.arrow"))) == 1
+        assert len(list((place / "out.partial").glob("*.arrow"))) >= 1
         with monkeypatch.context() as patch:
             left = kill_at(fatal, patch)
             with contextlib.suppress(Killed):
