@@ -1,4 +1,4 @@
-"""Manifest -> shards, as a Ray Data job over every core of the machine or the cluster.
+"""Manifest -> shards, by Ray tasks on every core of the machine or the cluster.
 
 It can be interrupted at any moment and goes on when it is run again (`lfm_ray.datasets.workplace`).
 On a cluster, the media and `OUT` must lie on storage that every node reaches under the same path.
@@ -6,7 +6,6 @@ On a cluster, the media and `OUT` must lie on storage that every node reaches un
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -32,7 +31,7 @@ from lfm_ray.datasets.workplace import BAD_ROWS, Workplace, check_replaceable
 from lfm_ray.errors import UserError
 
 SHARD_ROWS = 64  # of a small split: every core gets something to do
-SHARDS = 32  # of a split whose shards would be smaller than SHARD_BYTES
+SHARDS = 64  # of a split whose shards would be smaller than SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
 JPEG_RATIO = 8  # of pixels to JPEG bytes, for the size of shards only
 MOST_SHOWN = 20
@@ -128,29 +127,23 @@ def _make(job: Job, work: Workplace, skip_bad: bool, address: str | None) -> Non
 
 def _run(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None) -> Iterator[dict[str, Any]]:
     """The results of `make_shard` for all of `plan`, as they come."""
-    # Rows travel as JSON, since Ray Data would pickle objects one by one.
-    items = [
-        {"file": name, "rows": json.dumps([dataclasses.asdict(row) for row in rows])} for name, rows in plan.items()
-    ]
-    if not items:
+    if not plan:
         return
     with ray_session(address):
         import ray
 
-        from lfm_ray.datasets.stream import quiet
-
-        quiet()
-        there, config, cards = folder.absolute(), job.config, job.cards
-
-        def task(item: dict[str, str]) -> dict[str, str]:
-            rows = [Row(**row) for row in json.loads(item["rows"])]
-            return {"result": json.dumps(make_shard(there / item["file"], rows, cards, config))}
-
+        task = ray.remote(make_shard)
+        cards, config = ray.put(job.cards), ray.put(job.config)
+        waiting = [task.remote(folder.absolute() / name, rows, cards, config) for name, rows in plan.items()]
         try:
-            for row in ray.data.from_items(items, override_num_blocks=len(items)).map(task).iter_rows():
-                yield json.loads(row["result"])
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                yield from ray.get(done)
         except ray.exceptions.RayError as error:
             raise UserError(f"decoding stopped: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            for unfinished in waiting:
+                ray.cancel(unfinished)
 
 
 def make_shard(
