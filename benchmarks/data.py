@@ -145,8 +145,9 @@ def preparing(raw: Path, temporary: Path) -> None:
     for title in ("rows", "rows / s", "peak memory, MiB", "of that beside Ray's own"):
         table.add_column(title, justify="right")
     found = []
-    # The first one starts Ray's workers, and does not count; of the short ones the median does.
-    for number, rows in enumerate((500, 1000, 1000, 1000, 20000)):
+    # The first one starts Ray's workers, and does not count; of the short ones, before and after the long one, the
+    # median does.
+    for number, rows in enumerate((2000, 1000, 1000, 20000, 1000, 1000)):
         lines = pd.read_csv(raw / "manifest.csv")
         many = lines.iloc[np.arange(rows) % len(lines)].drop(columns=["split", "video"]).reset_index(drop=True)
         many.assign(id=np.arange(rows) + number).to_csv(raw / "many.csv", index=False)
@@ -157,10 +158,11 @@ def preparing(raw: Path, temporary: Path) -> None:
             build(manifest, config, temporary / "many")
             seconds = time.perf_counter() - started
         found.append((rows, rows / seconds, memory["peak"], memory["peak"] - memory["before"]))
-    few = [statistics.median(values) for values in zip(*found[1:4], strict=True)]
-    for rows, speed, peak, own in (few, found[4]):
-        table.add_row(f"{rows:,}", f"{speed:.0f}", f"{peak / 2**20:.0f}", f"{own / 2**20:.0f}")
-    (_, slow, low, _), (_, fast, high, _) = few, found[4]
+    long = found.pop(3)
+    few = [statistics.median(values) for values in zip(*found[1:], strict=True)]
+    for rows, speed, peak, own in (few, long):
+        table.add_row(f"{rows:,.0f}", f"{speed:.0f}", f"{peak / 2**20:.0f}", f"{own / 2**20:.0f}")
+    (_, slow, low, _), (_, fast, high, _) = few, long
     table.add_row("20,000 / 1,000", f"{fast / slow:.2f}", f"{high / low:.2f}", "", style="bold")
     console.print(table)
 
