@@ -5,8 +5,11 @@
 
 The best of many noisy trials looks better than it is, so what was selected on the validation split
 is trained anew with other seeds. Of each sweep it takes the best trials, and the best trials of
-alpha = 0 and of the heuristic; all are compared, seed by seed, with the best alpha = 0 of the given
-sweeps. This is the only command that reads the test split; each time it does so it adds a line to
+alpha = 0 and of the heuristic; all are compared, seed by seed, with the best alpha = 0 and the best
+heuristic of the given sweeps: difference, 95 % interval, paired tests, corrected for their number
+(Holm). The tables are also written to the first sweep's folder, as CSV, Markdown and LaTeX.
+
+This is the only command that reads the test split; each time it does so it adds a line to
 test_reads.log in the sweep's folder. Data without a test split are measured with --split val, which
 is refused for an alpha that was itself fitted to the validation split (alpha.outer: val).
 """
@@ -17,7 +20,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lfm_ray.cli import console, parser, positive, ray_session, run, write_atomically
+from lfm_ray.cli import console, parser, positive, ray_session, run
 from lfm_ray.errors import UserError
 from lfm_ray.schedules import Learned
 
@@ -38,8 +41,8 @@ def main() -> None:
 
     from lfm_ray.config import RunConfig
     from lfm_ray.launch import Source, Workers
+    from lfm_ray.report.confirmation import confirm_frame, rich_table, tables, write_confirmation
     from lfm_ray.report.progress import RunsProgress
-    from lfm_ray.report.tables import confirm_frame, confirm_table
     from lfm_ray.search.run import Resources, run_configs
     from lfm_ray.search.selection import candidates
     from lfm_ray.search.sweep import Sweep
@@ -80,10 +83,10 @@ def main() -> None:
 
     groups = [(sweep, trial, [_folder(sweep, trial, seed, given.split) for seed in seeds]) for sweep, trial in chosen]
     frame = confirm_frame(groups, seeds)
-    file = sweeps[0].folder / f"{_kept(given.split)}.csv"
-    write_atomically(file, frame.to_csv(index=False))
-    console.print(confirm_table(frame, given.split))
-    console.print(f"each run        {file}", soft_wrap=True)
+    files = write_confirmation(frame, given.split, sweeps[0].folder / _kept(given.split))
+    for title, cells in tables(frame, given.split).items():
+        console.print(rich_table(title, cells))
+    console.print(f"written         {files[0].parent}/{{{','.join(file.name for file in files)}}}", soft_wrap=True)
 
 
 def _folder(sweep: Sweep, trial: Trial, seed: int, split: str) -> Path:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pandas as pd
 from rich.table import Table
 
-from lfm_ray.launch import read_epochs
 from lfm_ray.run import Row
 from lfm_ray.search.selection import best_of, by_strategy
-from lfm_ray.search.sweep import Sweep, Trial
+from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
 
 BASELINES = ("alpha = 0", "heuristic", "learned")
@@ -81,55 +77,3 @@ def metrics_table(row: Row, split: str = "val") -> Table:
     table.add_section()
     table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}", "", "")
     return table
-
-
-def confirm_frame(groups: list[tuple[Sweep, Trial, list[Path]]], seeds: list[int]) -> pd.DataFrame:
-    """One row for each confirming run: sweep, trial, strategy, validation accuracy, seed, metrics.
-
-    groups: a trial with the folders of its runs, one for each seed.
-    """
-    return pd.DataFrame(
-        [
-            {
-                "sweep": sweep.folder.name,
-                "trial": trial.number,
-                "strategy": trial.strategy,
-                "selected_by": trial.accuracy,
-            }
-            | {"seed": seed}
-            | read_epochs(folder)[-1]
-            for sweep, trial, folders in groups
-            for seed, folder in zip(seeds, folders, strict=True)
-        ]
-    )
-
-
-def confirm_table(frame: pd.DataFrame, split: str = "test") -> Table:
-    """Mean and standard deviation over seeds on a split, best validation accuracy last.
-
-    All in per cent. The last column is the mean over seeds of the difference in fused accuracy from
-    the best alpha = 0, with its standard deviation.
-    """
-    modalities = [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
-    table = Table(title=f"{split} accuracy in %, mean ± std over {frame['seed'].nunique()} seeds", title_justify="left")
-    table.add_column("sweep", overflow="fold")
-    table.add_column("trial", justify="right")
-    table.add_column("strategy", no_wrap=True)
-    for name in (*modalities, "gap", "beats alpha = 0 by"):
-        table.add_column(name, justify="right", no_wrap=name in modalities)
-    groups = sorted(frame.groupby(["sweep", "trial"]), key=lambda item: item[1]["selected_by"].iloc[0])
-    joint = [group for _, group in groups if group["strategy"].iloc[0] == "alpha = 0"]
-    for _, group in groups:
-        values = [_spread(group[f"{split}/{name}/accuracy"]) for name in modalities]
-        gap = f"{100 * group[f'{split}/accuracy_gap'].mean():.1f}"
-        difference = "-"
-        if joint and group is not joint[-1]:
-            ours, theirs = (one.set_index("seed")[f"{split}/fused/accuracy"] for one in (group, joint[-1]))
-            difference = _spread(ours - theirs, "+")
-        first = group.iloc[0]
-        table.add_row(str(first["sweep"]), str(first["trial"]), str(first["strategy"]), *values, gap, difference)
-    return table
-
-
-def _spread(values: pd.Series[float], sign: str = "") -> str:
-    return f"{100 * values.mean():{sign}.1f} ± {100 * values.std():.1f}"
