@@ -7,7 +7,7 @@ search space (`lfm_ray/search/space.py`) is a run whose settings are partly dist
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -173,8 +173,13 @@ class OptimizerSettings(Settings):
     learning_rate: float = Field(3e-3, gt=0, le=10, description="the highest learning rate of the schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw has its own")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="weight decay")
-    schedule: Literal["one_cycle", "cosine", "step", "constant"] = Field(
-        "one_cycle", description="learning rate over the run; step divides it by ten at 35 % and 70 % of the epochs"
+    schedule: Literal["one_cycle", "cosine", "step", "constant", "table"] = Field(
+        "one_cycle",
+        description="learning rate over the run; step divides it by ten at 35 % and 70 % of the epochs; table takes"
+        " it from `table`",
+    )
+    table: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="factors of learning_rate over equal shares of the steps, first to last"
     )
     gradient_clip: float | None = Field(5.0, gt=0, description="highest norm of the gradient; null: not clipped")
     ema_decay: float | None = Field(
@@ -184,6 +189,12 @@ class OptimizerSettings(Settings):
         description="an exponential moving average of the weights, with this share of the old one at every step, is"
         " evaluated and saved beside them; null: none",
     )
+
+    @model_validator(mode="after")
+    def _a_table_where_it_is_read(self) -> Self:
+        if (self.schedule == "table") != (self.table is not None):
+            raise ValueError("schedule: table and a list `table` go together")
+        return self
 
 
 class ComputeSettings(Settings):

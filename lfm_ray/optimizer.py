@@ -51,4 +51,9 @@ def build_optimizer(
     if settings.schedule == "step":
         milestones = [max(1, steps * 35 // 100), max(2, steps * 70 // 100)]
         return optimizer, lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    if settings.schedule == "table":
+        table = settings.table or [1.0]
+        return optimizer, lr_scheduler.LambdaLR(
+            optimizer, lambda step: table[min(step, steps - 1) * len(table) // steps]
+        )
     return optimizer, lr_scheduler.ConstantLR(optimizer, factor=1.0)

@@ -168,6 +168,17 @@ class OfficialQuintic(Settings):
         return Power(strategy="power", coefficients=alpha, of_epochs=self.of_epochs).alpha(t, T)
 
 
+class Table(Settings):
+    """alpha from a list: the epochs are divided evenly over its values. What a population search finds."""
+
+    strategy: Literal["table"]
+    values: list[Weight] = Field(min_length=1, description="alpha over equal shares of the epochs, first to last")
+
+    def alpha(self, t: int, T: int) -> float:
+        """alpha at epoch t of T; with T values it is the t-th."""
+        return self.values[(t - 1) * len(self.values) // T]
+
+
 class Adaptive(Settings):
     """What strategies that follow a gradient share: alpha <- clip(alpha - eta_alpha gradient)."""
 
@@ -265,7 +276,7 @@ class Official(Adaptive):
 
 
 Alpha = Annotated[
-    Constant | Stepwise | Heuristic | Polynomial | Power | PaperCubic | OfficialQuintic | Learned | Official,
+    Constant | Stepwise | Heuristic | Polynomial | Power | PaperCubic | OfficialQuintic | Table | Learned | Official,
     Field(discriminator="strategy"),
 ]
 

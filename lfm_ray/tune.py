@@ -4,6 +4,7 @@
     python -m lfm_ray.tune search_spaces/alpha_schedule.yaml --data shards/mine
     python -m lfm_ray.tune --data shards/mine --trials 100 --time-budget 2h --name mine
     python -m lfm_ray.tune --start-from runs/learned                        tries its fitted alpha(t) first
+    python -m lfm_ray.tune --data shards/mine --population 8                alpha(t) and the learning rate in one go
     python -m lfm_ray.tune --resume mine                                    goes on after a kill
 
 Trials run on Ray Tune, on this machine or on the cluster at --address. Settings are drawn by
@@ -40,8 +41,9 @@ def main() -> None:
     from lfm_ray.datasets.demo import prepare_demo
     from lfm_ray.datasets.shards import read_card
     from lfm_ray.launch import Source, Workers
-    from lfm_ray.report.progress import SweepProgress
+    from lfm_ray.report.progress import RunsProgress, SweepProgress
     from lfm_ray.report.tensorboard import TensorBoardCallback
+    from lfm_ray.search.population import population_space, rounds
     from lfm_ray.search.run import Resources, run_sweep
     from lfm_ray.search.space import load_space
     from lfm_ray.search.sweep import Sweep
@@ -55,6 +57,8 @@ def main() -> None:
         space = load_space(repository_file(given.space), [*given.overrides, *setting_flags(given)], given.trials)
         for start in given.start_from:
             space = with_fitted_point(space, start)
+        if given.population:
+            space = population_space(space, given.population)
         folder = given.storage / (given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
         Sweep.check_free(folder)
         data = Path(space.base.data.path)
@@ -74,7 +78,8 @@ def main() -> None:
             sweep = Sweep.create(folder, space, given.seed, fingerprint)
         sweep.check_data(fingerprint)
         console.print(f"[bold]{folder}[/]  {space.question}")
-        with SweepProgress(console, sweep.study, space) as progress:
+        runs = space.trials * rounds(space)
+        with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
             tensorboard = TensorBoardCallback(folder / "tensorboard", space)
             run_sweep(sweep, source, resources, given.time_budget, [tensorboard, progress])
     show(folder)
@@ -129,6 +134,8 @@ def arguments() -> Namespace:
     add("--start-from", type=Path, metavar="RUN", action="append", default=[],
         help="folder of a run, whose alpha(t) is fitted and tried among the first; repeatable")  # fmt: skip
     add("--trials", type=positive, help="number of trials; default: the space's")
+    add("--population", type=positive, metavar="N",
+        help="population based training with N members: alpha and the learning rate change on the way")  # fmt: skip
     add("--epochs", type=positive, help="T of each trial; default: the space's")
     add("--time-budget", type=seconds, metavar="TIME", help="stop after this time, such as 90s, 30m, 2h")
     add("--seed", type=int, default=0, help="decides what is drawn, and the seed of every trial; default 0")
@@ -142,6 +149,8 @@ def arguments() -> Namespace:
     given = result.parse_args()
     if given.resume and (given.overrides or given.data or given.epochs or given.name or given.start_from):
         raise UserError("--resume goes on with the settings of the sweep; only --trials and resources can change")
+    if given.population and (given.trials or given.start_from):
+        raise UserError("--population says how many members there are; --trials and --start-from do not go with it")
     return given
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lfm_ray.search.space import Space
-from lfm_ray.search.study import SETTINGS, Study
+from lfm_ray.search.study import OBJECTIVE, SETTINGS, Study
 from lfm_ray.search.sweep import STATES, strategy_name
-from lfm_ray.search.tune_adapters import FAILED, NUMBER, OBJECTIVE, DriverOnly
+from lfm_ray.search.tune_adapters import FAILED, NUMBER, DriverOnly
 
 
 class ProgressCallback(DriverOnly, Callback):

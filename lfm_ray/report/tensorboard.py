@@ -13,8 +13,9 @@ from torch.utils.tensorboard.summary import hparams
 from lfm_ray.config import RunConfig
 from lfm_ray.run import Row
 from lfm_ray.search.space import Space
+from lfm_ray.search.study import SETTINGS
 from lfm_ray.search.sweep import strategy_name
-from lfm_ray.search.tune_adapters import FAILED, NUMBER, SETTINGS, DriverOnly
+from lfm_ray.search.tune_adapters import FAILED, NUMBER, DriverOnly
 from lfm_ray.settings import flatten
 
 LAYOUT = {

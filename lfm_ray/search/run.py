@@ -15,9 +15,18 @@ from ray import tune
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import Source, Workers, run_in_process, run_on_workers
+from lfm_ray.search.population import Population
 from lfm_ray.search.space import Space
+from lfm_ray.search.study import SETTINGS
 from lfm_ray.search.sweep import Sweep, trial_folder
-from lfm_ray.search.tune_adapters import FAILED, NUMBER, SETTINGS, StudyScheduler, StudySearcher
+from lfm_ray.search.tune_adapters import (
+    FAILED,
+    NUMBER,
+    PopulationScheduler,
+    PopulationSearcher,
+    StudyScheduler,
+    StudySearcher,
+)
 
 DRIVER_CPUS = 0.01  # of a trial that only waits for its workers; Ray refuses an empty request
 
@@ -74,8 +83,7 @@ def run_sweep(
     time_budget: seconds; trials that are cut short by it go on under `--resume`.
     """
     study = sweep.study
-    remaining = study.remaining()
-    if not remaining:
+    if not study.remaining():
         return
     trainable = tune.with_parameters(
         run_trial,
@@ -84,12 +92,16 @@ def run_sweep(
         sweep=sweep.folder.absolute(),
         workers=resources.nested(),
     )
-    config = tune.TuneConfig(
-        search_alg=StudySearcher(study),
-        scheduler=StudyScheduler(study),
-        num_samples=remaining,
-        time_budget_s=time_budget,
-    )
+    config = tune.TuneConfig(time_budget_s=time_budget)
+    if sweep.space.epochs_a_round:
+        if resources.workers.count > 1:
+            raise UserError("--population trains each member in one process; leave out --workers-per-trial")
+        population = Population(sweep)
+        config.search_alg, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
+        config.num_samples = population.remaining()
+    else:
+        config.search_alg, config.scheduler = StudySearcher(study), StudyScheduler(study)
+        config.num_samples = study.remaining()
     _tune(trainable, config, sweep.folder, resources, callbacks)
 
 

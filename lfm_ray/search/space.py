@@ -109,6 +109,9 @@ class Space(Settings):
     trials: int = Field(24, ge=1, description="number of trials")
     sampler: Literal["tpe", "random"] = Field("tpe", description="how settings are drawn, by Optuna")
     pruning: Pruning = Pruning()
+    epochs_a_round: int | None = Field(
+        None, ge=1, description="of a population (lfm_ray.search.population), set by --population; null: none"
+    )
 
     @cached_property
     def base(self) -> RunConfig:

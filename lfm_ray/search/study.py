@@ -24,6 +24,7 @@ from lfm_ray.search.pruning import PROTECTED, SuccessiveHalving
 from lfm_ray.search.space import Space
 
 SETTINGS, LABEL, REASON = "settings", "label", "reason"
+OBJECTIVE = "val/fused/accuracy"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -78,6 +79,10 @@ class Study:
         settings = self.space.suggest(trial)
         trial.set_user_attr(SETTINGS, settings)
         return trial.number, settings
+
+    def change(self, number: int, settings: dict[str, Any]) -> None:
+        """Gives a running trial other settings, which members of a population take on."""
+        optuna.trial.Trial(self._study, self.trials()[number]._trial_id).set_user_attr(SETTINGS, settings)
 
     def report(self, number: int, epoch: int, row: Mapping[str, float]) -> bool:
         """Records an epoch of a trial. Returns whether the trial is to be stopped."""

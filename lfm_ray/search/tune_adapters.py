@@ -12,10 +12,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from lfm_ray.search.study import Study
+from lfm_ray.search.population import Population
+from lfm_ray.search.study import OBJECTIVE, SETTINGS, Study
 
-NUMBER, SETTINGS, FAILED = "number", "settings", "failed"
-OBJECTIVE = "val/fused/accuracy"
+NUMBER, FAILED = "number", "failed"
 
 
 class DriverOnly:
@@ -80,6 +80,60 @@ class StudyScheduler(DriverOnly, FIFOScheduler):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+
+class PopulationSearcher(DriverOnly, Searcher):
+    """Tune's source of trials where a trial is one round of one member of a population."""
+
+    def __init__(self, population: Population) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self.population = population
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next member that can train; None while the round waits for others."""
+        following = self.population.next()
+        if following is None:
+            return None
+        self._numbers[trial_id] = following[0]
+        return {NUMBER: following[0], SETTINGS: following[1]}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: a round is judged when it is over."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells the population; a member that ran out of the sweep's time has not ended."""
+        number = self._numbers[trial_id]
+        if error or (result and FAILED in result):
+            reason = "the trial's process died; see Ray's log files"
+            self.population.ended(number, (result or {}).get(FAILED, reason))
+        elif result and result.get("epoch", 0) >= self.population.until:
+            self.population.ended(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the population's files are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+
+class PopulationScheduler(DriverOnly, FIFOScheduler):
+    """Stops a member where its round ends."""
+
+    def __init__(self, population: Population) -> None:
+        super().__init__()
+        self.population = population
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Continue or stop."""
+        over = FAILED not in result and result["epoch"] >= self.population.until
+        return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the population's files are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, likewise."""
