@@ -200,8 +200,9 @@ class OptimizerSettings(Settings):
 class ComputeSettings(Settings):
     """How the numbers are computed: speed and memory, with the same results up to rounding.
 
-    There is no accumulation over several batches, which would change InfoNCE's negatives:
-    `data.micro_batch_size` gives the gradient of a large batch in the memory of a small one.
+    Gradients are not accumulated over several batches: InfoNCE would have the negatives of each alone.
+    `data.batch_size` is what theta is updated by, and `data.micro_batch_size` what is in memory at
+    once; the negatives are those of the whole batch, on however many workers.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -217,6 +218,21 @@ class ComputeSettings(Settings):
     compile: bool = Field(False, description="the encoders are compiled (torch.compile); gained nothing on a CPU")
 
 
+class CheckpointSettings(Settings):
+    """What is kept of a run beside the state from which it goes on."""
+
+    keep_every: int | None = Field(
+        None,
+        ge=1,
+        description="epochs between two that the model is kept of, for good, beside the first and the last: to see what"
+        " it looked at (lfm_ray.report --gradcam); null: none",
+    )
+
+    def keeps(self, epoch: int, epochs: int) -> bool:
+        """Whether the model after `epoch` of so many is kept."""
+        return self.keep_every is not None and (epoch in (1, epochs) or epoch % self.keep_every == 0)
+
+
 class RunConfig(Settings):
     """One training run."""
 
@@ -229,6 +245,7 @@ class RunConfig(Settings):
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     compute: ComputeSettings = ComputeSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     epochs: int = Field(20, ge=1, description="T, passes over the training split")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, order of samples, dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU")

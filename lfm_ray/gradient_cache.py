@@ -20,6 +20,7 @@ from lfm_ray.datasets.batches import Batch
 from lfm_ray.hypergradient import undisturbed
 from lfm_ray.methods import Losses
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.profile import part
 
 
 def cached_gradient(
@@ -40,13 +41,17 @@ def cached_gradient(
         dict(zip(batch.inputs, values, strict=True))
         for values in zip(*(value.split(micro_batch_size) for value in batch.inputs.values()), strict=True)
     ]
-    with undisturbed(model), torch.no_grad():
+    with part("forward"), undisturbed(model), torch.no_grad():
         outputs = Outputs.join([model(piece) for piece in pieces])
     leaf = outputs.columns().requires_grad_()
     losses = losses_of(replace(outputs.map(lambda _: leaf), tau=model.tau()), batch.labels)
-    above, *direct = torch.autograd.grad(what(losses), [leaf, *parameters], materialize_grads=True)
-    total = list(direct)
+    with part("backward"):
+        above, *total = torch.autograd.grad(what(losses), [leaf, *parameters], materialize_grads=True)
     for piece, rows in zip(pieces, above.split(micro_batch_size), strict=True):
-        through = torch.autograd.grad(model(piece).columns(), parameters, rows, materialize_grads=True)
-        total = [sum_so_far + part for sum_so_far, part in zip(total, through, strict=True)]
-    return losses, distributed.average(total)
+        with part("forward"):
+            columns = model(piece).columns()
+        with part("backward"):
+            through = torch.autograd.grad(columns, parameters, rows, materialize_grads=True)
+            total = [sum_so_far + one for sum_so_far, one in zip(total, through, strict=True)]
+    with part("backward"):
+        return losses, distributed.average(total)

@@ -5,13 +5,15 @@ It is the same `execute` in both. A run lives in a folder of its own:
     config.yaml     the RunConfig
     epochs.jsonl    the metrics of each epoch, one JSON object a line
     checkpoint.pt   the state after the last epoch, from which it goes on
+    weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
+    profile.json    where the time of its steps went, with `train --profile`
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ from lfm_ray.datasets.stream import StreamBatches
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.loop import Splits, fit
 from lfm_ray.models.classifier import check_model
+from lfm_ray.profile import Profile
 from lfm_ray.run import Row, Run
 from lfm_ray.schedules import Adaptive, Learned
 
 CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
+WEIGHTS, PROFILE = "weights", "profile.json"
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,13 @@ def execute(
     report: Callable[[Row], None],
     wrap: Callable[[nn.Module], nn.Module] | None = None,
     measure: str | None = None,
+    profile: bool = False,
 ) -> list[Row]:
     """Runs `config` in `folder`, from its last epoch if it has been started there before.
 
     `report` receives every epoch's row, those of an earlier start included. The last row also
-    holds the metrics of the split `measure`; only `lfm_ray.confirm` asks for one.
+    holds the metrics of the split `measure`; only `lfm_ray.confirm` asks for one. `profile`
+    measures the steps, and changes nothing about them.
     """
     rank, _ = distributed.rank_and_world_size()
     run = Run(config, source.shards.card, wrap)
@@ -139,10 +145,25 @@ def execute(
             run.history[-1] |= {f"{measure}/{name}": value for name, value in values.items()}
         if rank == 0:
             write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
+            if config.checkpoint.keeps(run.epoch, config.epochs):
+                checkpoint.save(weights_file(folder, run.epoch), run.weights())
             checkpoint.save(file, run.state_dict())
         report(run.history[-1])
 
-    return fit(run, source.splits(config), on_epoch)
+    splits = source.splits(config)
+    if not profile:
+        return fit(run, splits, on_epoch)
+    measured = Profile(run.device)
+    with measured.on():
+        rows = fit(run, replace(splits, train=measured.steps_of(splits.train)), on_epoch)
+    if rank == 0:
+        write_atomically(folder / PROFILE, json.dumps(measured.summary()))
+    return rows
+
+
+def weights_file(folder: Path, epoch: int) -> Path:
+    """Where a run in `folder` keeps its model after an epoch."""
+    return folder / WEIGHTS / f"epoch-{epoch:04d}.pt"
 
 
 def run_in_process(
@@ -168,7 +189,13 @@ class Workers:
 
 
 def run_on_workers(
-    config: RunConfig, source: Source, folder: Path, workers: Workers, callbacks: list[Any], measure: str | None = None
+    config: RunConfig,
+    source: Source,
+    folder: Path,
+    workers: Workers,
+    callbacks: list[Any],
+    measure: str | None = None,
+    profile: bool = False,
 ) -> None:
     """Runs `config` on Ray Train workers with DistributedDataParallel.
 
@@ -188,6 +215,7 @@ def run_on_workers(
             "source": source,
             "folder": folder,
             "measure": measure,
+            "profile": profile,
             "threads": max(1, round(workers.cpus)),
         },
         scaling_config=ScalingConfig(
@@ -229,6 +257,7 @@ def _worker(settings: dict[str, Any]) -> None:
         report=lambda row: ray.train.report(row),
         wrap=lambda model: prepare_model(model),
         measure=settings["measure"],
+        profile=settings["profile"],
     )
 
 

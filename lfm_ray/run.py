@@ -35,6 +35,7 @@ from lfm_ray.methods import METHODS, Losses
 from lfm_ray.metrics import evaluate
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.optimizer import build_optimizer
+from lfm_ray.profile import part
 from lfm_ray.schedules import Adaptive, Learned
 
 Row = dict[str, float]
@@ -94,8 +95,11 @@ class Run:
 
     def losses(self, batch: Batch, through: nn.Module | None = None) -> Losses:
         """The losses of the global batch of which `batch` is this rank's share."""
-        batch = compute.on_device(batch, self.device)
-        return self._losses((through or self.model)(batch.inputs), batch.labels)
+        with part("data"):
+            batch = compute.on_device(batch, self.device)
+        with part("forward"):
+            outputs = (through or self.model)(batch.inputs)
+        return self._losses(outputs, batch.labels)
 
     def update_theta(self, batch: Batch, before_alpha: bool = False) -> Losses:
         """One step of the optimiser on theta; returns the losses before it.
@@ -107,7 +111,7 @@ class Run:
         keep = before_alpha and self.config.looks_ahead
         if size := self.config.data.micro_batch_size:
             if keep:
-                with undisturbed(self.model):
+                with part("alpha update"), undisturbed(self.model):
                     by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
                 self._d = self._unscaled(by_alpha[1])
             losses, gradients = self._cached(batch, size)
@@ -117,9 +121,18 @@ class Run:
         else:
             losses = self.losses(batch, through=self.network)
             if keep:  # before the step's own backward pass, which frees the graph as it goes
-                by_alpha_loss = self.scaler.scale(losses.matching - losses.classification)
-                self._d = self._unscaled(gradient(by_alpha_loss, self.parameters, keep=True))
-            self.scaler.scale(losses.total).backward()
+                with part("alpha update"):
+                    by_alpha_loss = self.scaler.scale(losses.matching - losses.classification)
+                    self._d = self._unscaled(gradient(by_alpha_loss, self.parameters, keep=True))
+            with part("backward"):
+                self.scaler.scale(losses.total).backward()
+        with part("optimiser"):
+            self._step()
+        self.steps += 1
+        return losses
+
+    def _step(self) -> None:
+        """The optimiser's step, by the gradients that the parameters hold."""
         if self.config.optimizer.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
@@ -129,9 +142,8 @@ class Run:
         self.model.clamp_tau()
         if self.averaged:
             self.averaged.update_parameters(self.model)
-        self.steps += 1
-        return losses
 
+    @part("alpha update")
     def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
         """What alpha is updated by, after the step on `batch`, the inner batch; the same on every rank.
 
@@ -186,6 +198,7 @@ class Run:
         product, d = gauss_newton(parts_of, self.parameters)
         return hypergradient(d, g, product, settings)
 
+    @part("loss")
     def _losses(self, outputs: Outputs, labels: Tensor) -> Losses:
         gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
         return self.method.loss(gathered, labels, self.alpha, self.config.loss)
@@ -248,6 +261,11 @@ class Run:
             "steps": self.steps,
             "history": self.history,
         }
+
+    def weights(self) -> dict[str, Any]:
+        """The model that `evaluate` measures, after this epoch, for `checkpoint.save`."""
+        model = self.averaged.module if self.averaged else self.model
+        return {"config": self.config.model_dump(mode="json"), "epoch": self.epoch, "model": model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`; call it before `fit`."""

@@ -2,6 +2,7 @@
 
     python -m lfm_ray.train best.yaml
     python -m lfm_ray.train best.yaml --workers 2 --name two --set epochs=50
+    python -m lfm_ray.train best.yaml --profile              where the time of a step goes
 
 The run lies under STORAGE/NAME: its settings, the metrics of each epoch, a checkpoint, TensorBoard
 curves. The same command with the same --name goes on with a run that was interrupted. A learned
@@ -12,6 +13,7 @@ learned one, and `lfm_ray.tune --start-from STORAGE/NAME` begins a search there.
 from __future__ import annotations
 
 import datetime
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ def main() -> None:
     add("--fit-degree", type=positive, help="of the polynomial fitted to a learned alpha(t); default: chosen")
     add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; default: the settings'")
     add("--epochs", type=positive, help="T; default: the settings'")
+    add("--profile", action="store_true", help="also show where the time of a training step goes")
     add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
     add(
         "--storage",
@@ -49,8 +52,8 @@ def main() -> None:
     config = load(RunConfig, repository_file(given.config), overrides)
     folder = given.storage.absolute() / (given.name or f"{given.config.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
-    from lfm_ray.launch import Source, Workers, read_epochs, run_on_workers
-    from lfm_ray.report.tables import metrics_table
+    from lfm_ray.launch import PROFILE, Source, Workers, read_epochs, run_on_workers
+    from lfm_ray.report.tables import metrics_table, profile_table
     from lfm_ray.search.run import Resources
 
     with ray_session(given.address):
@@ -58,9 +61,11 @@ def main() -> None:
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = Source.open(config)
         with followed(folder, config):
-            run_on_workers(config, source, folder, workers, callbacks=[])
+            run_on_workers(config, source, folder, workers, callbacks=[], profile=given.profile)
     rows = read_epochs(folder)
     console.print(metrics_table(rows[-1]))
+    if given.profile:
+        console.print(profile_table(json.loads((folder / PROFILE).read_text(encoding="utf-8"))))
     if isinstance(config.alpha, Adaptive) and len(rows) > 1:
         fitted, residual = Polynomial.fit([row["alpha"] for row in rows], given.fit_degree)
         write_atomically(folder / "fitted.yaml", config.model_copy(update={"alpha": fitted}).to_yaml())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from synthetic import write_dataset
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from lfm_ray import checkpoint, compute
+from lfm_ray import checkpoint, compute, distributed
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.hypergradient import flatten
+from lfm_ray.launch import PROFILE, Source, Workers, read_epochs, run_on_workers
 from lfm_ray.loop import Splits, fit
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.run import Run
@@ -293,9 +298,17 @@ def test_batches_reach_the_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPatc
     pinned: list[torch.Tensor] = []
     pin = torch.Tensor.pin_memory
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or pin(self))
+    copies: list[bool] = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda self, *a, **named: copies.append(named.get("non_blocking", False)) or to(self, *a, **named),
+    )
     batch = Made().batches[0]
     moved = compute.on_device(batch, torch.device("cuda"))
     assert len(pinned) == 3
+    assert copies == [True] * 3  # does not wait for the copy
     assert moved.labels.is_cuda
     torch.testing.assert_close(moved.inputs["image"].cpu(), batch.inputs["image"])
     compute.on_device(moved, torch.device("cuda"))
@@ -332,6 +345,37 @@ def test_on_a_gpu_a_run_in_float16_resumes_with_its_scale(tmp_path: Path) -> Non
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     again.prepare(3)
     assert again.scaler.get_scale() == 1024.0
+
+
+@on_gpu
+def test_on_a_gpu_ddp_over_nccl_trains_as_one_process_does(tmp_path: Path) -> None:
+    settings = [*SGD, *LEARNED, "device=cuda", "compute.precision=bf16"]
+    alone = trained(*settings)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        config = load(RunConfig, None, [*TINY, *settings])
+        run = Run(config, CARD, wrap=lambda model: DistributedDataParallel(model, device_ids=[0]))
+        fit(run, Splits(Made(), Made(), Made()))
+        rows = torch.randn(4, 3, device="cuda", requires_grad=True)
+        gathered = distributed._GatherRows.apply(rows)  # the collectives themselves, which one rank alone leaves out
+        (slope,) = torch.autograd.grad(gathered.square().sum(), rows)
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(gathered, rows)
+    torch.testing.assert_close(slope, 2 * rows)
+    for one, other in zip(run.history, alone.history, strict=True):
+        for key in ("train/loss", "val/fused/loss", "alpha_end"):
+            assert one[key] == pytest.approx(other[key], rel=1e-2), key
+
+
+@on_gpu
+def test_on_a_gpu_a_profiled_run_goes_through_ray_train(tmp_path: Path, ray_local: None) -> None:
+    config = load(RunConfig, None, [*TINY, f"data.path={write_dataset(tmp_path / 'shards')}", "device=cuda"])
+    run_on_workers(config, Source.open(config), tmp_path / "run", Workers(1, 1, 1), [], profile=True)
+    assert len(read_epochs(tmp_path / "run")) == config.epochs
+    found = json.loads((tmp_path / "run" / PROFILE).read_text())
+    assert found["parts"]["forward"] > 0
+    assert found["parts"]["other"] < 0.5 * found["seconds"]
 
 
 def test_synchronised_batch_norm_replaces_every_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
+from lfm_ray.profile import WARM_UP
 from lfm_ray.run import Row
 from lfm_ray.search.selection import best_of, by_strategy
 from lfm_ray.search.sweep import Trial
@@ -76,4 +79,21 @@ def metrics_table(row: Row, split: str = "val") -> Table:
         table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in ("accuracy", "map", "macro_f1")))
     table.add_section()
     table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}", "", "")
+    return table
+
+
+def profile_table(summary: dict[str, Any]) -> Table:
+    """Where the time of a training step goes, from what `Profile.summary` says."""
+    steps, seconds = summary["steps"], summary["seconds"]
+    if not steps:
+        return Table(title=f"no step was profiled: none was left after {WARM_UP} to warm up", title_justify="left")
+    speed = f"{1000 * seconds / steps:.3g} ms each, {summary['samples'] / seconds:.3g} samples/s"
+    table = Table(title=f"{steps} steps: {speed}", title_justify="left")
+    table.add_column("part")
+    table.add_column("ms a step", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    for name, its in summary["parts"].items():
+        share = its / seconds
+        table.add_row(name, f"{1000 * its / steps:.3g}", f"{share:.1%}", "█" * round(30 * share))
     return table
