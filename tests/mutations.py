@@ -38,6 +38,8 @@ BUILD = "tests/datasets/test_build.py -k killed"
 FUSION = "tests/models/test_fusion.py -k logits_are"
 ENCODERS = "tests/models/test_encoders.py"
 COMPUTE = "tests/test_compute.py"
+GRADCAM = "tests/report/test_gradcam.py"
+PROFILE = "tests/test_profile.py"
 
 # file of lfm_ray, tests, code, what it becomes
 MUTATIONS = [
@@ -257,6 +259,45 @@ MUTATIONS = [
     ("run", COMPUTE,
      "self.averaged.load_state_dict(state[\"averaged\"])",
      "pass"),
+    ("report/gradcam", GRADCAM,
+     "gradient.mean(dim=(2, 3), keepdim=True)",
+     "gradient"),
+    ("report/gradcam", GRADCAM,
+     "keepdim=True).relu()",
+     "keepdim=True).abs()"),
+    ("report/gradcam", GRADCAM,
+     "one[:, 1:].transpose(1, 2)",
+     "one[:, :-1].transpose(1, 2)"),
+    ("report/gradcam", GRADCAM,
+     "labels if class_of == \"true\" else",
+     "labels if class_of == \"predicted\" else"),
+    ("report/gradcam", GRADCAM,
+     "if averaged := state.get(\"averaged\")",
+     "if averaged := state.get(\"\")"),
+    ("run", GRADCAM,
+     "model = self.averaged.module if self.averaged else self.model\n        return {",
+     "model = self.model\n        return {"),
+    ("models/encoders/small", GRADCAM,
+     "return self.features[-3]",
+     "return self.features[-4]"),
+    ("models/encoders/resnet", GRADCAM,
+     "stages[-1]",
+     "stages[-2]"),
+    ("profile", PROFILE,
+     "        if self._inside:\n            yield\n            return\n",
+     ""),
+    ("profile", PROFILE,
+     "if self.warm_up:",
+     "if self.warm_up > 1:"),
+    ("profile", PROFILE,
+     "        self._of_this_step = dict.fromkeys(PARTS, 0.0)\n        return",
+     "        return"),
+    ("run", PROFILE,
+     "    @part(\"alpha update\")\n",
+     ""),
+    ("run", PROFILE,
+     "with part(\"optimiser\"):",
+     "with part(\"backward\"):"),
 ]  # fmt: skip
 
 

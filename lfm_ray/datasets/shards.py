@@ -133,6 +133,10 @@ class Shards:
         assert isinstance(labels, np.ndarray)
         return columns, labels
 
+    def ids(self, split: str) -> list[str]:
+        """The ids of a split's rows, in their order."""
+        return [name for shard in self._shards(split) for name in self._open(shard).column("id").to_pylist()]
+
     def nbytes(self, split: str, modalities: Sequence[str] | None = None) -> int:
         """Bytes that `arrays` takes for a split, labels included."""
         columns = ["label", *self._names(modalities)]

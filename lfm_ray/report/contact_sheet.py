@@ -23,9 +23,7 @@ HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; of the others 1.6
 def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as that allows, a row for each modality."""
     card = shards.card
-    labels = shards.take(split, np.arange(card.rows(split)), [])[1]
-    nth_of_its_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
-    rows = np.sort(np.argsort(nth_of_its_class, kind="stable")[:COLUMNS])
+    rows = of_many_classes(shards, split, COLUMNS)
     inputs = Inputs.of(card)
     columns, labels = shards.take(split, rows, frames=inputs.frames(rows, epoch=1))
     samples = {name: values.numpy() for name, values in inputs(columns, rows, epoch=1).items()}
@@ -44,6 +42,13 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     figure.savefig(temporary, dpi=110)
     plt.close(figure)
     temporary.replace(path)
+
+
+def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
+    """At most `count` row numbers of a split, of as many classes as that allows, the first of each."""
+    labels = shards.take(split, np.arange(shards.card.rows(split)), [])[1]
+    nth_of_its_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+    return np.sort(np.argsort(nth_of_its_class, kind="stable")[:count])
 
 
 def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:

@@ -2,7 +2,8 @@
 
 An encoder is a function of a modality's card, its settings and d in one of these files, and its
 entry in `ENCODERS`. The layer that makes the embedding is called `project`: it is trained where the
-rest of the encoder is frozen.
+rest of the encoder is frozen. One that has a map of features over the picture names it by `last_map`
+(`lfm_ray/report/gradcam.py`).
 """
 
 from __future__ import annotations

@@ -63,6 +63,16 @@ class ClipImageEncoder(nn.Module):
         value = self.pixels(value, self.project.weight.dtype)
         return self.project(self.body(value, interpolate_pos_encoding=self.other_size).pooler_output)
 
+    @property
+    def last_map(self) -> nn.Module:
+        """The layer that gives what the last attention reads, (B, 1 + patches, K); after it only the first counts."""
+        return self.body.encoder.layers[-1].layer_norm1
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels a side of a patch."""
+        return int(self.body.config.patch_size)
+
 
 class ClipTextEncoder(nn.Module):
     """Tokens (B, L) -> causal transformer -> its state at the text's last token -> Linear -> (B, d).

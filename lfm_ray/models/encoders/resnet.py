@@ -76,6 +76,11 @@ class ResNetEncoder(nn.Module):
         value = self.pixels(value, self.project.weight.dtype)
         return self.project(self.body(value).pooler_output.flatten(1))
 
+    @property
+    def last_map(self) -> nn.Module:
+        """The layer whose output is the last feature map, (B, K, h, w)."""
+        return self.body.encoder.stages[-1]
+
 
 def _take_channels(body: Any, channels: int, source: str) -> None:
     """Makes the first convolution take one channel by summing its kernels over the input channels."""

@@ -56,6 +56,11 @@ class ImageEncoder(nn.Module):
         value = standardised(value, self.mean, self.std, self.project.weight.dtype)
         return self.project(self.features(value))
 
+    @property
+    def last_map(self) -> nn.Module:
+        """The layer whose output is the last feature map, (B, K, h, w)."""
+        return self.features[-3]
+
 
 class TextEncoder(nn.Module):
     """Tokens (B, L) -> the mean over positions of a bidirectional GRU's states, padding left out."""

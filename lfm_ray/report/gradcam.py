@@ -1,0 +1,326 @@
+"""Grad-CAM: which regions of an image, a frame or a spectrogram the logit of a class comes from (paper Figure 4).
+
+Selvaraju et al., IJCV 2020, the paper's reference [34]. With A the last feature map of a modality's
+encoder, K channels at h x w positions, and y a logit of the fused prediction:
+
+    a_k = mean over positions of dy/dA_k,    L = ReLU(sum_k a_k A_k), enlarged to the size of the input.
+
+In a vision transformer a position is a patch, and A is what the last attention reads: after it, only
+the class position matters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lfm_ray import checkpoint
+from lfm_ray.config import ComputeSettings, RunConfig
+from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.shards import ModalityCard, Shards
+from lfm_ray.errors import UserError
+from lfm_ray.launch import CHECKPOINT, CONFIG, WEIGHTS
+from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.models.encoders.inputs import VideoEncoder
+from lfm_ray.report.contact_sheet import draw, of_many_classes
+from lfm_ray.run import Run
+from lfm_ray.search.selection import by_strategy
+from lfm_ray.search.sweep import Sweep, strategy_name
+from lfm_ray.settings import build
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+COLUMNS = 6  # epochs of a run in the figure
+SPLITS = ("val", "train")  # where samples are looked for; the test split is read by lfm_ray.confirm only
+ClassOf = Literal["true", "predicted"]
+
+
+def grad_cam(
+    model: MultimodalClassifier, inputs: Mapping[str, Tensor], logit_of: Callable[[Outputs], Tensor]
+) -> tuple[dict[str, Tensor], Outputs]:
+    """The maps of B samples, and what the model says of them, in float32 and in evaluation mode.
+
+    inputs: modality -> (B, ...) as the model takes it; logit_of: outputs -> (B,), the logits to
+    explain. Returns modality -> (B, H, W) or, of a video, (B, F, H, W), at least 0 and in the units
+    of logit and feature map; modalities whose encoder has no map are left out.
+    """
+    model.eval()
+    maps: dict[str, Tensor] = {}
+
+    def kept(name: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+            maps[name] = output.detach().requires_grad_()  # nothing before it needs a gradient
+            return maps[name]
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(model.in_float32())
+        for name, encoder in model.encoders.items():
+            if has_map(encoder):
+                stack.enter_context(_image_encoder(encoder).last_map.register_forward_hook(kept(name)))
+        outputs: Outputs = model(inputs)
+        gradients = torch.autograd.grad(logit_of(outputs).sum(), list(maps.values()), materialize_grads=True)
+    found = {}
+    for (name, features), gradient in zip(maps.items(), gradients, strict=True):
+        value = inputs[name]
+        if features.ndim == 3:
+            size = _image_encoder(model.encoders[name]).patch_size
+            grid = (value.shape[-2] // size, value.shape[-1] // size)
+            features, gradient = (one[:, 1:].transpose(1, 2).unflatten(2, grid) for one in (features, gradient))
+        weights = gradient.mean(dim=(2, 3), keepdim=True)
+        coarse = (weights * features).sum(dim=1, keepdim=True).relu().detach()
+        fine = F.interpolate(coarse, value.shape[-2:], mode="bilinear", align_corners=False)
+        found[name] = fine.view(*value.shape[:-3], *value.shape[-2:])
+    return found, outputs
+
+
+def has_map(encoder: nn.Module) -> bool:
+    """Whether an encoder has a feature map over the picture."""
+    return hasattr(_image_encoder(encoder), "last_map")
+
+
+def _image_encoder(encoder: nn.Module) -> Any:
+    return encoder.image if isinstance(encoder, VideoEncoder) else encoder
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run whose model was kept after some epochs. files: epoch -> weights or checkpoint."""
+
+    name: str
+    files: dict[int, Path]
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Its settings; computed in float32, without compilation."""
+        config = build(RunConfig, _state(list(self.files.values())[-1])["config"])
+        return config.model_copy(update={"compute": ComputeSettings(precision="fp32")})
+
+    def model(self, run: Run, epoch: int) -> MultimodalClassifier:
+        """The model that was evaluated after `epoch`, loaded into that of `run`."""
+        state = _state(self.files[epoch])
+        weights = state["model"]
+        if averaged := state.get("averaged"):
+            weights = {name[7:]: value for name, value in averaged.items() if name.startswith("module.")}
+        run.model.load_state_dict(weights)
+        return run.model
+
+    @classmethod
+    def of(cls, source: Path) -> list[Kept]:
+        """A file of weights, a run's folder, or a sweep's: then the best trial of each strategy.
+
+        Raises:
+            UserError: it is none of these, or nothing is kept there.
+        """
+        if source.is_file():
+            state = _state(source)
+            return [cls(_title(source.parent, state), {state["epoch"]: source})]
+        if (source / "sweep.yaml").exists():
+            best = by_strategy(Sweep.open(source).trials())
+            if not best:
+                raise UserError(f"{source}: no trial of this sweep has finished")
+            folders = [source / "trials" / f"{trial.number:04d}" for trial in best.values()]
+            return [kept for folder in folders for kept in cls.of(folder)]
+        if not (source / CONFIG).exists():
+            raise UserError(f"{source}: is no run, no sweep and no checkpoint")
+        files = {int(file.stem.rpartition("-")[2]): file for file in sorted((source / WEIGHTS).glob("epoch-*.pt"))}
+        last = source / CHECKPOINT
+        if not files and not last.exists():
+            raise UserError(
+                f"{source}: no model is kept there; --set checkpoint.keep_every=5 keeps every fifth epoch's"
+            )
+        state = _state(last if last.exists() else list(files.values())[-1])
+        files.setdefault(state["epoch"], last)
+        return [cls(_title(source, state), dict(sorted(files.items())))]
+
+
+def _state(file: Path) -> dict[str, Any]:
+    state = checkpoint.load(file)
+    if not {"config", "epoch", "model"} <= set(state):
+        raise UserError(f"{file}: not a checkpoint of lfm_ray")
+    return state
+
+
+def _title(folder: Path, state: Mapping[str, Any]) -> str:
+    folder = folder.parent if folder.name == WEIGHTS else folder
+    return f"{strategy_name(build(RunConfig, state['config']))}\n{folder.name[:22]}"
+
+
+def choose(shards: Shards, samples: Sequence[str]) -> list[tuple[str, int]]:
+    """What `--samples` names: split and row number of each.
+
+    One number: so many samples of the validation split, of different classes. Else ids, or rows as
+    val/7 or train/0; an id is looked for in the validation split, then in the training split.
+
+    Raises:
+        UserError: there is no such row or id, or it lies in the test split.
+    """
+    if len(samples) == 1 and samples[0].isdecimal() and int(samples[0]):
+        return [("val", int(row)) for row in of_many_classes(shards, "val", int(samples[0]))]
+    where = {name: (split, row) for split in reversed(SPLITS) for row, name in enumerate(shards.ids(split))}
+    return [where.get(sample) or _row(shards, sample) for sample in samples]
+
+
+def _row(shards: Shards, sample: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(\w+)/(\d+)", sample)
+    if not match:
+        raise UserError(f"--samples {sample}: no id of the splits {' and '.join(SPLITS)}, nor a row such as val/7")
+    split, row = match[1], int(match[2])
+    if split not in SPLITS:
+        raise UserError(f"--samples {sample}: only the splits {' and '.join(SPLITS)}; test is read by lfm_ray.confirm")
+    if row >= (rows := shards.card.rows(split)):
+        raise UserError(f"--samples {sample}: {split} has rows 0 to {rows - 1}")
+    return split, row
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the figure shows of one run: the samples as it receives them, and each of its epochs.
+
+    inputs: modality -> (N, ...); heat: epoch -> modality -> (N, [F,] H, W); probability: epoch ->
+    (N, C) of the fused prediction.
+    """
+
+    title: str
+    inputs: dict[str, Tensor]
+    heat: dict[int, dict[str, Tensor]]
+    probability: dict[int, Tensor]
+
+
+def look(
+    kept: Sequence[Kept], samples: Sequence[str], class_of: ClassOf = "true", data: Path | None = None
+) -> Iterator[Seen]:
+    """Grad-CAM of the samples for each run, over at most `COLUMNS` of its epochs, the first and last included.
+
+    class_of: whether the logit of a sample's label or of the predicted class is explained; data:
+    the shards, where they are not in the place that the first run read them from.
+
+    Raises:
+        UserError: a run is of other data, or no encoder of it has a feature map.
+    """
+    shards = Shards(data or kept[0].config.data.path)
+    chosen = choose(shards, samples)
+    for one in kept:
+        config = one.config
+        if Shards(data or config.data.path).card.fingerprint != shards.card.fingerprint:
+            raise UserError(f"{config.data.path}: are other shards than those of the first run, {shards.path}")
+        run = Run(config, shards.card)
+        if not any(has_map(encoder) for encoder in run.model.encoders.values()):
+            kinds = ", ".join(f"{name} ({config.model.of(name).name})" for name in run.model.encoders)
+            raise UserError(f"Grad-CAM needs a feature map over a picture, and no encoder has one: {kinds}")
+        batch = _batch(shards, config, chosen)
+        on_device = batch.to(run.device)
+
+        def logit_of(outputs: Outputs, run: Run = run, labels: Tensor = on_device.labels) -> Tensor:
+            logits = run.method.predict(outputs)
+            which = labels if class_of == "true" else logits.argmax(dim=1)
+            return logits.gather(1, which[:, None])[:, 0]
+
+        seen = Seen(one.name, batch.inputs, {}, {})
+        for index in sorted({round(float(place)) for place in np.linspace(0, len(one.files) - 1, COLUMNS)}):
+            epoch = list(one.files)[index]
+            heat, outputs = grad_cam(one.model(run, epoch), on_device.inputs, logit_of)
+            seen.heat[epoch] = {name: value.cpu() for name, value in heat.items()}
+            seen.probability[epoch] = run.method.predict(outputs).detach().softmax(dim=1).cpu()
+        yield seen
+
+
+def _batch(shards: Shards, config: RunConfig, chosen: Sequence[tuple[str, int]]) -> Batch:
+    """The samples as a run of `config` receives them."""
+    inputs = Inputs.of(shards.card, config.data)
+    parts, labels = [], []
+    for split, row in chosen:
+        rows = np.array([row])
+        columns, its_label = shards.take(split, rows, list(inputs.modalities), inputs.frames(rows, epoch=1))
+        parts.append(inputs(columns, rows, epoch=1))
+        labels.append(torch.from_numpy(its_label))
+    return Batch({name: torch.cat([part[name] for part in parts]) for name in inputs.modalities}, torch.cat(labels))
+
+
+def gradcam_figure(
+    kept: Sequence[Kept],
+    samples: Sequence[str],
+    path: Path,
+    class_of: ClassOf = "true",
+    data: Path | None = None,
+    track: Callable[[Iterator[Seen]], Iterator[Seen]] = iter,
+) -> None:
+    """Writes a PNG: for each sample and modality a row for each run, a column for each epoch, the input first.
+
+    Warm colours are where the logit comes from, each map by its own maximum. Above each is the class
+    that the model predicts and the probability that it gives to the sample's label. See `look`.
+    """
+    shards = Shards(data or kept[0].config.data.path)
+    chosen = choose(shards, samples)
+    seen = list(track(look(kept, samples, class_of, data)))
+    modalities = list(dict.fromkeys(name for one in seen for heat in one.heat.values() for name in heat))
+    ids = {split: shards.ids(split) for split, _ in chosen}
+    labels = [int(shards.take(split, np.array([row]), [])[1][0]) for split, row in chosen]
+    lines = [(i, name, one) for i in range(len(chosen)) for name in modalities for one in seen]
+    columns = 1 + max(len(one.heat) for one in seen)
+    widths = max(_width(shards.card.modalities[name], one.inputs[name]) for one in seen for name in modalities)
+    figure, axes = plt.subplots(
+        len(lines), columns, figsize=(1.5 * widths * columns + 1, 1.75 * len(lines)), squeeze=False
+    )
+    for line, (i, name, one) in zip(axes, lines, strict=True):
+        card, sample, label = shards.card.modalities[name], one.inputs[name][i].numpy(), labels[i]
+        for axis in line:
+            axis.axis("off")
+        split, row = chosen[i]
+        if one is seen[0]:
+            _draw(line[0], sample, card)
+            line[0].set_title(f"{ids[split][row][-24:]}: {shards.card.classes[label][:14]}", fontsize=8, loc="left")
+        line[0].text(
+            -0.06, 0.5, f"{name}, {one.title}", rotation=90, fontsize=8, ha="right", va="center",
+            transform=line[0].transAxes,
+        )  # fmt: skip
+        for axis, (epoch, heat) in zip(line[1:], one.heat.items(), strict=False):
+            if name not in heat:
+                continue
+            _draw(axis, sample, card)
+            _overlay(axis, heat[name][i].numpy(), card)
+            probability = one.probability[epoch][i]
+            says = shards.card.classes[int(probability.argmax())][:14]
+            axis.set_title(f"epoch {epoch}: {says}, {float(probability[label]):.2f}", fontsize=8, loc="left")
+    figure.tight_layout(h_pad=0.6)
+    temporary = path.with_suffix(".writing.png")
+    figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def _width(card: ModalityCard, inputs: Tensor) -> float:
+    """A cell's width over its height."""
+    return 0.6 * inputs.shape[1] if card.kind == "video" else 1.0
+
+
+def _draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
+    draw(axis, sample, card)
+    axis.images[0].set_cmap("gray")
+
+
+def _overlay(axis: Axes, heat: np.ndarray, card: ModalityCard) -> None:
+    """Lays a map over the sample, the more opaque the higher."""
+    heat = heat / max(float(heat.max()), 1e-12)
+    if card.kind == "video":
+        heat = np.concatenate(list(heat), axis=1)
+    audio = card.kind == "audio"
+    axis.imshow(
+        heat, cmap="turbo", alpha=0.15 + 0.5 * heat, vmin=0, vmax=1,
+        origin="lower" if audio else "upper", aspect="auto" if audio else "equal",
+    )  # fmt: skip
