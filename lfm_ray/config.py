@@ -6,10 +6,10 @@ search space (`lfm_ray/search/space.py`) is a run whose settings are partly dist
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from lfm_ray.schedules import Adaptive, Alpha, Constant, Learned
 from lfm_ray.settings import Settings, nearest
@@ -233,13 +233,34 @@ class CheckpointSettings(Settings):
         return self.keep_every is not None and (epoch in (1, epochs) or epoch % self.keep_every == 0)
 
 
+class MethodSettings(Settings):
+    """The training method: its name, and the settings that stand in its own file of lfm_ray/methods."""
+
+    name: str
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[Settings]]:
+        """The methods by their names."""
+        from lfm_ray.methods import METHODS  # it imports this file
+
+        return METHODS
+
+    def check(self, run: RunConfig) -> None:
+        """Refuses other settings of the run that the method cannot do with.
+
+        Raises:
+            ValueError: names the setting.
+        """
+
+
 class RunConfig(Settings):
     """One training run."""
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
-    method: Literal["lfm", "official", "unimodal"] = Field(
-        "lfm", description="training method, a file of lfm_ray/methods"
+    method: SerializeAsAny[MethodSettings] = Field(
+        MethodSettings(name="lfm"),
+        description="training method, a file of lfm_ray/methods: its name, or its name and its own settings",
     )
     alpha: Alpha = Constant()
     loss: LossSettings = LossSettings()
@@ -250,10 +271,36 @@ class RunConfig(Settings):
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, order of samples, dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_head_that_the_method_needs(cls, values: Any) -> Any:
+        from lfm_ray.methods import head_of
+
+        if isinstance(values, dict) and isinstance(model := values.get("model", {}), dict) and "fusion" not in model:
+            head = head_of(values.get("method"))
+            return {**values, "model": {**model, "fusion": head}} if head else values
+        return values
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _of_its_class(cls, value: Any) -> Any:
+        from lfm_ray.methods import CHOICE
+
+        if isinstance(value, str) or type(value) is MethodSettings:
+            value = {"name": getattr(value, "name", value)}
+        return CHOICE.validate_python({"name": "lfm", **value}) if isinstance(value, dict) else value
+
     @field_validator("alpha", mode="before")
     @classmethod
     def _constant_unless_said(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"strategy": value}
         return {"strategy": "constant", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _what_the_method_can_do(self) -> Self:
+        self.method.check(self)
+        return self
 
     @model_validator(mode="after")
     def _products_need_the_whole_batch(self) -> Self:

@@ -9,7 +9,7 @@ encoders again, this time with a graph, to take that gradient on to theta.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -27,29 +27,30 @@ def cached_gradient(
     model: MultimodalClassifier,
     batch: Batch,
     micro_batch_size: int,
+    forward: Callable[[Mapping[str, Tensor]], Outputs],
     losses_of: Callable[[Outputs, Tensor], Losses],
     parameters: Sequence[Tensor],
     what: Callable[[Losses], Tensor] = lambda losses: losses.total,
 ) -> tuple[Losses, list[Tensor]]:
     """The losses of this rank's batch (B samples), and grad_theta of `what` of them, mean over ranks.
 
-    losses_of: outputs and labels of the rank -> losses of the global batch. It holds the graph of
-    `micro_batch_size` samples at a time. A model with BatchNorm has the statistics of each
-    micro-batch; dropout masks are the same in both passes.
+    forward: inputs -> outputs of the rank, by the model. losses_of: outputs and labels of the rank
+    -> losses of the global batch. It holds the graph of `micro_batch_size` samples at a time. A
+    model with BatchNorm has the statistics of each micro-batch; dropout masks are the same in both passes.
     """
     pieces = [
         dict(zip(batch.inputs, values, strict=True))
         for values in zip(*(value.split(micro_batch_size) for value in batch.inputs.values()), strict=True)
     ]
     with part("forward"), undisturbed(model), torch.no_grad():
-        outputs = Outputs.join([model(piece) for piece in pieces])
+        outputs = Outputs.join([forward(piece) for piece in pieces])
     leaf = outputs.columns().requires_grad_()
     losses = losses_of(replace(outputs.map(lambda _: leaf), tau=model.tau()), batch.labels)
     with part("backward"):
         above, *total = torch.autograd.grad(what(losses), [leaf, *parameters], materialize_grads=True)
     for piece, rows in zip(pieces, above.split(micro_batch_size), strict=True):
         with part("forward"):
-            columns = model(piece).columns()
+            columns = forward(piece).columns()
         with part("backward"):
             through = torch.autograd.grad(columns, parameters, rows, materialize_grads=True)
             total = [sum_so_far + one for sum_so_far, one in zip(total, through, strict=True)]

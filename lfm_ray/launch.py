@@ -31,6 +31,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.datasets.stream import StreamBatches
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.loop import Splits, fit
+from lfm_ray.methods import method_of
 from lfm_ray.models.classifier import check_model
 from lfm_ray.profile import Profile
 from lfm_ray.run import Row, Run
@@ -62,6 +63,7 @@ class Source:
         shards = Shards(Path(config.data.path).absolute())
         modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
+        method_of(config).check_modalities(list(modalities or shards.card.modalities))
         check_model(config.model, {name: shards.card.modalities[name] for name in modalities or shards.card.modalities})
         store = ray.cluster_resources().get("object_store_memory", 0.0)
         in_memory = {}

@@ -51,10 +51,11 @@ def fit(run: Run, splits: Splits, on_epoch: Callable[[Run], None] = lambda run: 
             total.add(run.update_theta(batch, before_alpha=due), run.alpha)
             if adaptive and due:
                 run.alpha = adaptive.updated(run.alpha, run.alpha_gradient(batch, outer), t)
-        run.epoch = t
         row = {"epoch": t, **total.means(t), "learning_rate": run.learning_rate, "alpha_end": run.alpha}
         row |= run.learned_tau()
         row |= {f"val/{name}": value for name, value in run.evaluate(splits.val).items()}
+        row |= run.end_of_epoch(row)
+        run.epoch = t
         row["seconds"] = time.perf_counter() - started
         run.history.append(row)
         on_epoch(run)

@@ -16,16 +16,17 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float
     """All metrics of a split.
 
     fused: (N, C), the logits by which the method predicts; outputs and labels (N,) of the whole
-    split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/loss`, the first three
-    for each modality, and
+    split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/loss`, the same for each
+    modality, and
 
     - `unimodal_accuracy`: the mean over modalities of their accuracies;
     - `accuracy_gap`: the highest of those accuracies minus the lowest;
     - `modality_gap`: the distance between the centroids of the modalities' normalised embeddings
       (Liang et al., "Mind the gap", NeurIPS 2022), the mean over pairs.
     """
-    values = {"fused/loss": float(F.cross_entropy(fused.float(), labels))}
+    values: dict[str, float] = {}
     for name, logits in {"fused": fused, **outputs.unimodal}.items():
+        values[f"{name}/loss"] = float(F.cross_entropy(logits.float(), labels))
         scores = classification_metrics(F.softmax(logits.float(), dim=1).cpu().numpy(), labels.cpu().numpy())
         values |= {f"{name}/{metric}": value for metric, value in scores.items()}
     accuracies = [values[f"{name}/accuracy"] for name in outputs.unimodal]

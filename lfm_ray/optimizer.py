@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from lfm_ray.config import OptimizerSettings
+from lfm_ray.models.classifier import modality_of
 
 
 def build_optimizer(
@@ -23,18 +25,20 @@ def build_optimizer(
 
     factors: modality -> its encoder's learning rate over that of the settings, at every step; the
     first parameter group has the settings' own. Frozen parameters are left out. A learned
-    temperature (`log_tau`) has no weight decay, which would draw tau to 1.
+    temperature (`log_tau`) has no weight decay, which would draw tau to 1. Each group names the
+    modality that its parameters serve alone, or none.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {(rate, decay): []}
+    groups: dict[tuple[float, float, str], list[nn.Parameter]] = {(rate, decay, ""): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             modality = name.split(".")[1] if name.startswith("encoders.") else ""
             its_rate = rate * (factors or {}).get(modality, 1.0)
-            groups.setdefault((its_rate, 0.0 if name == "log_tau" else decay), []).append(parameter)
+            its_decay = 0.0 if name == "log_tau" else decay
+            groups.setdefault((its_rate, its_decay, modality_of(name, factors or {})), []).append(parameter)
     parameters: list[dict[str, Any]] = [
-        {"params": values, "lr": its_rate, "weight_decay": its_decay}
-        for (its_rate, its_decay), values in groups.items()
+        {"params": values, "lr": its_rate, "weight_decay": its_decay, "modality": modality}
+        for (its_rate, its_decay, modality), values in groups.items()
     ]
     optimizer: torch.optim.Optimizer
     if settings.name == "sgd":
@@ -57,3 +61,16 @@ def build_optimizer(
             optimizer, lambda step: table[min(step, steps - 1) * len(table) // steps]
         )
     return optimizer, lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+@contextmanager
+def scaled_rates(optimizer: torch.optim.Optimizer, factors: Mapping[str, float]) -> Iterator[None]:
+    """A step inside has the learning rate of each modality's own parameters times its factor."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= factors.get(group["modality"], 1.0)
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate

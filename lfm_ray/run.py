@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,10 +31,10 @@ from lfm_ray.hypergradient import (
     undisturbed,
 )
 from lfm_ray.losses import ConvexPart
-from lfm_ray.methods import METHODS, Losses
+from lfm_ray.methods import Losses, State, method_of, scale_encoders
 from lfm_ray.metrics import evaluate
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.optimizer import build_optimizer
+from lfm_ray.optimizer import build_optimizer, scaled_rates
 from lfm_ray.profile import part
 from lfm_ray.schedules import Adaptive, Learned
 
@@ -57,7 +57,8 @@ class Run:
             raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
         torch.manual_seed(config.seed)
         modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
-        self.method = METHODS[config.method]
+        self.method = method_of(config)
+        self.method.check_modalities(list(modalities))
         infonce = self.method.matches_embeddings and config.loss.matching == "infonce"
         self.model = MultimodalClassifier(
             modalities,
@@ -72,11 +73,14 @@ class Run:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=torch.float16 in self.model.autocast.values())
         self.network = wrap(self.model) if wrap else self.model
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.named = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        self.parameters = list(self.named.values())
         self.alpha = config.alpha.initial if isinstance(config.alpha, Adaptive) else 0.0
         self.epoch = 0
         self.steps = 0
         self.history: list[Row] = []
+        self.memory: dict[str, Any] = {}
+        self._seen: tuple[Outputs, Tensor]
         self._d: list[Tensor] = []
         self._restored: dict[str, Any] | None = None
 
@@ -93,55 +97,92 @@ class Run:
             checkpoint.set_random_state(self._restored["random"], self.device)
             self._restored = None
 
-    def losses(self, batch: Batch, through: nn.Module | None = None) -> Losses:
+    def state(self, phase: str = "") -> State:
+        """Where the run stands, for its method."""
+        config = self.config
+        return State(
+            self.model,
+            config.loss,
+            self.alpha,
+            self.epoch + 1,
+            config.epochs,
+            self.steps,
+            config.seed,
+            phase,
+            self.memory,
+        )
+
+    def losses(self, batch: Batch, through: nn.Module | None = None, state: State | None = None) -> Losses:
         """The losses of the global batch of which `batch` is this rank's share."""
+        state = state or self.state()
         with part("data"):
             batch = compute.on_device(batch, self.device)
         with part("forward"):
-            outputs = (through or self.model)(batch.inputs)
-        return self._losses(outputs, batch.labels)
+            outputs = self.method.forward(through or self.model, batch.inputs, state)
+        return self._losses(outputs, batch.labels, state)
 
     def update_theta(self, batch: Batch, before_alpha: bool = False) -> Losses:
-        """One step of the optimiser on theta; returns the losses before it.
+        """The optimiser's step on theta, or one for each phase of the method; returns the losses before it.
 
         before_alpha: `alpha_gradient` follows. What the identity solver needs of this batch is had
         from the graph of this step, for the price of a backward pass.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         keep = before_alpha and self.config.looks_ahead
+        losses = Losses.mean([self._step(batch, self.state(phase), keep) for phase in self.method.phases(self.state())])
+        with part("optimiser"):
+            self.scheduler.step()
+            self.model.clamp_tau()
+            if self.averaged:
+                self.averaged.update_parameters(self.model)
+        self.steps += 1
+        return losses
+
+    def _step(self, batch: Batch, state: State, keep: bool) -> Losses:
+        """One step of the optimiser; with `keep`, d of the identity solver is kept in `_d`."""
+        self.optimizer.zero_grad(set_to_none=True)
         if size := self.config.data.micro_batch_size:
             if keep:
                 with part("alpha update"), undisturbed(self.model):
                     by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
-                self._d = self._unscaled(by_alpha[1])
+                self._d = by_alpha[1]
             losses, gradients = self._cached(batch, size)
-            for parameter, its_gradient in zip(self.parameters, gradients, strict=True):
-                # In the parameter's own memory format, which PyTorch's fused optimisers take for granted.
-                parameter.grad = torch.empty_like(parameter).copy_(its_gradient)
+            self._set_gradient(dict(zip(self.named, gradients, strict=True)))
+        elif self.method.apart:
+            losses = self.losses(batch, state=state)
+            with part("backward"):
+                terms = [
+                    gradient(self.scaler.scale(term), self.parameters, keep=True)
+                    for term in losses.terms or [losses.total]
+                ]
+                named = [dict(zip(self.named, values, strict=True)) for values in terms]
+                self._set_gradient(self.method.gradient(named, state))
         else:
-            losses = self.losses(batch, through=self.network)
+            losses = self.losses(batch, through=self.network, state=state)
             if keep:  # before the step's own backward pass, which frees the graph as it goes
                 with part("alpha update"):
                     by_alpha_loss = self.scaler.scale(losses.matching - losses.classification)
-                    self._d = self._unscaled(gradient(by_alpha_loss, self.parameters, keep=True))
+                    self._d = gradient(by_alpha_loss, self.parameters, keep=True)
             with part("backward"):
                 self.scaler.scale(losses.total).backward()
         with part("optimiser"):
-            self._step()
-        self.steps += 1
+            self.scaler.unscale_(self.optimizer)
+            with torch.no_grad():
+                if keep:
+                    self._d = self._unscaled(self._d)
+                    d = dict(zip(self.named, self._d, strict=True))
+                    scale_encoders(d, self.method.gradient_factors(*self._seen, state))
+                self.method.after_backward(*self._seen, state)
+            if self.config.optimizer.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
+            with scaled_rates(self.optimizer, self.method.learning_rate_factors(state)):
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
         return losses
 
-    def _step(self) -> None:
-        """The optimiser's step, by the gradients that the parameters hold."""
-        if self.config.optimizer.gradient_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.scheduler.step()
-        self.model.clamp_tau()
-        if self.averaged:
-            self.averaged.update_parameters(self.model)
+    def _set_gradient(self, gradients: Mapping[str, Tensor]) -> None:
+        for name, value in gradients.items():
+            # In the parameter's own memory format, which PyTorch's fused optimisers take for granted.
+            self.named[name].grad = torch.empty_like(self.named[name]).copy_(value)
 
     @part("alpha update")
     def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
@@ -183,15 +224,14 @@ class Run:
             losses = self.losses(inner)
             d = flat_gradient(losses.matching - losses.classification, self.parameters, keep=True)
             return hypergradient(d, g, hessian_product(losses.total, self.parameters), settings)
-        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         inner, state = compute.on_device(inner, self.device), checkpoint.random_state(self.device)
 
         def parts_of(theta: Sequence[Tensor]) -> list[ConvexPart]:
             checkpoint.set_random_state(state, self.device)  # the same dropout masks at every call
-            outputs = functional_call(self.model, dict(zip(names, theta, strict=True)), (inner.inputs,))
-            parts = self._losses(outputs, inner.labels).parts
+            outputs = functional_call(self.model, dict(zip(self.named, theta, strict=True)), (inner.inputs,))
+            parts = self._losses(outputs, inner.labels, self.state()).parts
             if parts is None:
-                method = self.config.method
+                method = self.method.name
                 raise TrainingFailed(f"method {method} has no Gauss-Newton product; set alpha.product=hessian")
             return parts()
 
@@ -199,16 +239,23 @@ class Run:
         return hypergradient(d, g, product, settings)
 
     @part("loss")
-    def _losses(self, outputs: Outputs, labels: Tensor) -> Losses:
+    def _losses(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
-        return self.method.loss(gathered, labels, self.alpha, self.config.loss)
+        self._seen = gathered.detach(), labels
+        return self.method.loss(gathered, labels, state)
 
     def _cached(
         self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
     ) -> tuple[Losses, list[Tensor]]:
-        batch = compute.on_device(batch, self.device)
+        batch, state = compute.on_device(batch, self.device), self.state()
         return cached_gradient(
-            self.model, batch, size, self._losses, self.parameters, lambda losses: self.scaler.scale(what(losses))
+            self.model,
+            batch,
+            size,
+            lambda inputs: self.method.forward(self.model, inputs, state),
+            lambda outputs, labels: self._losses(outputs, labels, state),
+            self.parameters,
+            lambda losses: self.scaler.scale(what(losses)),
         )
 
     def _unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
@@ -236,6 +283,10 @@ class Run:
         whole = Outputs.join(parts)
         return evaluate(self.method.predict(whole), whole, torch.cat(labels))
 
+    def end_of_epoch(self, row: Row) -> Row:
+        """What the method makes of an epoch's row, and adds to it."""
+        return self.method.on_epoch_end(self.state(), row)
+
     def learned_tau(self) -> Row:
         """`tau`, where it is learned."""
         tau = self.model.tau()
@@ -260,6 +311,7 @@ class Run:
             "epoch": self.epoch,
             "steps": self.steps,
             "history": self.history,
+            "memory": dict(self.memory),
         }
 
     def weights(self) -> dict[str, Any]:
@@ -274,4 +326,6 @@ class Run:
             self.averaged.load_state_dict(state["averaged"])
         self.alpha, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
         self.history = list(state["history"])
+        memory = state["memory"].items()
+        self.memory = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in memory}
         self._restored = state

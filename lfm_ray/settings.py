@@ -20,14 +20,19 @@ from lfm_ray.errors import UserError
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
-# A section that has one of these keys is a choice between kinds; changing the key starts it afresh.
-KIND_KEYS = ("strategy",)
+# Sections that are a choice between kinds, and the key that says which; changing it starts the section afresh.
+KINDS = {"alpha": "strategy", "method": "name"}
 
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values are final once checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[Settings]]:
+        """Tag -> class, where a section of this class is a choice between classes that stand elsewhere."""
+        return {}
 
     def to_yaml(self) -> str:
         """The settings as YAML that `load` reads back to an equal object."""
@@ -96,10 +101,15 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """A copy of nested `values` in which dotted keys are replaced.
 
     A change of `alpha.strategy` empties the section `alpha` first: the settings of one strategy
-    mean nothing to another.
+    mean nothing to another. So does `method.name`; a bare `method: NAME` is short for it.
     """
     result = _deep_copy(values)
-    for dotted in sorted(changes, key=lambda key: key.rpartition(".")[2] not in KIND_KEYS):
+    for name, kind in KINDS.items():
+        if isinstance(result.get(name), str):
+            result[name] = {kind: result[name]}
+    changes = {_in_full(key, value): value for key, value in changes.items()}
+    kind_keys = [f"{name}.{kind}" for name, kind in KINDS.items()]
+    for dotted in sorted(changes, key=lambda key: key not in kind_keys):
         *sections, key = dotted.split(".")
         section = result
         for name in sections:
@@ -109,10 +119,15 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             if not isinstance(inner, dict):
                 raise UserError(f"{dotted}: {name} is a single value, it has no setting {key!r}")
             section = inner
-        if key in KIND_KEYS and section.get(key) != changes[dotted]:
+        if dotted in kind_keys and section.get(key) != changes[dotted]:
             section.clear()
         section[key] = changes[dotted]
     return result
+
+
+def _in_full(key: str, value: Any) -> str:
+    """`method` -> `method.name`, where the value is a bare name."""
+    return f"{key}.{KINDS[key]}" if key in KINDS and isinstance(value, str) else key
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -151,7 +166,8 @@ def _explain(error: ValidationError, cls: type[Settings], source: Path | None, c
     elif first["type"] == "union_tag_invalid":
         context = first["ctx"]
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        keys, dotted = [*keys, KIND_KEYS[0]], f"{dotted}.{KIND_KEYS[0]}"
+        kind = context["discriminator"].strip("'")
+        keys, dotted = [*keys, kind], f"{dotted}.{kind}"
         message = f"{context['tag']!r} is not one of {', '.join(tags)}{_similar(context['tag'], tags)}"
     elif first["type"] == "missing":
         message = "is missing, and has no default"
@@ -216,12 +232,13 @@ def _walk(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], li
 def _models_in(annotation: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]]]:
     """The settings class behind an annotation, or the classes of a discriminated union by tag."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, {}
+        kinds = annotation.kinds() if issubclass(annotation, Settings) else {}
+        return (None, dict(kinds)) if kinds else (annotation, {})
     members = [item for item in typing.get_args(annotation) if isinstance(item, type) and issubclass(item, BaseModel)]
     tagged = {
         tag: member
         for member in members
-        for key in KIND_KEYS
+        for key in KINDS.values()
         if key in member.model_fields
         for tag in typing.get_args(member.model_fields[key].annotation)
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
-from lfm_ray.config import LossSettings
 from lfm_ray.losses import classification_loss, js_divergence, mean_over_pairs
-from lfm_ray.methods.base import Losses, Method
+from lfm_ray.methods.base import Losses, Method, State
 from lfm_ray.models.classifier import Outputs
 
 
@@ -18,13 +19,14 @@ class Official(Method):
     0.01, momentum: 0.9, weight_decay: 1e-4, schedule: step, gradient_clip: null}`, `epochs: 200`.
     """
 
-    matches_embeddings = False
+    name: Literal["official"] = "official"
+    matches_embeddings: ClassVar[bool] = False
 
-    def loss(self, outputs: Outputs, labels: Tensor, alpha: float, settings: LossSettings) -> Losses:
+    def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """2 L_Total; `loss.matching` and tau play no part."""
-        classification = classification_loss(self.predict(outputs), labels, settings.uniform_labels)
+        classification = classification_loss(self.predict(outputs), labels, state.settings.uniform_labels)
         matching = mean_over_pairs(js_divergence, outputs.unimodal)
-        return Losses(2 * ((1 - alpha) * classification + alpha * matching), classification, matching)
+        return Losses(2 * ((1 - state.alpha) * classification + state.alpha * matching), classification, matching)
 
     def predict(self, outputs: Outputs) -> Tensor:
         """The mean of the unimodal logits, (B, C)."""

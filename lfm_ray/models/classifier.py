@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -28,7 +28,7 @@ class Outputs:
     fused: (B, C), logits of the fusion; unimodal: modality -> (B, C), logits of it alone;
     embeddings: modality -> (B, d), the z of paper section 3.1; projections: modality -> (B, p),
     what is matched in place of the embeddings, empty without a projection head; tau: the learned
-    temperature, a scalar, or None.
+    temperature, a scalar, or None; extra: name -> (B, any), what a method adds in `Method.forward`.
     """
 
     fused: Tensor
@@ -36,6 +36,7 @@ class Outputs:
     embeddings: dict[str, Tensor]
     projections: dict[str, Tensor] = field(default_factory=dict)
     tau: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def columns(self) -> Tensor:
         """Everything that has a row for each sample, side by side: (B, all columns)."""
@@ -45,11 +46,20 @@ class Outputs:
         """Applies a function of rows to everything in one call: (B, all columns) -> (B', all columns)."""
         columns = iter(function(self.columns()).split([part.shape[1] for part in self._parts()], dim=1))
         fused = next(columns)
-        unimodal, embeddings, projections = ({name: next(columns) for name in values} for values in self._named())
-        return Outputs(fused, unimodal, embeddings, projections, self.tau)
+        unimodal, embeddings, projections, extra = (
+            {name: next(columns) for name in values} for values in self._named()
+        )
+        return Outputs(fused, unimodal, embeddings, projections, self.tau, extra)
+
+    def detach(self) -> Outputs:
+        """The same without the graph."""
+        named = ({name: value.detach() for name, value in values.items()} for values in self._named())
+        unimodal, embeddings, projections, extra = named
+        tau = None if self.tau is None else self.tau.detach()
+        return Outputs(self.fused.detach(), unimodal, embeddings, projections, tau, extra)
 
     def _named(self) -> list[dict[str, Tensor]]:
-        return [self.unimodal, self.embeddings, self.projections]
+        return [self.unimodal, self.embeddings, self.projections, self.extra]
 
     def _parts(self) -> list[Tensor]:
         return [self.fused, *(value for values in self._named() for value in values.values())]
@@ -140,6 +150,16 @@ class MultimodalClassifier(nn.Module):
         if self.log_tau is not None:
             with torch.no_grad():
                 self.log_tau.clamp_(math.log(LOWEST_TAU), math.log(HIGHEST_TAU))
+
+
+def modality_of(parameter: str, modalities: Collection[str]) -> str:
+    """The modality that a named parameter of the classifier serves alone; empty where several share it.
+
+    Alone: of its encoder, its projection head, or its own part of the fusion head.
+    """
+    owner, first, second = [*parameter.split("."), "", ""][:3]
+    name = second if owner == "head" else first
+    return name if name in modalities else ""
 
 
 def check_model(settings: ModelSettings, modalities: Mapping[str, ModalityCard]) -> None:

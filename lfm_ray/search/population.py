@@ -50,7 +50,7 @@ def population_space(space: Space, members: int) -> Space:
     """
     if members < 4:
         raise UserError(f"--population {members}: takes at least 4 members, of which a quarter follows another quarter")
-    if space.base.method != "lfm" or "epochs" in space.search:
+    if space.base.method.name != "lfm" or "epochs" in space.search:
         raise UserError("--population needs method lfm and a fixed number of epochs")
     changes = {
         "alpha": {"strategy": "table", "values": [0.5] * space.base.epochs},

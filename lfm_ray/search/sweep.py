@@ -179,9 +179,8 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def strategy_name(config: RunConfig) -> str:
-    """`alpha = 0`, `heuristic`, `learned`, ...; the method's name where alpha plays no part."""
-    if config.method != "lfm":
-        return config.method
-    if isinstance(config.alpha, Constant):
-        return "alpha = 0" if config.alpha.value == 0 else "constant"
-    return config.alpha.strategy
+    """`alpha = 0`, `heuristic`, `learned`, ... of LFM; `ogm_ge`, `ogm_ge + heuristic`, ... of another method."""
+    alpha = "alpha = 0" if config.alpha == Constant() else config.alpha.strategy
+    if config.method.name == "lfm":
+        return alpha
+    return config.method.name if alpha in ("alpha = 0", config.method.name) else f"{config.method.name} + {alpha}"

@@ -1,0 +1,69 @@
+"""OGM-GE: on-the-fly gradient modulation with generalisation enhancement.
+
+Peng et al., "Balanced multimodal learning via on-the-fly gradient modulation", CVPR 2022;
+GeWu-Lab/OGM-GE_CVPR2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lfm_ray.methods.base import Method, State
+from lfm_ray.models.classifier import Outputs
+
+
+class OGMGE(Method):
+    """The encoder of a modality that is ahead gets a smaller gradient, and noise of the size of the gradient.
+
+    s_j is the sum over the batch of the probability that modality j's own logits give to the label,
+    and rho_j = s_j / s_i with i the other modality. The gradient of encoder j is multiplied by
+    k_j = 1 - tanh(a rho_j) where rho_j > 1, else by 1 (eq. 10; a is `modulation`).
+
+    With `noise`, normal noise is added to the gradient of every encoder tensor of two dimensions or
+    more, with the standard deviation of that tensor's gradient before k: so does the authors' code,
+    which changes convolutions only. Here k applies to all of an encoder, as the paper writes, and
+    transformers are modulated too. Noise is the same on every rank.
+    """
+
+    name: Literal["ogm_ge"] = "ogm_ge"
+    exactly_two: ClassVar[bool] = True
+    modulation: float = Field(0.8, ge=0, le=10, description="alpha of the paper's eq. 10; 0: no modulation")
+    noise: bool = Field(True, description="generalisation enhancement (GE); false: OGM")
+    first_epoch: int = Field(1, ge=1, description="epoch, from 1, in which modulation begins")
+    last_epoch: int | None = Field(None, ge=1, description="epoch in which it ends; null: with the run")
+
+    def active(self, state: State) -> bool:
+        """Whether this epoch is modulated."""
+        return self.modulation > 0 and self.first_epoch <= state.epoch <= (self.last_epoch or state.epoch)
+
+    def gradient_factors(self, outputs: Outputs, labels: Tensor, state: State) -> Mapping[str, Tensor]:
+        """k_j of each modality."""
+        if not self.active(state):
+            return {}
+        chances = torch.stack(list(outputs.unimodal.values())).softmax(dim=2)  # (2, B, C)
+        scores = chances[:, torch.arange(len(labels)), labels].sum(dim=1)
+        rho = scores / scores.flip(0)
+        k = torch.where(rho > 1, 1 - torch.tanh(self.modulation * rho), 1.0)
+        return dict(zip(outputs.unimodal, k, strict=True))
+
+    def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
+        """The noise is scaled by the gradient before the modulation, and added after it."""
+        layers = [
+            parameter.grad
+            for encoder in state.model.encoders.values()
+            for parameter in encoder.parameters()
+            if parameter.grad is not None and parameter.dim() > 1 and parameter.numel() > 1
+        ]
+        noisy = self.noise and self.active(state)
+        deviations = [gradient.std() for gradient in layers] if noisy else []
+        super().after_backward(outputs, labels, state)
+        if noisy:
+            generator = state.generator(layers[0].device)
+            for gradient, deviation in zip(layers, deviations, strict=True):
+                drawn = torch.randn(gradient.shape, generator=generator, device=gradient.device, dtype=gradient.dtype)
+                gradient.add_(drawn * deviation)
