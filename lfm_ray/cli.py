@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,11 @@ def run(main: Callable[[], None]) -> None:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
+
+
+def command_line() -> str:
+    """The command that is running, as it can be typed again."""
+    return shlex.join(["python", "-m", f"lfm_ray.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def repository_file(path: str | Path) -> Path:

@@ -238,9 +238,14 @@ def run_on_workers(
 
 
 def read_epochs(folder: Path) -> list[Row]:
-    """The rows that a run in `folder` has written so far."""
-    file = folder / EPOCHS
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    """The rows that a run in `folder` has written so far; what a broken copy of the file has not whole is left out."""
+    file, rows = folder / EPOCHS, []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from lfm_ray.cli import (
+    command_line,
     console,
     parser,
     positive,
@@ -44,7 +45,7 @@ def main() -> None:
     from lfm_ray.report.progress import RunsProgress, SweepProgress
     from lfm_ray.report.tensorboard import TensorBoardCallback
     from lfm_ray.search.population import population_space, rounds
-    from lfm_ray.search.run import Resources, run_sweep
+    from lfm_ray.search.run import Resources, cluster_hardware, run_sweep
     from lfm_ray.search.space import load_space
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.search.warm_start import with_fitted_point
@@ -75,7 +76,7 @@ def main() -> None:
         source = Source.open(space.base)
         fingerprint = source.shards.card.fingerprint
         if not given.resume:
-            sweep = Sweep.create(folder, space, given.seed, fingerprint)
+            sweep = Sweep.create(folder, space, given.seed, fingerprint, command_line(), cluster_hardware())
         sweep.check_data(fingerprint)
         console.print(f"[bold]{folder}[/]  {space.question}")
         runs = space.trials * rounds(space)
@@ -88,6 +89,7 @@ def main() -> None:
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
     from lfm_ray.report.figures import strategies_figure
+    from lfm_ray.report.page import write_report
     from lfm_ray.report.tables import settings_table, strategy_table
     from lfm_ray.schedules import formula
     from lfm_ray.search.selection import best_of, schedule_of
@@ -98,6 +100,7 @@ def show(folder: Path) -> None:
     best = best_of(trials)
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "pruned", "failed", "running") if s in states)
+    write_report([folder], folder / "report.html")
     if best is None:
         reason = next((f": {trial.reason}" for trial in trials if trial.state == "failed"), "")
         if "running" in states or not trials:
@@ -117,7 +120,7 @@ def show(folder: Path) -> None:
     console.print(f"{counts}. Best schedule, T = {best.config.epochs}:")
     console.print(f"  {formula(schedule.power_basis(best.config.epochs))}{exact}", soft_wrap=True)
     console.print(f"best settings   {folder / 'best.yaml'}", soft_wrap=True)
-    console.print(f"figure          {folder / 'strategies.png'}", soft_wrap=True)
+    console.print(f"report          {folder / 'report.html'}", soft_wrap=True)
     console.print(f"train it        python -m lfm_ray.train {folder / 'best.yaml'}", soft_wrap=True)
     console.print(f"test figures    python -m lfm_ray.confirm {folder}", soft_wrap=True)
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)

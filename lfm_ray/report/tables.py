@@ -57,7 +57,8 @@ def _numbers(trial: Trial | None, modalities: list[str], metric: str) -> list[st
 
 def modalities_of(row: Row) -> list[str]:
     """The names of the modalities that a row of metrics tells of."""
-    names = [key.split("/")[1] for key in row if key.startswith("val/") and key.endswith("/accuracy")]
+    ends = [key for key in row if key.startswith("val/") and key.endswith("/accuracy")]
+    names = [key.removeprefix("val/").removesuffix("/accuracy") for key in ends]
     return [name for name in names if name != "fused"]
 
 

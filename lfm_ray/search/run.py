@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,19 @@ class Resources:
     def nested(self) -> Workers:
         """The Ray Train workers of a trial; their driver's share comes off their CPUs."""
         return Workers(self.workers.count, self.workers.cpus - DRIVER_CPUS, self.workers.gpus)
+
+
+def cluster_hardware() -> str:
+    """The cluster in a line: `2 CPUs (Intel Xeon ...), 1 GPU (NVIDIA H100), 16 GB, 1 node`."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU", "memory")}
+    kinds = {name.removeprefix("accelerator_type:") for node in nodes for name in node if name.startswith("accel")}
+    names = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"model name\s*:\s*(.+)", names)
+    parts = [f"{total['CPU']:g} CPUs" + (f" ({model[1].strip()})" if model else "")]
+    if total["GPU"]:
+        parts.append(f"{total['GPU']:g} GPUs" + (f" ({', '.join(sorted(kinds))})" if kinds else ""))
+    return ", ".join([*parts, f"{total['memory'] / 2**30:.0f} GiB for Ray", f"{len(nodes)} node(s)"])
 
 
 def run_sweep(

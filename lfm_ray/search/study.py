@@ -31,6 +31,15 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 logging.getLogger("optuna").setLevel(logging.ERROR)
 
 
+def read_trials(journal: Path) -> list[FrozenTrial]:
+    """The trials in a study's journal, by number. Only reads, so another process may write meanwhile."""
+    if not journal.exists():
+        return []
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    studies = storage.get_all_studies()
+    return storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+
+
 class Study:
     """Hands out trials of a space and is told how they went.
 

@@ -5,7 +5,7 @@ STORAGE/NAME/
   study.journal   Optuna's journal: the settings and the fate of every trial
   trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
   tensorboard/    one TensorBoard run each
-  trials.csv, strategies.png, best.yaml   written at the end
+  trials.csv, strategies.png, best.yaml, report.html   written at the end
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from lfm_ray.cli import write_atomically
@@ -27,7 +27,7 @@ from lfm_ray.launch import read_epochs
 from lfm_ray.run import Row
 from lfm_ray.schedules import Constant
 from lfm_ray.search.space import Space
-from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study
+from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
 
 STATES = {
@@ -47,11 +47,13 @@ class SweepFile(Settings):
     fingerprint: str = Field(description="of the shards; a sweep goes on only with the same data")
     created: str
     versions: dict[str, str]
+    command: str = Field("", description="what was typed")
+    hardware: str = Field("", description="of the cluster")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep. state: finished, pruned, failed, running or waiting."""
+    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: as Optuna keeps it."""
 
     number: int
     label: str
@@ -59,6 +61,7 @@ class Trial:
     reason: str
     config: RunConfig
     rows: list[Row]
+    frozen: FrozenTrial
 
     @property
     def accuracy(self) -> float:
@@ -96,7 +99,9 @@ class Sweep:
             raise UserError(f"{folder}: is not empty and not a sweep; use another --name")
 
     @classmethod
-    def create(cls, folder: Path, space: Space, seed: int, fingerprint: str) -> Sweep:
+    def create(
+        cls, folder: Path, space: Space, seed: int, fingerprint: str, command: str = "", hardware: str = ""
+    ) -> Sweep:
         """Makes the folder of a new sweep; `fingerprint` is that of its shards."""
         cls.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +112,8 @@ class Sweep:
             fingerprint=fingerprint,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             versions={name: importlib.metadata.version(name) for name in packages},
+            command=command,
+            hardware=hardware,
         )
         write_atomically(folder / "sweep.yaml", file.to_yaml())
         return cls(folder, file)
@@ -146,7 +153,7 @@ class Sweep:
         return Study(self.folder / "study.journal", self.space, self.file.seed)
 
     def trials(self) -> list[Trial]:
-        """All trials that have been started, by number."""
+        """All trials that have been started, by number. Nothing is written: the sweep may be running."""
         return [
             Trial(
                 number=frozen.number,
@@ -155,8 +162,9 @@ class Sweep:
                 reason=frozen.user_attrs.get(REASON, ""),
                 config=self.space.config(frozen.user_attrs[SETTINGS]),
                 rows=read_epochs(trial_folder(self.folder, frozen.number)),
+                frozen=frozen,
             )
-            for frozen in self.study.trials()
+            for frozen in read_trials(self.folder / "study.journal")
             if SETTINGS in frozen.user_attrs
         ]
 

@@ -1,0 +1,67 @@
+"""The report as one HTML file that needs no network, and its figures as PNG, SVG and CSV beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from lfm_ray.cli import write_atomically
+from lfm_ray.report import contents
+from lfm_ray.report.contents import Figures, Seen
+from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
+
+HERE = Path(__file__).parent
+
+
+def write_report(folders: Sequence[Path], page: Path) -> None:
+    """Writes the page of one sweep, or of several compared, and a folder of the page's name with its figures.
+
+    The sweeps are only read; they may be running.
+
+    Raises:
+        UserError: a folder is no sweep.
+    """
+    all_seen = Seen.of(folders)
+    figures = Figures(all_seen)
+    beside = page.with_suffix("")
+    beside.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        beside / "strategies.csv", contents.strategy_frame(all_seen).to_csv(index=False, float_format="%.6g")
+    )
+    drawn: list[Plot | Bars] = [*figures.plots, *figures.charts]
+    for figure in drawn:
+        save(figure, figures.groups, beside)
+    write_atomically(page, render(figures, beside.name))
+
+
+def render(figures: Figures, folder: str) -> str:
+    """The page; `folder` is where its links lead to."""
+    all_seen = figures.all_seen
+    plots = [plot.thinned() for plot in figures.plots]
+    details = [contents.differences(all_seen)]
+    if not figures.several:
+        details += [contents.best_trials(all_seen[0]), contents.pruned_table(all_seen[0])]
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment.get_template("page.html").render(
+        title=" / ".join(seen.name for seen in all_seen),
+        questions=dict.fromkeys(seen.sweep.space.question for seen in all_seen if seen.sweep.space.question),
+        summaries=[contents.summary(seen) for seen in all_seen],
+        warnings=contents.warnings(all_seen),
+        strategies=contents.strategy_table(contents.strategy_frame(all_seen)),
+        formulas=[formula for seen in all_seen for formula in contents.formulas(seen)],
+        confirmations=[table for seen in all_seen for table in contents.confirmed_tables(seen)],
+        groups=figures.groups,
+        plots=plots,
+        charts=figures.charts,
+        details=[*details, contents.failed_table(all_seen)],
+        sweeps=[contents.again(seen) for seen in all_seen],
+        data=for_page(plots, figures.groups),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        folder=folder,
+        colours=COLOURS,
+        dark_colours=DARK_COLOURS,
+    )

@@ -1,0 +1,230 @@
+"""Figures of the report: what one shows, its data as CSV, and PNG and SVG by matplotlib.
+
+On the page the same `Plot` is drawn by `page.js`, so that it fits any screen and hovering names a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from lfm_ray.cli import write_atomically
+
+# Of groups, in light and in dark mode; told apart by readers who are colour-blind (after Okabe and Ito).
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#6a3d9a"]
+DARK_COLOURS = ["#4aa3f0", "#ff8a4a", "#2fcf9f", "#f0a6d0", "#d8ab66", "#ffc34d", "#9ad8ff", "#b79ae8"]
+
+POINTS = 60_000  # of a figure; with more, the page would exceed 5 MB
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line through the points (x, y), or a dot where there is one point.
+
+    name: what hovering says; curves of one name light up together in all figures. group: what the
+    colour stands for; "" is drawn in the colour of the text.
+    """
+
+    name: str
+    group: str
+    x: Sequence[float]
+    y: Sequence[float]
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A vertical axis of parallel coordinates; ticks: text -> height in [0, 1]."""
+
+    label: str
+    ticks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What a figure shows.
+
+    name: of its files; note: what its caption adds; steps: y holds until the next x; axes: makes it
+    parallel coordinates, where x counts the axes and y is a height in [0, 1]; data: what the CSV
+    holds, where that is not the points.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    curves: list[Curve]
+    note: str = ""
+    steps: bool = False
+    y_range: tuple[float, float] | None = None
+    axes: tuple[Axis, ...] = ()
+    data: pd.DataFrame | None = None
+
+    def frame(self) -> pd.DataFrame:
+        """The data, one row a point."""
+        if self.data is not None:
+            return self.data
+        return pd.DataFrame(
+            {
+                "curve": [curve.name for curve in self.curves for _ in curve.x],
+                "group": [curve.group for curve in self.curves for _ in curve.x],
+                self.x_label: [value for curve in self.curves for value in curve.x],
+                self.y_label: [value for curve in self.curves for value in curve.y],
+            }
+        )
+
+    def thinned(self, points: int = POINTS) -> Plot:
+        """The plot with at most about so many points; if some are left out, its note says so.
+
+        Of each curve that is not bold, evenly spaced points are kept, first and last among them.
+        """
+        if sum(len(curve.x) for curve in self.curves) <= points:
+            return self
+        keep = max(10, points // len(self.curves))
+
+        def thin(curve: Curve) -> Curve:
+            if curve.bold or len(curve.x) <= keep:
+                return curve
+            at = np.linspace(0, len(curve.x) - 1, keep).round().astype(int)
+            return replace(curve, x=[curve.x[i] for i in at], y=[curve.y[i] for i in at])
+
+        said = f"To keep the page small, thin curves are drawn by at most {keep} of their points; the CSV has all."
+        return replace(self, curves=[thin(curve) for curve in self.curves], note=f"{self.note} {said}".strip())
+
+    def draw(self, axes: Axes, groups: Sequence[str]) -> None:
+        """Draws it by matplotlib; the place of a group in `groups` decides its colour."""
+        for group in ["", *groups]:
+            mine = [curve for curve in self.curves if curve.group == group]
+            colour = COLOURS[groups.index(group) % len(COLOURS)] if group else "#444444"
+            label: str | None = group or None
+            for bold in (False, True):
+                lines = [self._path(curve) for curve in mine if curve.bold == bold and len(curve.x) > 1]
+                faint = max(0.08, min(0.5, 20 / max(1, len(self.curves)))) if not bold else 1.0
+                if lines:
+                    width = 2.0 if bold else 0.8
+                    axes.add_collection(
+                        LineCollection(lines, colors=colour, linewidths=width, alpha=faint), autolim=True
+                    )
+            dots = [curve for curve in mine if len(curve.x) == 1]
+            if dots:
+                axes.scatter([c.x[0] for c in dots], [c.y[0] for c in dots], s=9, color=colour, alpha=0.7)
+            if mine and label:
+                axes.plot([], [], color=colour, label=label)
+        axes.autoscale_view()
+        if self.y_range:
+            low, high = self.y_range
+            axes.set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+        if self.axes:
+            self._draw_parallel_axes(axes)
+        else:
+            axes.grid(alpha=0.3)
+            axes.set_xlabel(self.x_label)
+            axes.set_ylabel(self.y_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        if any(curve.group for curve in self.curves):
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
+
+    def _path(self, curve: Curve) -> np.ndarray:
+        points = np.column_stack([curve.x, curve.y])
+        if not self.steps:
+            return points
+        corners = np.column_stack([points[1:, 0], points[:-1, 1]])
+        return np.vstack([points[:1], np.stack([corners, points[1:]], axis=1).reshape(-1, 2)])
+
+    def _draw_parallel_axes(self, axes: Axes) -> None:
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlim(-0.1, len(self.axes) - 0.4)
+        axes.set_yticks([])
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set_xticks(range(len(self.axes)), [axis.label.replace(".", ".\n", 1) for axis in self.axes], fontsize=7)
+        for i, axis in enumerate(self.axes):
+            axes.axvline(i, color="#888888", linewidth=0.8)
+            for text, height in axis.ticks.items():
+                axes.annotate(text, (i, height), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal bars, the longest first."""
+
+    name: str
+    title: str
+    x_label: str
+    values: dict[str, float]
+    note: str = ""
+
+    def frame(self) -> pd.DataFrame:
+        """The data, one row a bar."""
+        return pd.DataFrame({"name": list(self.values), self.x_label: list(self.values.values())})
+
+    def draw(self, axes: Axes, groups: Sequence[str]) -> None:
+        """Draws them by matplotlib."""
+        axes.barh(list(self.values), list(self.values.values()), color=COLOURS[0])
+        axes.invert_yaxis()
+        axes.set_xlabel(self.x_label)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(plot: Plot | Bars, groups: Sequence[str], folder: Path) -> None:
+    """Writes NAME.csv, NAME.png and NAME.svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{plot.name}.csv", plot.frame().to_csv(index=False, float_format="%.6g"))
+    wide = isinstance(plot, Plot) and plot.axes
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9}):
+        figure, axes = plt.subplots(figsize=(10, 4.2) if wide else (6.4, 4.2))
+        plot.draw(axes, groups)
+        axes.set_title(plot.title, fontsize=10, loc="left")
+        figure.savefig(folder / f".{plot.name}.png", dpi=130, bbox_inches="tight")
+        figure.savefig(folder / f".{plot.name}.svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+    for kind in ("png", "svg"):
+        (folder / f".{plot.name}.{kind}").replace(folder / f"{plot.name}.{kind}")
+
+
+def for_page(plots: Sequence[Plot], groups: Sequence[str]) -> dict[str, Any]:
+    """What `page.js` draws, as JSON: names and x are given once, and referred to by their place."""
+    names: dict[tuple[str, str], int] = {}
+    xs: dict[tuple[float, ...], int] = {}
+
+    def curve(one: Curve) -> list[Any]:
+        x = tuple(_short(value) for value in one.x)
+        named = names.setdefault((one.name, one.group), len(names))
+        return [named, xs.setdefault(x, len(xs)), [_short(value) for value in one.y], int(one.bold)]
+
+    drawn = [
+        {
+            "name": plot.name,
+            "x": plot.x_label,
+            "y": plot.y_label,
+            "steps": plot.steps,
+            "range": plot.y_range,
+            "axes": [[axis.label, list(axis.ticks.items())] for axis in plot.axes],
+            "curves": [curve(one) for one in plot.curves],
+        }
+        for plot in plots
+    ]
+    places = {group: i for i, group in enumerate(groups)}
+    return {
+        "groups": list(groups),
+        "names": [[name, places.get(group, -1)] for name, group in names],
+        "xs": [list(x) for x in xs],
+        "plots": drawn,
+        "colours": len(COLOURS),
+    }
+
+
+def _short(value: float) -> float:
+    """Four significant digits, a whole number where it is one."""
+    short = float(f"{value:.4g}")
+    return int(short) if short.is_integer() else short

@@ -1,0 +1,170 @@
+"""The report of sweeps in every state, read back from its files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_sweep import make_sweep
+
+from lfm_ray.errors import UserError
+from lfm_ray.launch import EPOCHS
+from lfm_ray.report.contents import Figures, Seen, strategy_frame
+from lfm_ray.report.page import render, write_report
+from lfm_ray.search.sweep import Sweep
+
+
+def report(*folders: Path) -> str:
+    """The text of the page of some sweeps."""
+    return render(Figures(Seen.of(folders)), "report")
+
+
+def written(folder: Path) -> str:
+    """The same, written with all its figures as the command does it."""
+    write_report([folder], folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def data_of(page: str) -> dict[str, Any]:
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.DOTALL)[1])
+
+
+def cells(page: str, table: str) -> list[list[str]]:
+    inside = re.search(rf'<table id="{table}">(.*?)</table>', page, flags=re.DOTALL)[1]
+    rows = re.findall(r"<tr.*?</tr>", inside, flags=re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_the_strategy_table_is_the_best_trial_of_each_strategy(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s")
+    page = report(tmp_path / "s")
+    header, *rows = cells(page, "strategies")
+    trials = sweep.trials()
+    frame = strategy_frame(Seen.of([tmp_path / "s"])).set_index("strategy")
+    assert len(rows) == len({trial.strategy for trial in trials})
+    shown = [float(row[header.index("fused")]) for row in rows if row[header.index("fused")] != "-"]
+    assert shown == sorted(shown, reverse=True)
+    for row in rows:
+        named = dict(zip(header, row, strict=True))
+        mine = [trial for trial in trials if trial.strategy == named["strategy"]]
+        finished = [trial.accuracy for trial in mine if trial.state == "finished"]
+        assert int(named["trials"]) == len(mine)
+        if not finished:
+            assert named["fused"] == "-"
+            continue
+        last = next(trial for trial in mine if trial.accuracy == max(finished)).rows[-1]
+        alone = [last["val/audio/accuracy"], last["val/image/accuracy"]]
+        assert named["fused"] == f"{max(finished):.3f}"
+        assert named["gap"] == f"{max(alone) - min(alone):.3f}"
+        assert named["mean"] == f"{sum(finished) / len(finished):.3f}"
+        assert frame.loc[named["strategy"], "fused"] == pytest.approx(max(finished), rel=1e-5)
+        assert frame.loc[named["strategy"], "gap"] == pytest.approx(max(alone) - min(alone), rel=1e-4)
+
+
+def test_best_so_far_against_the_epochs_of_the_trials_that_had_ended(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "s", 5, 6, ends=("finished", "pruned", "failed", "finished", "finished"))
+    accuracies, spent, best, expected = [], 0, 0.0, []
+    for trial in Sweep.open(tmp_path / "s").trials():  # they end in the order of their numbers
+        spent += len(trial.rows)
+        if trial.state == "finished":
+            best = max(best, trial.accuracy)
+            accuracies.append((spent, trial.accuracy))
+        expected.append((spent, best))
+    frame = Figures(Seen.of([tmp_path / "s"])).best_so_far().frame()
+    steps = frame[frame["curve"] == "best so far"]
+    assert list(steps["epochs spent"]) == [x for x, _ in expected] == [6, 10, 13, 19, 25]
+    assert list(steps["fused accuracy"]) == pytest.approx([y for _, y in expected], rel=1e-5)
+    assert sorted(frame[frame["curve"] != "best so far"]["epochs spent"]) == [x for x, _ in accuracies]
+
+
+def test_the_page_draws_what_the_csv_holds(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "s", 4, 5)
+    data = data_of(written(tmp_path / "s"))
+    plot = next(plot for plot in data["plots"] if plot["name"] == "accuracy-audio")
+    frame = pd.read_csv(tmp_path / "s/report/accuracy-audio.csv")
+    for named, x, y, _ in plot["curves"]:
+        mine = frame[frame["curve"] == data["names"][named][0]]
+        assert data["xs"][x] == list(mine["epoch"])
+        assert y == pytest.approx(list(mine["validation accuracy"]), rel=1e-3)
+    for plot in data["plots"]:
+        for kind in ("png", "svg", "csv"):
+            assert (tmp_path / "s/report" / f"{plot['name']}.{kind}").stat().st_size > 50
+
+
+def test_everything_that_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>&\"'"
+    make_sweep(tmp_path / "s", 6, modalities=("<b>audio", "image/x"), reason=evil, question=evil)
+    page = written(tmp_path / "s")
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert "<b>audio" not in page
+    assert page.count("<script") == page.count("</script>") == 2
+    assert (tmp_path / "s/report/accuracy-_b_audio.csv").exists()
+
+
+def test_a_sweep_that_has_just_begun_or_runs_is_shown_as_far_as_it_is_and_only_read(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "empty", 0, planned=24)
+    (tmp_path / "empty/study.journal").unlink()
+    assert "No trial has begun yet; 24 are planned" in report(tmp_path / "empty")
+    assert not (tmp_path / "empty/study.journal").exists()
+
+    make_sweep(tmp_path / "running", 7, planned=24, ends=("finished", "running", "pruned"))
+    before = (tmp_path / "running/study.journal").read_bytes()
+    page = report(tmp_path / "running")
+    assert "7 of 24 trials" in page
+    assert "2 trials are running" in page
+    assert "tune --resume running" in page
+    assert (tmp_path / "running/study.journal").read_bytes() == before
+
+
+def test_a_sweep_of_failures_says_why(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "s", 3, ends=("failed",), reason="out of memory <1>")
+    page = report(tmp_path / "s")
+    assert "No trial has finished; the first reason: out of memory &lt;1&gt;" in page
+    assert [row[-1] for row in cells(page, "failed")] == ["reason", *["out of memory &lt;1&gt;"] * 3]
+
+
+def test_a_half_written_sweep_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    make_sweep(folder, 6, ends=("finished",))
+    for name in ("study.journal", f"trials/0002/{EPOCHS}"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) - 40])
+    (folder / f"trials/0003/{EPOCHS}").unlink()
+    page = report(folder)
+    assert "6 trials of 12 epochs" in page
+    lost = [row for row in cells(page, "failed") if "epochs.jsonl is not whole" in row[-1]]
+    assert [row[0] for row in lost] == ["2", "3"]
+    (folder / "sweep.yaml").write_text("space: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        report(folder)
+
+
+def test_several_sweeps_on_one_page_are_told_apart(tmp_path: Path) -> None:
+    for name, seed, epochs in (("a", 1, 8), ("b", 2, 6)):
+        make_sweep(tmp_path / name, 6, epochs, seed=seed)
+    page = report(tmp_path / "a", tmp_path / "b")
+    assert "different numbers of epochs" in page
+    assert data_of(page)["groups"] == ["a", "b"]
+    rows = {row[0]: row[1:] for row in cells(page, "differences")}
+    assert rows["epochs"] == ["8", "6"]
+    assert rows["best fused accuracy"] == [
+        f"{max(t.accuracy for t in Sweep.open(tmp_path / name).trials() if t.state == 'finished'):.3f}" for name in "ab"
+    ]
+    assert {row[0] for row in cells(page, "strategies")[1:]} == {"a", "b"}
+
+
+def test_a_large_sweep_is_thinned_and_says_so(tmp_path: Path) -> None:
+    from lfm_ray.report.plots import Curve, Plot
+
+    curves = [Curve(str(i), "a", range(100), [i] * 100, bold=i == 0) for i in range(50)]
+    plot = Plot("p", "", "x", "y", curves, "Note.").thinned(1000)
+    assert [len(curve.x) for curve in plot.curves] == [100] + [20] * 49
+    assert (plot.curves[1].x[0], plot.curves[1].x[-1]) == (0, 99)
+    assert plot.note == "Note. To keep the page small, thin curves are drawn by at most 20 of their points; " \
+        "the CSV has all."  # fmt: skip
+    assert len(Plot("p", "", "x", "y", curves).frame()) == 5000
