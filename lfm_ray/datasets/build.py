@@ -212,7 +212,8 @@ def _progress(results: Iterator[dict[str, Any]], total: int, done: int) -> Itera
     """Passes results on and shows shards done, time taken and time left on stderr."""
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TextColumn("shards,"))
     times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, *times, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("decoding", total=total, completed=done)
         for result in results:
             progress.advance(bar)
