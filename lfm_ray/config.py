@@ -169,14 +169,23 @@ class LossSettings(Settings):
 class OptimizerSettings(Settings):
     """How theta is updated."""
 
-    name: Literal["sgd", "adamw"] = Field("adamw", description="the optimiser of theta")
+    name: Literal["sgd", "adam", "adamw"] = Field(
+        "adamw",
+        description="the optimiser of theta; adam adds the weight decay to the gradient, adamw takes it off theta",
+    )
     learning_rate: float = Field(3e-3, gt=0, le=10, description="the highest learning rate of the schedule")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw has its own")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; the others have their own")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="weight decay")
-    schedule: Literal["one_cycle", "cosine", "step", "constant", "table"] = Field(
+    schedule: Literal["one_cycle", "cosine", "step", "plateau", "constant", "table"] = Field(
         "one_cycle",
-        description="learning rate over the run; step divides it by ten at 35 % and 70 % of the epochs; table takes"
-        " it from `table`",
+        description="learning rate over the run; step divides it by ten at 35 % and 70 % of the epochs, plateau where"
+        " the training loss no longer falls; table takes it from `table`",
+    )
+    patience: int = Field(
+        5,
+        ge=0,
+        description="of plateau: so many epochs in a row may pass whose mean training loss, L_Total, is not 0.01 %"
+        " below the lowest before; one more divides the learning rate by ten",
     )
     table: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, min_length=1, description="factors of learning_rate over equal shares of the steps, first to last"

@@ -21,7 +21,7 @@ def build_optimizer(
     epochs: int,
     factors: Mapping[str, float] | None = None,
 ) -> tuple[torch.optim.Optimizer, lr_scheduler.LRScheduler]:
-    """The optimiser, and the schedule of its learning rates, which is advanced at every step.
+    """The optimiser, and the schedule of its learning rates, which `after_step` and `after_epoch` advance.
 
     factors: modality -> its encoder's learning rate over that of the settings, at every step; the
     first parameter group has the settings' own. Frozen parameters are left out. A learned
@@ -43,6 +43,8 @@ def build_optimizer(
     optimizer: torch.optim.Optimizer
     if settings.name == "sgd":
         optimizer = torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, fused=True)
+    elif settings.name == "adam":
+        optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
     else:
         optimizer = torch.optim.AdamW(parameters, lr=rate, fused=True)
     steps = max(2, steps_an_epoch * epochs)
@@ -60,7 +62,21 @@ def build_optimizer(
         return optimizer, lr_scheduler.LambdaLR(
             optimizer, lambda step: table[min(step, steps - 1) * len(table) // steps]
         )
+    if settings.schedule == "plateau":
+        return optimizer, lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=settings.patience)
     return optimizer, lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def after_step(scheduler: lr_scheduler.LRScheduler) -> None:
+    """Advances a schedule that is a function of the step."""
+    if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        scheduler.step()
+
+
+def after_epoch(scheduler: lr_scheduler.LRScheduler, training_loss: float) -> None:
+    """Advances a schedule that follows the mean training loss of the epochs; it must be the same on every rank."""
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(training_loss)
 
 
 @contextmanager

@@ -34,11 +34,30 @@ from lfm_ray.losses import ConvexPart
 from lfm_ray.methods import Losses, State, method_of, scale_encoders
 from lfm_ray.metrics import evaluate
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.optimizer import build_optimizer, scaled_rates
+from lfm_ray.optimizer import after_epoch, after_step, build_optimizer, scaled_rates
 from lfm_ray.profile import part
 from lfm_ray.schedules import Adaptive, Learned
 
 Row = dict[str, float]
+
+
+def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
+    """The model of a run, on the CPU, with its initial weights.
+
+    Raises:
+        UserError: the method, an encoder or the fusion head does not fit the modalities.
+    """
+    method = method_of(config)
+    modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
+    method.check_modalities(list(modalities))
+    infonce = method.matches_embeddings and config.loss.matching == "infonce"
+    return MultimodalClassifier(
+        modalities,
+        len(card.classes),
+        config.model,
+        projection_size=config.model.projection_size if infonce else None,
+        tau=config.loss.tau if infonce and config.loss.learn_tau else None,
+    )
 
 
 class Run:
@@ -51,22 +70,13 @@ class Run:
     def __init__(
         self, config: RunConfig, card: DatasetCard, wrap: Callable[[nn.Module], nn.Module] | None = None
     ) -> None:
-        self.config = config
+        self.config, self.card = config, card
         self.device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
         if config.device == "cuda" and self.device.type != "cuda":
             raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
         torch.manual_seed(config.seed)
-        modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
         self.method = method_of(config)
-        self.method.check_modalities(list(modalities))
-        infonce = self.method.matches_embeddings and config.loss.matching == "infonce"
-        self.model = MultimodalClassifier(
-            modalities,
-            len(card.classes),
-            config.model,
-            projection_size=config.model.projection_size if infonce else None,
-            tau=config.loss.tau if infonce and config.loss.learn_tau else None,
-        ).to(self.device)
+        self.model = build_model(config, card).to(self.device)
         compute.arrange(self.model, config, self.device, distributed.rank_and_world_size()[1])
         self.averaged: AveragedModel | None = None
         if decay := config.optimizer.ema_decay:
@@ -130,7 +140,7 @@ class Run:
         keep = before_alpha and self.config.looks_ahead
         losses = Losses.mean([self._step(batch, self.state(phase), keep) for phase in self.method.phases(self.state())])
         with part("optimiser"):
-            self.scheduler.step()
+            after_step(self.scheduler)
             self.model.clamp_tau()
             if self.averaged:
                 self.averaged.update_parameters(self.model)
@@ -284,7 +294,8 @@ class Run:
         return evaluate(self.method.predict(whole), whole, torch.cat(labels))
 
     def end_of_epoch(self, row: Row) -> Row:
-        """What the method makes of an epoch's row, and adds to it."""
+        """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""
+        after_epoch(self.scheduler, distributed.from_rank_zero(row["train/loss"], self.device))
         return self.method.on_epoch_end(self.state(), row)
 
     def learned_tau(self) -> Row:
@@ -301,6 +312,7 @@ class Run:
         """Everything that `load_state_dict` needs to go on bit for bit after this epoch."""
         return {
             "config": self.config.model_dump(mode="json"),
+            "card": self.card.model_dump(mode="json"),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),

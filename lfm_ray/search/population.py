@@ -30,7 +30,7 @@ from lfm_ray.cli import write_atomically
 from lfm_ray.config import OptimizerSettings, RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import CHECKPOINT, CONFIG, EPOCHS, read_epochs
-from lfm_ray.optimizer import build_optimizer
+from lfm_ray.optimizer import after_step, build_optimizer
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import OBJECTIVE
 from lfm_ray.search.sweep import Sweep, trial_folder
@@ -72,7 +72,10 @@ def rounds(space: Space) -> int:
 
 
 def rate_factors(settings: OptimizerSettings, epochs: int) -> list[float]:
-    """The schedule of the settings as a table: its learning rate in each epoch, over the highest."""
+    """The schedule of the settings as a table: its learning rate in each epoch, over the highest.
+
+    That of `plateau` is flat: it is for the population to lower it.
+    """
     if settings.schedule == "table":
         given = settings.table or [1.0]
         return [given[t * len(given) // epochs] for t in range(epochs)]
@@ -81,7 +84,7 @@ def rate_factors(settings: OptimizerSettings, epochs: int) -> list[float]:
     for _ in range(epochs):
         factors.append(optimizer.param_groups[0]["lr"] / settings.learning_rate)
         optimizer.step()
-        scheduler.step()
+        after_step(scheduler)
     return factors
 
 
