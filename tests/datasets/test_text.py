@@ -3,25 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import BertProcessing
-from transformers import PreTrainedTokenizerFast
+from media_files import save_tokenizer
 
 from lfm_ray.config import TextSettings
 from lfm_ray.datasets.text import dtype, tokens, vocabulary_and_padding
 from lfm_ray.errors import UserError
-
-WORDS = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "[PAD]": 3, "good": 4, "bad": 5, "film": 6}
-
-
-def save_tokenizer(folder: Path, **special: str) -> str:
-    raw = Tokenizer(WordLevel(WORDS, unk_token="[UNK]"))
-    raw.pre_tokenizer = Whitespace()
-    raw.post_processor = BertProcessing(("[SEP]", 1), ("[CLS]", 0))
-    PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", **special).save_pretrained(folder)
-    return str(folder)
 
 
 def test_bytes_plus_one_cut_or_padded() -> None:

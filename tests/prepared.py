@@ -1,0 +1,26 @@
+"""Shards as `lfm_ray.prepare` makes them, in this process instead of Ray's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfm_ray.config import PrepareConfig
+from lfm_ray.datasets import build as job
+from lfm_ray.datasets.manifest import Manifest
+from lfm_ray.datasets.shards import Shards
+
+
+def prepared(manifest: Manifest, config: PrepareConfig, out: Path) -> Shards:
+    """Makes the shards of a manifest in `out`."""
+
+    def run(plan: dict[str, Any], folder: Path, work: job.Job, address: str | None) -> Iterator[dict[str, Any]]:
+        return (job.make_shard(folder / name, rows, work.cards, work.config) for name, rows in plan.items())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "_run", run)
+        job.build(manifest, config, out)
+    return Shards(out)
