@@ -1,1 +1,20 @@
 """lfm_ray: finds training strategies for imbalanced multimodal classification, on Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds
+    from lfm_ray.predictor import Predictor
+
+
+def load(folder: str | Path, device: str = "auto") -> Predictor:
+    """Opens a model that `python -m lfm_ray.export` wrote; `predict` of what it returns takes raw media files.
+
+    Raises:
+        UserError: the folder is no exported model, or is not as it was written.
+    """
+    from lfm_ray.predictor import Predictor
+
+    return Predictor(folder, device)

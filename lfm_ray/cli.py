@@ -22,15 +22,19 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 REPOSITORY = Path(__file__).parents[1]
 
 
-def parser(command: str, doc: str) -> argparse.ArgumentParser:
-    """The argument parser of `python -m lfm_ray.COMMAND`; its help is the module's docstring."""
+def parser(command: str, doc: str, settings: bool = True) -> argparse.ArgumentParser:
+    """The argument parser of `python -m lfm_ray.COMMAND`; its help is the module's docstring.
+
+    settings: whether the command takes `--set`.
+    """
     result = argparse.ArgumentParser(
         prog=f"python -m lfm_ray.{command}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument(
-        "--set", metavar="SETTING=VALUE", action="append", default=[], dest="overrides",
-        help="override any setting, such as optimizer.learning_rate=0.01; repeatable",
-    )  # fmt: skip
+    if settings:
+        result.add_argument(
+            "--set", metavar="SETTING=VALUE", action="append", default=[], dest="overrides",
+            help="override any setting, such as optimizer.learning_rate=0.01; repeatable",
+        )  # fmt: skip
     return result
 
 

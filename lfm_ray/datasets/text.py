@@ -23,7 +23,7 @@ def tokens(text: str, settings: TextSettings) -> np.ndarray:
     if settings.tokenizer is None:
         found = [byte + 1 for byte in text.encode("utf-8")[: settings.length]]
     else:
-        found = _tokenizer(settings.tokenizer)(text, truncation=True, max_length=settings.length)["input_ids"]
+        found = load_tokenizer(settings.tokenizer)(text, truncation=True, max_length=settings.length)["input_ids"]
     _, padding = vocabulary_and_padding(settings)
     return np.array([*found, *[padding] * (settings.length - len(found))], dtype(settings))
 
@@ -36,7 +36,7 @@ def vocabulary_and_padding(settings: TextSettings) -> tuple[int, int]:
     """
     if settings.tokenizer is None:
         return BYTE_VALUES, 0
-    tokenizer = _tokenizer(settings.tokenizer)
+    tokenizer = load_tokenizer(settings.tokenizer)
     return len(tokenizer), int(tokenizer.pad_token_id)
 
 
@@ -46,12 +46,17 @@ def dtype(settings: TextSettings) -> np.dtype:
 
 
 @functools.lru_cache
-def _tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer of `transformers` that has a padding token; code that comes with one is never executed.
+
+    Raises:
+        UserError: it cannot be had.
+    """
     from transformers import AutoTokenizer
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try to reach the hub
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"text.tokenizer: {name} is no folder with a tokenizer, nor can it be had: {reason}") from None
