@@ -8,6 +8,8 @@ become slower, since their time goes to other things than multiplication.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -94,5 +96,5 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; to a GPU from pinned memory, so that the copy does not hold up the process."""
     if device.type == "cuda" and batch.labels.device.type == "cpu":
         pinned = {name: value.pin_memory() for name, value in batch.inputs.items()}
-        batch = Batch(pinned, batch.labels.pin_memory())
+        batch = replace(batch, inputs=pinned, labels=batch.labels.pin_memory())
     return batch.to(device)

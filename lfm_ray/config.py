@@ -120,8 +120,8 @@ class ModelSettings(Settings):
     fusion: str = Field(
         "sum",
         validate_default=False,
-        description="how modalities are fused: sum, weight, concat, affine, gated, channel, ml_lstm"
-        " (lfm_ray/models/fusion.py)",
+        description="how modalities are fused: sum, weight, concat, branches, shared, affine, gated, channel,"
+        " ml_lstm (lfm_ray/models/fusion.py)",
     )
 
     @field_validator("encoder")

@@ -126,7 +126,7 @@ class Run:
         """The losses of the global batch of which `batch` is this rank's share."""
         state = state or self.state()
         with part("data"):
-            batch = compute.on_device(batch, self.device)
+            batch = self._ready(batch)
         with part("forward"):
             outputs = self.method.forward(through or self.model, batch.inputs, state)
         return self._losses(outputs, batch.labels, state)
@@ -257,7 +257,7 @@ class Run:
     def _cached(
         self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
     ) -> tuple[Losses, list[Tensor]]:
-        batch, state = compute.on_device(batch, self.device), self.state()
+        batch, state = self._ready(batch), self.state()
         return cached_gradient(
             self.model,
             batch,
@@ -267,6 +267,9 @@ class Run:
             self.parameters,
             lambda losses: self.scaler.scale(what(losses)),
         )
+
+    def _ready(self, batch: Batch) -> Batch:
+        return compute.on_device(batch.with_rows() if self.method.follows_samples else batch, self.device)
 
     def _unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
         """Gradients of a loss that the scaler of float16 has scaled, as they are without."""

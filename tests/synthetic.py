@@ -12,24 +12,35 @@ from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, 
 CLASSES = 3
 
 
-def write_dataset(folder: Path, train: int = 48, val: int = 24, test: int = 24, noise: float = 1.0) -> Path:
-    """Writes shards with `audio` (1, 8, 8) float16 and `image` (1, 8, 8) uint8, three balanced classes."""
+def write_dataset(
+    folder: Path, train: int = 48, val: int = 24, test: int = 24, noise: float = 1.0, more: tuple[str, ...] = ()
+) -> Path:
+    """Writes shards with `audio` (1, 8, 8) float16 and `image` (1, 8, 8) uint8, three balanced classes.
+
+    more: names of further modalities, which are images too.
+    """
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    patterns = {name: random.normal(size=(CLASSES, 1, 8, 8)) for name in ("audio", "image")}
+    images = ("image", *more)
+    patterns = {name: random.normal(size=(CLASSES, 1, 8, 8)) for name in ("audio", *images)}
     splits = {}
     for split, rows in {"train": train, "val": val, "test": test}.items():
         labels = np.arange(rows) % CLASSES
         audio = patterns["audio"][labels] + noise * random.normal(size=(rows, 1, 8, 8))
-        image = 128 + 30 * (patterns["image"][labels] + noise * random.normal(size=(rows, 1, 8, 8)))
-        arrays = {"audio": audio.astype(np.float16), "image": image.clip(0, 255).astype(np.uint8)}
+        arrays = {"audio": audio.astype(np.float16)}
+        for name in images:
+            image = 128 + 30 * (patterns[name][labels] + noise * random.normal(size=(rows, 1, 8, 8)))
+            arrays[name] = image.clip(0, 255).astype(np.uint8)
         file = folder / f"{split}-00000.arrow"
         write_shard(file, [f"{split}-{i}" for i in range(rows)], labels.tolist(), arrays)
         splits[split] = [ShardFile(file=file.name, rows=rows, sha256=sha256(file))]
     card = DatasetCard(
         modalities={
             "audio": ModalityCard(kind="audio", shape=[1, 8, 8], dtype="float16", mean=0.0, std=1.4),
-            "image": ModalityCard(kind="image", shape=[1, 8, 8], dtype="uint8", mean=128.0, std=40.0),
+            **{
+                name: ModalityCard(kind="image", shape=[1, 8, 8], dtype="uint8", mean=128.0, std=40.0)
+                for name in images
+            },
         },
         classes=[str(i) for i in range(CLASSES)],
         splits=splits,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,21 +19,31 @@ from lfm_ray.datasets.columns import Columns, gather
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 
+ROWS = "/rows"  # no modality has such a name
+
 
 @dataclass(frozen=True)
 class Batch:
     """One step's samples on one rank.
 
-    inputs: modality -> (B, ...) of the shape and dtype that the dataset's card says; labels: (B,) int64.
+    inputs: modality -> (B, ...) of the shape and dtype that the dataset's card says; labels: (B,) int64;
+    rows: (B,) int64, the samples' row numbers in their split; None where the batch is of no dataset.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    rows: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        return Batch(inputs, self.labels.to(device, non_blocking=True))
+        rows = None if self.rows is None else self.rows.to(device, non_blocking=True)
+        return Batch(inputs, self.labels.to(device, non_blocking=True), rows)
+
+    def with_rows(self) -> Batch:
+        """The same batch, whose inputs hold the row numbers too, as `ROWS`."""
+        assert self.rows is not None
+        return replace(self, inputs={**self.inputs, ROWS: self.rows})
 
 
 class Batches(Protocol):
@@ -103,7 +113,7 @@ class ReadBatches:
         """The batches of epoch `epoch`."""
         orders = self.order.epoch(epoch)
         for rows, (columns, labels) in zip(orders, self._read(orders, epoch), strict=True):
-            yield Batch(self.inputs(columns, rows, epoch), torch.from_numpy(labels))
+            yield Batch(self.inputs(columns, rows, epoch), torch.from_numpy(labels), torch.from_numpy(rows))
 
     def _read(self, orders: list[np.ndarray], epoch: int) -> Iterator[tuple[Columns, np.ndarray]]:
         def read(rows: np.ndarray) -> tuple[Columns, np.ndarray]:

@@ -46,7 +46,8 @@ class StreamBatches:
             # A rank's share of a small batch can be empty; there is nothing to fetch then.
             values = next(prepared) if len(rows) else _prepare(self.shards, self.split, self.inputs, rows, epoch)
             labels = torch.from_numpy(values.pop(LABELS))
-            yield Batch({name: torch.from_numpy(value) for name, value in values.items()}, labels)
+            inputs = {name: torch.from_numpy(value) for name, value in values.items()}
+            yield Batch(inputs, labels, torch.from_numpy(rows))
 
     def _prepared(self, batches: list[np.ndarray], epoch: int) -> Iterator[dict[str, np.ndarray]]:
         """modality -> (B, ...) writable array, and the labels, of each batch in order."""

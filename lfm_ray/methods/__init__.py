@@ -8,13 +8,22 @@ from pydantic import Field, TypeAdapter
 
 from lfm_ray.config import RunConfig
 from lfm_ray.methods.base import Losses, Method, State, scale_encoders
+from lfm_ray.methods.etmc import ETMC
 from lfm_ray.methods.lfm import LFM
+from lfm_ray.methods.mla import MLA
+from lfm_ray.methods.mmpareto import MMPareto
 from lfm_ray.methods.mslr import MSLR
 from lfm_ray.methods.official import Official
 from lfm_ray.methods.ogm_ge import OGMGE
+from lfm_ray.methods.qmf import QMF
+from lfm_ray.methods.recon_boost import ReconBoost
+from lfm_ray.methods.umt import UMT
 from lfm_ray.methods.unimodal import Unimodal
 
-AnyMethod = Annotated[LFM | Official | Unimodal | OGMGE | MSLR, Field(discriminator="name")]
+AnyMethod = Annotated[
+    LFM | Official | Unimodal | OGMGE | MSLR | ETMC | MLA | MMPareto | QMF | ReconBoost | UMT,
+    Field(discriminator="name"),
+]
 
 METHODS: dict[str, type[Method]] = {one.model_fields["name"].default: one for one in get_args(get_args(AnyMethod)[0])}
 

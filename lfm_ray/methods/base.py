@@ -93,6 +93,9 @@ class Method(MethodSettings):
     """Whether it makes theta's gradient itself, in `gradient`: needed by a method with several terms
     or phases, or with losses that do not reach every parameter."""
 
+    follows_samples: ClassVar[bool] = False
+    """Whether the inputs of `forward` hold the samples' row numbers too, (B,) int64, under `batches.ROWS`."""
+
     def forward(self, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
         """The outputs for inputs of this rank; what it adds to `Outputs.extra`, (B, any), is gathered too."""
         return network(inputs)

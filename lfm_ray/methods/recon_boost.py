@@ -1,0 +1,72 @@
+"""ReconBoost: modalities take turns at correcting what the others say.
+
+Hua et al., "ReconBoost: boosting can achieve modality reconcilement", ICML 2024; huacong/ReconBoost.
+Differences: the loss is divided by the constants of the published code (the weight of the
+cross-entropy, the number of classes), which leaves the ratio of its two weights, 1 : 5, as
+`reconcilement`; the memory consolidation has a gradient, as in the paper (the published code detaches
+both sides of it, so it changes nothing there); there are no pretrained encoders, and no trained rate.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lfm_ray.methods.base import Method, State
+from lfm_ray.models.classifier import Outputs
+
+
+def boosting_loss(own: Tensor, others: Tensor, labels: Tensor, reconcilement: float) -> Tensor:
+    """The loss of the modality whose turn it is, mean over the batch.
+
+    own: its logits (B, C); others: the sum of those of all others, taken as constant; labels: (B,).
+    The cross-entropy of each sample is weighed by 1 - reconcilement q_y, with q = softmax(others): with
+    reconcilement 1 the gradient by `own` is (1 - q_y)(p - onehot), the residual that the others leave.
+    """
+    known = F.softmax(others.detach(), dim=1).gather(1, labels[:, None]).squeeze(1)
+    return ((1 - reconcilement * known) * F.cross_entropy(own, labels, reduction="none")).mean()
+
+
+def memory_loss(own: Tensor, before: Tensor) -> Tensor:
+    """The mean square of the difference between two modalities' probabilities; `before`, (B, C), is constant."""
+    return F.mse_loss(F.softmax(own, dim=1), F.softmax(before.detach(), dim=1))
+
+
+class ReconBoost(Method):
+    """Stages of epochs: one modality boosts the others, then all are rectified together, then the next."""
+
+    name: Literal["recon_boost"] = "recon_boost"
+    reconcilement: float = Field(0.2, ge=0, le=1, description="how much of what the others know is taken off")
+    consolidation: float = Field(
+        0.5, ge=0, le=100, description="weight of the pull towards the modality whose turn was before"
+    )
+    stage_epochs: int = Field(1, ge=1, description="epochs in which a modality has its turn (authors: 4)")
+    rectify_epochs: int = Field(1, ge=0, description="epochs after each turn in which all are trained (authors: 4)")
+    heads: ClassVar[tuple[str, ...]] = ("sum",)
+    apart: ClassVar[bool] = True
+
+    def turn(self, state: State) -> tuple[str, str] | None:
+        """The modality whose turn it is and the one before it; None while all are rectified."""
+        stage, place = divmod(state.epoch - 1, self.stage_epochs + self.rectify_epochs)
+        names = list(state.model.encoders)
+        return (names[stage % len(names)], names[(stage - 1) % len(names)]) if place < self.stage_epochs else None
+
+    def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
+        """The boosting loss of the modality whose turn it is, or the cross-entropy of the sum."""
+        turn = self.turn(state)
+        if turn is None:
+            return super().classification(outputs, labels, state)
+        own, before = (outputs.unimodal[name] for name in turn)
+        loss = boosting_loss(own, outputs.fused - own, labels, self.reconcilement)
+        first = state.epoch <= self.stage_epochs  # nothing has been learnt yet that could be kept
+        return loss if first else loss + self.consolidation * memory_loss(own, before)
+
+    def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
+        """Of the modality's own parameters, while it has its turn."""
+        if (turn := self.turn(state)) is None:
+            return terms[0]
+        own = tuple(f"{part}.{turn[0]}." for part in ("encoders", "projections", "head.classifiers"))
+        return {name: value for name, value in terms[0].items() if name.startswith(own) or name == "log_tau"}

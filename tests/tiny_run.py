@@ -1,0 +1,75 @@
+"""Training on the made-up dataset of `synthetic.py` in a second, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.batches import Batch, Batches, Order, ReadBatches, from_memory
+from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.loop import Splits, fit
+from lfm_ray.run import Row, Run
+from lfm_ray.settings import load
+
+SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16", "model.dropout=0.3"]
+
+
+def small_config(*overrides: str) -> RunConfig:
+    """A run of four short epochs, with dropout, so that random numbers would tell."""
+    return load(RunConfig, None, [*SMALL, *overrides])
+
+
+def small_splits(shards: Shards, config: RunConfig) -> Splits:
+    """All rows of training and validation, in one process."""
+
+    def batches(split: str, shuffle: bool) -> Batches:
+        order = Order(np.arange(shards.card.rows(split)), config.data.batch_size, config.seed, shuffle)
+        return ReadBatches(from_memory(*shards.arrays(split)), order, Inputs.of(shards.card))
+
+    return Splits(batches("train", True), batches("val", False))
+
+
+def train(shards: Shards, *overrides: str, on_epoch: Callable[[Run], None] = lambda run: None) -> Run:
+    """The run after its last epoch."""
+    config = small_config(*overrides)
+    run = Run(config, shards.card)
+    fit(run, small_splits(shards, config), on_epoch)
+    return run
+
+
+def prepared(shards: Shards, *overrides: str) -> tuple[Run, list[Batch]]:
+    """A run before its first step, and the batches of its first epoch."""
+    config = small_config(*overrides)
+    run, splits = Run(config, shards.card), small_splits(shards, config)
+    run.prepare(splits.train.steps)
+    return run, list(splits.train.epoch(1))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """A copy of theta, by name."""
+    return {name: value.detach().clone() for name, value in run.model.named_parameters()}
+
+
+def moved(run: Run, before: dict[str, torch.Tensor]) -> set[str]:
+    """The names of the parameters that are no longer as they were."""
+    return {name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])}
+
+
+def same_weights(one: Run, other: Run) -> bool:
+    """Whether two runs have the same weights, bit for bit."""
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether two runs have the same weights and the same metrics, bit for bit."""
+    return same_weights(one, other) and rows(one) == rows(other)
+
+
+def rows(run: Run) -> list[Row]:
+    """The metrics of all epochs, without the seconds."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
