@@ -185,19 +185,17 @@ def _where(dotted: str, keys: Sequence[str], source: Path | None, changed: Mappi
         return "--set "
     if source is None:
         return ""
-    line = _line_of(source, keys)
+    line = line_of(source, keys)
     return f"{source}, line {line}: " if line else f"{source}: "
 
 
-def _line_of(source: Path, keys: Sequence[str]) -> int | None:
-    """The line (from 1) on which the last of `keys` that the file contains stands."""
+def line_of(source: Path, keys: Sequence[str], *, whole: bool = False) -> int | None:
+    """The line (from 1) on which the last of `keys` that the file contains stands; of all of them, if `whole`."""
     node, line = yaml.compose(source.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), None
     for key in keys:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        found = [(name, value) for name, value in node.value if name.value == key]
+        found = [pair for pair in node.value if pair[0].value == key] if isinstance(node, yaml.MappingNode) else []
         if not found:
-            break
+            return None if whole else line
         line, node = found[0][0].start_mark.line + 1, found[0][1]
     return line
 

@@ -3,9 +3,13 @@
     python -m lfm_ray.tune                                                  the demo
     python -m lfm_ray.tune search_spaces/alpha_schedule.yaml --data shards/mine
     python -m lfm_ray.tune --data shards/mine --trials 100 --time-budget 2h --name mine
+    python -m lfm_ray.tune search_spaces/cubic.yaml --from-learned          fits a learned alpha(t), searches around it
     python -m lfm_ray.tune --start-from runs/learned                        tries its fitted alpha(t) first
     python -m lfm_ray.tune --data shards/mine --population 8                alpha(t) and the learning rate in one go
+    python -m lfm_ray.tune --warm-start sweeps/other --data shards/mine     learns from the trials of another sweep
+    python -m lfm_ray.tune --objective val/fused/map --objective val/accuracy_gap
     python -m lfm_ray.tune --resume mine                                    goes on after a kill
+    python -m lfm_ray.tune --describe search_spaces/cubic.yaml              what a space searches
 
 Trials run on Ray Tune, on this machine or on the cluster at --address. Settings are drawn by
 Optuna, and trials that fall behind are stopped early. Everything lies under STORAGE/NAME.
@@ -16,6 +20,7 @@ from __future__ import annotations
 import datetime
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lfm_ray.cli import (
     command_line,
@@ -30,6 +35,14 @@ from lfm_ray.cli import (
     write_atomically,
 )
 from lfm_ray.errors import TrainingFailed, UserError
+
+if TYPE_CHECKING:
+    from lfm_ray.datasets.shards import DatasetCard
+    from lfm_ray.launch import Source
+    from lfm_ray.search.evidence import Evidence
+    from lfm_ray.search.run import Resources
+    from lfm_ray.search.space import Space
+    from lfm_ray.search.sweep import Sweep
 
 DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
 DEMO_SHARDS = Path("shards/demo")
@@ -46,18 +59,20 @@ def main() -> None:
     from lfm_ray.report.tensorboard import TensorBoardCallback
     from lfm_ray.search.population import population_space, rounds
     from lfm_ray.search.run import Resources, cluster_hardware, run_sweep
-    from lfm_ray.search.space import load_space
+    from lfm_ray.search.samplers import drawn_at_random
     from lfm_ray.search.sweep import Sweep
-    from lfm_ray.search.warm_start import with_fitted_point
 
+    if given.describe:
+        from lfm_ray.report.describe import describe
+
+        console.print(describe(space_of(given)))
+        return
     if given.resume:
         sweep = Sweep.open(given.storage / given.resume)
-        sweep.extend(given.trials)
+        sweep.extend(given.trials, given.epoch_budget)
         space, folder = sweep.space, sweep.folder
     else:
-        space = load_space(repository_file(given.space), [*given.overrides, *setting_flags(given)], given.trials)
-        for start in given.start_from:
-            space = with_fitted_point(space, start)
+        space = space_of(given)
         if given.population:
             space = population_space(space, given.population)
         folder = given.storage / (given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
@@ -66,7 +81,8 @@ def main() -> None:
         if data != DEMO_SHARDS or data.exists():
             read_card(data)
 
-    workers = Workers(given.workers_per_trial, given.cpus_per_worker, given.gpus_per_worker)
+    gpus = 1 / given.trials_per_gpu if given.trials_per_gpu else given.gpus_per_worker
+    workers = Workers(given.workers_per_trial, given.cpus_per_worker, gpus)
     resources = Resources(workers, given.concurrency, space.base.data.reader_cpus)
     with ray_session(given.address):
         resources.trials_at_once()
@@ -76,9 +92,16 @@ def main() -> None:
         source = Source.open(space.base)
         fingerprint = source.shards.card.fingerprint
         if not given.resume:
-            sweep = Sweep.create(folder, space, given.seed, fingerprint, command_line(), cluster_hardware())
+            evidence = evidence_for(space, source.shards.card, given)
+            sweep = Sweep.create(
+                folder, space, given.seed, fingerprint, command_line(), cluster_hardware(), evidence, given.from_learned
+            )
         sweep.check_data(fingerprint)
         console.print(f"[bold]{folder}[/]  {space.question}")
+        if at_random := drawn_at_random(space):
+            console.print(f"sampler {space.sampler}: draws at random, as it cannot model them: {', '.join(at_random)}")
+        if sweep.file.from_learned:
+            space = search_around_learned(sweep, source, resources)
         runs = space.trials * rounds(space)
         with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
             tensorboard = TensorBoardCallback(folder / "tensorboard", space)
@@ -86,11 +109,74 @@ def main() -> None:
     show(folder)
 
 
+def space_of(given: Namespace) -> Space:
+    """The space that the command line asks for."""
+    from lfm_ray.search.samplers import check_sampler
+    from lfm_ray.search.space import load_space
+    from lfm_ray.search.sweep import Sweep
+    from lfm_ray.search.warm_start import check_takes_fit, with_best_points, with_fitted_point
+
+    space = load_space(
+        repository_file(given.space),
+        [*given.overrides, *setting_flags(given)],
+        trials=given.trials,
+        epoch_budget=given.epoch_budget,
+        sampler=given.sampler,
+        objective=given.objective,
+    )
+    check_sampler(space)
+    for start in given.start_from:
+        space = with_fitted_point(space, start)
+    if given.warm_start_as == "points":
+        for earlier in given.warm_start:
+            space = with_best_points(space, Sweep.open(earlier))
+    if given.from_learned:
+        check_takes_fit(space, "--from-learned")
+    return space
+
+
+def evidence_for(space: Space, card: DatasetCard, given: Namespace) -> list[Evidence]:
+    """What the sweeps named by --warm-start tell a search on the dataset of `card`.
+
+    Raises:
+        UserError: one of them has no finished trial that fits; or a metric that is asked for is unknown.
+    """
+    from lfm_ray.search.objective import check_metrics
+    from lfm_ray.search.sweep import Sweep
+    from lfm_ray.search.warm_start import evidence_from
+
+    check_metrics(space.objective, space.relations, space.base.data.modalities or card.modalities)
+    found: list[Evidence] = []
+    for folder in given.warm_start if given.warm_start_as == "evidence" else []:
+        evidence = evidence_from(Sweep.open(folder), space, card.fingerprint)
+        if not evidence:
+            raise UserError(f"--warm-start {folder}: none of its finished trials fits the space")
+        by_rank = sum(one.group != "" for one in evidence)
+        console.print(f"warm start      {len(evidence)} trials of {folder}, {by_rank} of them compared by rank")
+        found += evidence
+    return found
+
+
+def search_around_learned(sweep: Sweep, source: Source, resources: Resources) -> Space:
+    """Trains the learned run of a sweep, or goes on with it, and makes its fit the first known points."""
+    from lfm_ray.report.progress import RunsProgress
+    from lfm_ray.search.run import run_configs
+    from lfm_ray.search.sweep import LEARNED
+    from lfm_ray.search.warm_start import NEIGHBOURS, with_fitted_point
+
+    config, folder = sweep.space.learned_run(), sweep.folder / LEARNED
+    console.print(f"learned run     {folder}, {config.epochs} epochs")
+    with RunsProgress(console, 1) as progress:
+        run_configs({folder.absolute(): config}, source, resources, [progress], measure=None)
+    sweep.replace_space(with_fitted_point(sweep.space, folder, NEIGHBOURS))
+    return sweep.space
+
+
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
-    from lfm_ray.report.tables import settings_table, strategy_table
+    from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.schedules import formula
     from lfm_ray.search.selection import best_of, schedule_of
     from lfm_ray.search.sweep import Sweep
@@ -112,11 +198,19 @@ def show(folder: Path) -> None:
     strategies_figure(trials, folder / "strategies.png")
 
     console.print(strategy_table(trials))
+    if len(sweep.space.objective) > 1:
+        console.print(front_table(trials, sweep.study.front()))
+        console.print(f"each one's settings are trials/NUMBER/config.yaml; best.yaml is trial {best.number}")
+    if best.violation > 0:
+        broken = [text for text, amount in sweep.space.outcomes(best.config, best.rows[-1]).items() if amount > 0]
+        console.print(f"[yellow]no finished trial satisfies the constraints;[/] the nearest breaks {', '.join(broken)}")
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for trial in [trial for trial in trials if trial.state == "failed"]:
         console.print(f"[yellow]trial {trial.number} failed:[/] {trial.reason}")
     schedule, residual = schedule_of(best)
     exact = "" if residual == 0 else f"   (cubic fitted to trial {best.number}, residual {residual:.3f})"
+    if not sweep.study.has_epochs():
+        console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
     console.print(f"{counts}. Best schedule, T = {best.config.epochs}:")
     console.print(f"  {formula(schedule.power_basis(best.config.epochs))}{exact}", soft_wrap=True)
     console.print(f"best settings   {folder / 'best.yaml'}", soft_wrap=True)
@@ -136,10 +230,21 @@ def arguments() -> Namespace:
     add("--resume", metavar="NAME", help="go on with a sweep that was interrupted, or with more --trials")
     add("--start-from", type=Path, metavar="RUN", action="append", default=[],
         help="folder of a run, whose alpha(t) is fitted and tried among the first; repeatable")  # fmt: skip
+    add("--from-learned", action="store_true",
+        help="train the learned alpha(t) once, fit it, and search polynomials around the fit")  # fmt: skip
+    add("--warm-start", type=Path, metavar="SWEEP", action="append", default=[],
+        help="folder of an earlier sweep, also of other data, from whose trials this one learns")  # fmt: skip
+    add("--warm-start-as", choices=("evidence", "points"), default="evidence",
+        help="evidence: for the sampler, the default; points: its 3 best trials are trained first")  # fmt: skip
+    add("--objective", metavar="METRIC", action="append",
+        help="such as val/fused/map, or METRIC=minimize; repeatable: a Pareto front; default: the space's")  # fmt: skip
+    add("--sampler", choices=("tpe", "random", "cmaes", "gp"), help="how settings are drawn; default: the space's")
+    add("--describe", action="store_true", help="print what the space searches, and end")
     add("--trials", type=positive, help="number of trials; default: the space's")
     add("--population", type=positive, metavar="N",
         help="population based training with N members: alpha and the learning rate change on the way")  # fmt: skip
     add("--epochs", type=positive, help="T of each trial; default: the space's")
+    add("--epoch-budget", type=positive, metavar="N", help="start no trial that could bring all epochs above N")
     add("--time-budget", type=seconds, metavar="TIME", help="stop after this time, such as 90s, 30m, 2h")
     add("--seed", type=int, default=0, help="decides what is drawn, and the seed of every trial; default 0")
     add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
@@ -149,11 +254,19 @@ def arguments() -> Namespace:
     add("--workers-per-trial", type=positive, default=1, help="more than 1: each trial is a DDP job; default 1")
     add("--cpus-per-worker", type=positive, default=1, help="default 1")
     add("--gpus-per-worker", type=float, default=0, help="can be a fraction; default 0")
+    add("--trials-per-gpu", type=positive, metavar="N", help="trials that share a GPU, each with a worker on 1/N of it")
     given = result.parse_args()
-    if given.resume and (given.overrides or given.data or given.epochs or given.name or given.start_from):
-        raise UserError("--resume goes on with the settings of the sweep; only --trials and resources can change")
-    if given.population and (given.trials or given.start_from):
-        raise UserError("--population says how many members there are; --trials and --start-from do not go with it")
+    of_a_new_sweep = [given.overrides, given.data, given.epochs, given.name, given.start_from, given.from_learned]
+    if given.resume and any([*of_a_new_sweep, given.warm_start, given.objective, given.sampler]):
+        raise UserError("--resume goes on with the settings of the sweep; only budgets and resources can change")
+    points = [given.start_from, given.from_learned, given.warm_start]
+    if given.population and any([*points, given.trials, given.epoch_budget]):
+        raise UserError(
+            "--population says how many members there are, which train side by side; --trials, --epoch-budget,"
+            " --start-from, --from-learned and --warm-start do not go with it"
+        )
+    if given.trials_per_gpu and (given.gpus_per_worker or given.workers_per_trial > 1):
+        raise UserError("--trials-per-gpu says how much of a GPU a trial of one worker gets; leave out the other flags")
     return given
 
 

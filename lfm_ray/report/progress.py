@@ -11,8 +11,9 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lfm_ray.search.objective import metric_name
 from lfm_ray.search.space import Space
-from lfm_ray.search.study import OBJECTIVE, SETTINGS, Study
+from lfm_ray.search.study import SETTINGS, Study
 from lfm_ray.search.sweep import STATES, strategy_name
 from lfm_ray.search.tune_adapters import FAILED, NUMBER, DriverOnly
 
@@ -41,6 +42,7 @@ class SweepProgress(ProgressCallback):
         self.console, self.study, self.space = console, study, space
         self._started = time.monotonic()
         self._done_before: int | None = None
+        self._objective, self._direction = next(iter(space.objective.items()))
         self._best: tuple[float, str] | None = None
         columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"))
         super().__init__(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
@@ -52,8 +54,9 @@ class SweepProgress(ProgressCallback):
         """Follows the best trial that went to its end."""
         config = self.space.config(trial.config[SETTINGS])
         if FAILED not in result and result["epoch"] == config.epochs:
-            found = (result[OBJECTIVE], strategy_name(config))
-            self._best = max(self._best or found, found)
+            found = (result[self._objective], strategy_name(config))
+            better = max if self._direction == "maximize" else min
+            self._best = better(self._best or found, found)
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -66,14 +69,15 @@ class SweepProgress(ProgressCallback):
         result = trial.last_result or {}
         outcome = (
             result.get(FAILED)
-            or f"fused accuracy {result.get(OBJECTIVE, float('nan')):.3f}, epoch {result.get('epoch')}"
+            or f"{metric_name(self._objective)} {result.get(self._objective, float('nan')):.3f},"
+            f" epoch {result.get('epoch')}"
         )
         self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
 
     on_trial_error = on_trial_complete
 
     def _show(self) -> None:
-        states = [STATES[trial.state] for trial in self.study.trials()]
+        states = [STATES[trial.state] for trial in self.study.started()]
         done = sum(state in ("finished", "pruned", "failed") for state in states)
         self._done_before = done if self._done_before is None else self._done_before
         parts = [f"{states.count(name)} {name}" for name in ("running", "pruned", "failed") if states.count(name)]

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lfm_ray.profile import WARM_UP
 from lfm_ray.run import Row
+from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import best_of, by_strategy
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
@@ -15,26 +16,48 @@ from lfm_ray.settings import flatten
 BASELINES = ("alpha = 0", "heuristic", "learned")
 
 
-def strategy_table(trials: list[Trial], metric: str = "accuracy") -> Table:
+def strategy_table(trials: list[Trial]) -> Table:
     """alpha = 0, heuristic, learned, the other strategies, and the best found, on the validation split.
 
-    A row is the best finished trial of its strategy.
+    A row is the best finished trial of its strategy, by the sweep's (first) objective. The metric
+    shown is the objective's, or accuracy beside an objective that modalities do not have.
     """
     best = by_strategy(trials)
     modalities = modalities_of(next(iter(best.values())).rows[-1]) if best else []
-    table = Table(title=f"best trial of each strategy, validation {metric}", title_justify="left")
+    objective = next(iter(trials[0].space.objective)) if trials else FUSED_ACCURACY
+    last = objective.rpartition("/")[2]
+    metric = last if last in ("accuracy", "map", "macro_f1") else "accuracy"
+    shown = [f"val/{name}/{metric}" for name in ("fused", *modalities)]
+    others = [objective] if objective not in (*shown, "val/accuracy_gap") else []
+    by = "" if objective == shown[0] else f" by {metric_name(objective)}"
+    table = Table(title=f"best trial of each strategy{by}, validation {metric_name(metric)}", title_justify="left")
     table.add_column("strategy", no_wrap=True)
     table.add_column("trials", justify="right")
-    for name in ("fused", *modalities, "gap"):
+    for name in ("fused", *modalities, "gap", *(metric_name(name) for name in others)):
         table.add_column(name, justify="right")
     table.add_column("trial", justify="right")
     for name in [*BASELINES, *(name for name in best if name not in BASELINES)]:
         count = sum(trial.strategy == name for trial in trials)
-        table.add_row(name, str(count), *_numbers(best.get(name), modalities, metric))
+        table.add_row(name, str(count), *_numbers(best.get(name), shown, others))
     table.add_section()
     found = best_of(trials)
     label = f"best found: {found.strategy}" if found else "best found"
-    table.add_row(label, str(len(trials)), *_numbers(found, modalities, metric), style="bold")
+    table.add_row(label, str(len(trials)), *_numbers(found, shown, others), style="bold")
+    return table
+
+
+def front_table(trials: list[Trial], front: list[int]) -> Table:
+    """The Pareto front of a sweep with several objectives: the trials `front`, best first objective first."""
+    chosen = sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.rank, reverse=True)
+    title = "Pareto front, validation split: what no other trial beats in one without losing in another"
+    table = Table(title=title, title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("strategy", no_wrap=True)
+    objective = trials[0].space.objective
+    for name in objective:
+        table.add_column(metric_name(name), justify="right")
+    for trial in chosen:
+        table.add_row(str(trial.number), trial.strategy, *(f"{trial.rows[-1][name]:.3f}" for name in objective))
     return table
 
 
@@ -47,12 +70,13 @@ def settings_table(trial: Trial, searched: list[str]) -> Table:
     return table
 
 
-def _numbers(trial: Trial | None, modalities: list[str], metric: str) -> list[str]:
+def _numbers(trial: Trial | None, shown: list[str], others: list[str]) -> list[str]:
+    """The cells of a trial: the metrics `shown` (fused first), the gap between the rest, `others`, the number."""
     if trial is None:
-        return ["-"] * (len(modalities) + 3)
-    row = trial.rows[-1]
-    values = [row[f"val/{name}/{metric}"] for name in ("fused", *modalities)]
-    return [f"{value:.3f}" for value in [*values, max(values[1:]) - min(values[1:])]] + [str(trial.number)]
+        return ["-"] * (len(shown) + len(others) + 2)
+    values = [trial.rows[-1][name] for name in shown]
+    values += [max(values[1:]) - min(values[1:]), *(trial.rows[-1][name] for name in others)]
+    return [*(f"{value:.3f}" for value in values), str(trial.number)]
 
 
 def modalities_of(row: Row) -> list[str]:

@@ -31,8 +31,8 @@ from lfm_ray.config import OptimizerSettings, RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import CHECKPOINT, CONFIG, EPOCHS, read_epochs
 from lfm_ray.optimizer import after_step, build_optimizer
+from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
-from lfm_ray.search.study import OBJECTIVE
 from lfm_ray.search.sweep import Sweep, trial_folder
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"
@@ -52,6 +52,8 @@ def population_space(space: Space, members: int) -> Space:
         raise UserError(f"--population {members}: takes at least 4 members, of which a quarter follows another quarter")
     if space.base.method.name != "lfm" or "epochs" in space.search:
         raise UserError("--population needs method lfm and a fixed number of epochs")
+    if space.constraints or len(space.objective) > 1:
+        raise UserError("--population knows no constraints, and one objective")
     changes = {
         "alpha": {"strategy": "table", "values": [0.5] * space.base.epochs},
         "optimizer": {
@@ -183,7 +185,7 @@ class Population:
             if member in self.failed:
                 study.fail(member, self.failed[member])
             else:
-                study.finish(member, read_epochs(self._folder(member))[-1][OBJECTIVE])
+                study.finish(member, read_epochs(self._folder(member))[-1])
 
     def _first(self) -> list[dict[str, Any]]:
         """Settings of the first round: drawn from the space, with alpha spread evenly over [0, 1]."""
@@ -212,9 +214,10 @@ class Population:
         self._open = set(self._waiting)
 
     def _score(self, number: int) -> float:
-        by = self.space.pruning.by
-        name = OBJECTIVE if by == "none" else f"val/{by}"
-        return float("nan") if number in self.failed else float(read_epochs(self._folder(number))[-1][name])
+        if number in self.failed:
+            return float("nan")
+        row, by = read_epochs(self._folder(number))[-1], self.space.pruning.by
+        return signed(self.space.objective, row)[0] if by == "none" else row[f"val/{by}"]
 
     def _folder(self, number: int) -> Path:
         return trial_folder(self.sweep.folder, number)

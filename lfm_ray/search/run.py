@@ -31,6 +31,8 @@ from lfm_ray.search.tune_adapters import (
 
 DRIVER_CPUS = 0.01  # of a trial that only waits for its workers; Ray refuses an empty request
 
+ROUNDING = 1e-9  # a third of a GPU fits three times
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -55,9 +57,9 @@ class Resources:
         cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
         needed_cpus = self.workers.count * (self.workers.cpus + self.reader_cpus)
         needed_gpus = self.workers.count * self.workers.gpus
-        fits = int(cpus / needed_cpus)
+        fits = int(cpus / needed_cpus + ROUNDING)
         if needed_gpus:
-            fits = min(fits, int(gpus / needed_gpus))
+            fits = min(fits, int(gpus / needed_gpus + ROUNDING))
         if fits < 1:
             raise UserError(
                 f"one trial needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, the cluster has {cpus:g} and {gpus:g};"
@@ -97,7 +99,7 @@ def run_sweep(
     time_budget: seconds; trials that are cut short by it go on under `--resume`.
     """
     study = sweep.study
-    if not study.remaining():
+    if not study.remaining() or not study.has_epochs():
         return
     trainable = tune.with_parameters(
         run_trial,
@@ -126,11 +128,15 @@ def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: Path,
 
 
 def run_configs(
-    runs: dict[Path, RunConfig], source: Source, resources: Resources, callbacks: list[tune.Callback], measure: str
+    runs: dict[Path, RunConfig],
+    source: Source,
+    resources: Resources,
+    callbacks: list[tune.Callback],
+    measure: str | None,
 ) -> None:
     """Runs given configurations, each in its folder; those that have ended are not repeated.
 
-    The last epoch of each is also measured on the split `measure`.
+    The last epoch of each is also measured on the split `measure`, where one is named.
 
     Raises:
         TrainingFailed: one of them failed; the others have run.

@@ -1,4 +1,4 @@
-"""Which trials of a sweep are best. Only the validation split decides."""
+"""Which trials of a sweep are best, by its objective. Only the validation split decides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COMPARED = ("alpha = 0", "heuristic")  # what `lfm_ray.confirm` trains beside th
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """The finished trial with the highest fused validation accuracy."""
+    """The finished trial of the highest rank: constraints first, then the objective (`Trial.rank`)."""
     return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, default=None)
 
 

@@ -1,16 +1,31 @@
 """Search spaces: a run's settings, some of them distributions, in one YAML file.
 
     question: Which alpha(t) trains the best classifier?
+    extends: temperature.yaml             # or a list; what stands here is put over what is there
     run:                                  # settings shared by all trials; the rest has its default
       epochs: 20
     search:
       alpha.strategy: {choice: [heuristic, polynomial, learned]}
-      alpha.coefficients: {uniform: [0, 1], length: 4, when: {alpha.strategy: polynomial}}
-      optimizer.learning_rate: {loguniform: [1e-3, 3e-2]}
+      alpha.coefficients: {uniform: [0, 1], length: 4, order: decreasing, when: {alpha.strategy: polynomial}}
+      alpha.inner_iters: {integer: [2, 10], when: {alpha.strategy: learned}}
+      optimizer.learning_rate: {loguniform: [1e-3, 3e-2], source: "a decade around the default"}
+      model.width: {same_as: model.embedding_size}
+      loss.tau: null                      # no longer searched, though temperature.yaml does
+    constraints:
+      - alpha.low <= alpha.high           # a draw that breaks it is never run
+      - val/*/accuracy >= 0.5             # a trial that breaks it is never the best
+    objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}      # or one metric
     points:                               # tried first and never pruned
       heuristic: {alpha.strategy: heuristic}
 
-A setting with `when` exists only in trials in which the named settings have the given values.
+A setting with `when` exists only in trials in which the named settings have the given values (one,
+or a list of which one holds). `length` makes a list of independent values, `order` an ordered one.
+`extends` names files beside this one or in the repository; `run` is merged setting by setting, `search`
+and `points` name by name (null takes one away), `constraints` are added, and anything else is replaced.
+
+Optuna is told of a draw that is never run that it breaks its constraint, and by how much, so TPE
+draws fewer of them; the same holds for a trial whose metrics break one. Settings that a run refuses
+by itself (`lfm_ray/config.py`) are such constraints without being named.
 """
 
 from __future__ import annotations
@@ -21,70 +36,17 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import optuna
-from pydantic import Field, model_validator
+from optuna.distributions import BaseDistribution
+from pydantic import Field, field_validator, model_validator
 
+from lfm_ray.cli import repository_file
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.settings import Settings, build, flatten, load, merge, nearest, parse_overrides
+from lfm_ray.search.distributions import Distribution
+from lfm_ray.search.objective import FUSED_ACCURACY, Direction, Relation, objective_of
+from lfm_ray.settings import Settings, build, flatten, line_of, merge, nearest, parse_overrides, read_yaml
 
-
-class Distribution(Settings):
-    """Where a setting's value is drawn from: exactly one of choice, uniform, loguniform and integer."""
-
-    choice: list[Any] | None = Field(None, min_length=1, description="one of these values")
-    uniform: list[float] | None = Field(None, min_length=2, max_length=2, description="[low, high]")
-    loguniform: list[float] | None = Field(None, min_length=2, max_length=2, description="[low, high], 0 < low")
-    integer: list[int] | None = Field(None, min_length=2, max_length=2, description="whole numbers, [low, high]")
-    length: int | None = Field(None, ge=1, description="with uniform: a list of that many independent values")
-    when: dict[str, Any] = Field({}, description="setting -> value, or list of values, under which this one exists")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        kinds = [name for name in ("choice", "uniform", "loguniform", "integer") if getattr(self, name) is not None]
-        if len(kinds) != 1:
-            raise ValueError(f"give exactly one of choice, uniform, loguniform, integer (here: {kinds or 'none'})")
-        if self.length is not None and self.uniform is None:
-            raise ValueError("length goes with uniform")
-        if kinds[0] != "choice" and not self.bounds[0] < self.bounds[1]:
-            raise ValueError(f"{kinds[0]}: the first bound must be below the second, not {list(self.bounds)}")
-        if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError(f"loguniform: both bounds must be above 0, not {self.loguniform}")
-        return self
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a numerical distribution."""
-        low, high = self.uniform or self.loguniform or self.integer or (0, 0)
-        return low, high
-
-    def extremes(self) -> Iterator[Any]:
-        """The values that show whether the whole range is allowed: all choices, or the two ends."""
-        if self.choice is not None:
-            yield from self.choice
-        else:
-            yield from ([end] * self.length if self.length else end for end in self.bounds)
-
-    def allows(self, value: Any) -> bool:
-        """Whether this can draw a value (of a setting that is no list)."""
-        if self.choice is not None:
-            return value in self.choice
-        return isinstance(value, int | float) and self.bounds[0] <= value <= self.bounds[1]
-
-    def names(self, path: str) -> list[str]:
-        """The names under which Optuna knows the values of setting `path`."""
-        return [f"{path}.{i}" for i in range(self.length)] if self.length else [path]
-
-    def suggest(self, trial: optuna.Trial, path: str) -> Any:
-        """Draws a value for setting `path`."""
-        if self.length:
-            low, high = self.bounds
-            return [trial.suggest_float(name, low, high) for name in self.names(path)]
-        if self.choice is not None:
-            return trial.suggest_categorical(path, self.choice)
-        if self.integer is not None:
-            return trial.suggest_int(path, self.integer[0], self.integer[1])
-        low, high = self.bounds
-        return trial.suggest_float(path, low, high, log=self.loguniform is not None)
+TRIED_DRAWS = 1000  # a space of which so many random draws all break a constraint is refused
 
 
 class Pruning(Settings):
@@ -106,12 +68,51 @@ class Space(Settings):
     run: dict[str, Any] = Field({}, description="settings of every trial, as in a run's YAML file")
     search: dict[str, Distribution] = Field({}, description="setting -> distribution; later ones may depend on earlier")
     points: dict[str, dict[str, Any]] = Field({}, description="name -> settings that are tried first and never pruned")
+    objective: dict[str, Direction] = Field(
+        {FUSED_ACCURACY: "maximize"},
+        min_length=1,
+        description="metric -> maximize or minimize, or only the metric; of several, the Pareto front is searched",
+    )
+    constraints: list[str] = Field([], description="relations between settings, metrics and numbers that must hold")
+    from_learned: dict[str, Any] = Field(
+        {}, description="settings of the learned run that --from-learned begins with, beside those of `run`"
+    )
     trials: int = Field(24, ge=1, description="number of trials")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="how settings are drawn, by Optuna")
+    epoch_budget: int | None = Field(None, ge=1, description="epochs of all trials together; null: no limit")
+    sampler: Literal["tpe", "random", "cmaes", "gp"] = Field(
+        "tpe", description="how settings are drawn, by Optuna (lfm_ray/search/samplers.py)"
+    )
     pruning: Pruning = Pruning()
     epochs_a_round: int | None = Field(
         None, ge=1, description="of a population (lfm_ray.search.population), set by --population; null: none"
     )
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _metrics_alone_will_do(cls, value: Any) -> Any:
+        return objective_of(value)
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable(cls, value: list[str]) -> list[str]:
+        for text in value:
+            Relation.parse(text)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_objectives_are_not_pruned(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("objective"), dict | list) and "pruning" not in values:
+            return {**values, "pruning": {"by": "none"}} if len(values["objective"]) > 1 else values
+        return values
+
+    @model_validator(mode="after")
+    def _pruning_needs_one_objective(self) -> Self:
+        if len(self.objective) > 1 and self.pruning.by != "none":
+            raise ValueError(
+                "pruning compares trials by one measure; with several objectives write pruning: {by: none}"
+            )
+        return self
 
     @cached_property
     def base(self) -> RunConfig:
@@ -122,6 +123,11 @@ class Space(Settings):
     def _base_values(self) -> dict[str, Any]:
         return flatten(self.base.model_dump())
 
+    @cached_property
+    def relations(self) -> list[Relation]:
+        """The constraints."""
+        return [Relation.parse(text) for text in self.constraints]
+
     def conditions_hold(self, distribution: Distribution, drawn: Mapping[str, Any]) -> bool:
         """Whether a setting exists, given the settings drawn so far."""
         for name, allowed in distribution.when.items():
@@ -130,16 +136,34 @@ class Space(Settings):
                 return False
         return True
 
+    def conditions(self, distribution: Distribution) -> dict[str, Any]:
+        """Settings under which a searched one exists, following the conditions of its conditions."""
+        needed: dict[str, Any] = {}
+        for name, allowed in distribution.when.items():
+            if name in self.search:
+                needed |= self.conditions(self.search[name])
+            needed[name] = allowed[0] if isinstance(allowed, list) else allowed
+        return needed
+
     def searched_in(self, config: RunConfig) -> list[str]:
         """The searched settings that exist in a run."""
         values = flatten(config.model_dump())
         return [path for path, distribution in self.search.items() if self.conditions_hold(distribution, values)]
 
+    @cached_property
+    def parameters(self) -> dict[str, BaseDistribution]:
+        """Optuna's parameters of all searched settings: name -> distribution."""
+        return {name: one for path, item in self.search.items() for name, one in item.parameters(path).items()}
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Draws the settings of a trial: dotted path -> value."""
         drawn: dict[str, Any] = {}
         for path, distribution in self.search.items():
-            if self.conditions_hold(distribution, drawn):
+            if not self.conditions_hold(distribution, drawn):
+                continue
+            if (other := distribution.same_as) is not None:
+                drawn[path] = drawn[other] if other in drawn else self._base_values[other]
+            else:
                 drawn[path] = distribution.suggest(trial, path)
         return drawn
 
@@ -147,80 +171,190 @@ class Space(Settings):
         """The run with the drawn settings in place."""
         return build(RunConfig, merge(self.run, drawn))
 
+    def learned_run(self) -> RunConfig:
+        """The learned run that --from-learned begins with: `run` and `from_learned` together."""
+        return build(RunConfig, merge(self.run, {"alpha.strategy": "learned", **flatten(self.from_learned)}))
+
+    def broken(self, drawn: Mapping[str, Any]) -> dict[str, float]:
+        """What keeps drawn settings from being run: constraint -> by how much it is broken, above 0."""
+        refused: dict[str, float] = {}
+        values: Mapping[str, Any] = drawn
+        try:
+            values = flatten(self.config(drawn).model_dump())
+        except UserError as error:
+            refused = {str(error): 1.0}
+        amounts = {one.text: one.violation(values) or 0.0 for one in self.relations if not one.metrics}
+        return {text: amount for text, amount in amounts.items() if amount > 0} or refused
+
+    def outcomes(self, config: RunConfig, row: Mapping[str, float]) -> dict[str, float]:
+        """What a run's metrics say of the constraints on metrics: constraint -> above 0 where it is broken.
+
+        A constraint on something that the run does not have holds.
+        """
+        values = {**flatten(config.model_dump()), **row}
+        return {one.text: one.violation(values) or 0.0 for one in self.relations if one.metrics}
+
     def known_points(self) -> dict[str, dict[str, Any]]:
-        """The points in Optuna's names; searched settings that a point leaves open have their default."""
+        """The points in Optuna's names; searched settings that a point leaves open have their default.
+
+        Where the default is outside of what is searched, the sampler draws a value.
+        """
         points = {}
         for label, point in self.points.items():
             values = flatten(self.config(point).model_dump())
-            drawn: dict[str, Any] = {}
-            for path, distribution in self.search.items():
-                if path in values and self.conditions_hold(distribution, values):
-                    value = values[path] if distribution.length else [values[path]]
-                    drawn |= dict(zip(distribution.names(path), value, strict=False))
-            points[label] = drawn
+            points[label] = self.drawn(values)
         return points
 
+    def drawn(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of Optuna's parameters that draw a run's (flattened) settings, as far as they can be drawn."""
+        drawn: dict[str, Any] = {}
+        for path, distribution in self.search.items():
+            if path in values and self.conditions_hold(distribution, values) and distribution.allows(values[path]):
+                drawn |= distribution.drawn(path, values[path])
+        return drawn
 
-def load_space(path: Path, overrides: Sequence[str] = (), trials: int | None = None) -> Space:
+
+def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Space:
     """Reads a space file. An overridden setting is fixed for all trials, and no longer searched.
+
+    changes: fields of the space to replace, such as trials=50; None leaves one as it is.
 
     Raises:
         UserError: an unknown key, a wrong type, a bound that is impossible or outside what the
-            setting allows, a condition on a setting that does not exist.
+            setting allows, a condition on a setting that does not exist, a constraint that no draw
+            satisfies.
     """
-    space = load(Space, path)
+    values, files = _read(path)
+    space = build(Space, values)
     fixed = parse_overrides(overrides)
     flat_fixed = flatten(fixed)
-    search = {key: value for key, value in space.search.items() if key not in flat_fixed}
-    points = {
-        label: {key: value for key, value in point.items() if key not in flat_fixed}
-        for label, point in space.points.items()
-        if all(point.get(key, value) == value for key, value in flat_fixed.items())
+    changed: dict[str, Any] = {
+        "run": merge(space.run, fixed),
+        "search": {key: value for key, value in values.get("search", {}).items() if key not in flat_fixed},
+        "points": {
+            label: {key: value for key, value in point.items() if key not in flat_fixed}
+            for label, point in space.points.items()
+            if all(point.get(key, value) == value for key, value in flat_fixed.items())
+        },
     }
-    changes: dict[str, Any] = {"run": merge(space.run, fixed), "search": search, "points": points}
-    if trials is not None:
-        changes["trials"] = trials
-    space = build(Space, {**space.model_dump(), **changes})
-    _check(space, path)
+    given = {key: value for key, value in changes.items() if value is not None}
+    space = build(Space, {**values, **changed, **given})
+    _check(space, files)
     return space
 
 
-def _check(space: Space, path: Path) -> None:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
+    """A space file over the files that it extends, and all these files, itself first."""
+    if path.resolve() in extending:
+        raise UserError(f"{path}: extends itself")
+    own = read_yaml(path)
+    parents = own.pop("extends", [])
+    parents = parents if isinstance(parents, list) else [parents]
+    if not all(isinstance(parent, str) for parent in parents):
+        raise UserError(f"{_place([path], 'extends')}: must be a file, or a list of files, beside this one")
+    present = {key: _without_null(value) if key in ("search", "points") else value for key, value in own.items()}
+    build(Space, present, source=path)
+    values: dict[str, Any] = {}
+    files = [path]
+    for parent in parents:
+        file = path.parent / parent if (path.parent / parent).exists() else repository_file(parent)
+        if not file.exists():
+            raise UserError(f"{_place([path], 'extends')}: {file}: there is no such file")
+        inherited, more = _read(file, (*extending, path.resolve()))
+        values = _over(inherited, values)
+        files += more
+    return _over(own, values), files
+
+
+def _over(own: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """A space's keys put over those of a space that it extends."""
+    result = {**inherited, **own}
+    for key in ("search", "points"):
+        if key in result:
+            result[key] = _without_null({**(inherited.get(key) or {}), **(own.get(key) or {})})
+    if "run" in result:
+        result["run"] = merge(inherited.get("run") or {}, flatten(own.get("run") or {}))
+    if "constraints" in result:
+        result["constraints"] = [*inherited.get("constraints", []), *own.get("constraints", [])]
+    return result
+
+
+def _without_null(values: Any) -> Any:
+    return {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+
+
+def _place(files: Sequence[Path], *keys: str) -> str:
+    """Where something stands, for an error: file, line and keys; in the first of the files that has it."""
+    for file in files:
+        line = line_of(file, keys, whole=True)
+        if line:
+            return f"{file}, line {line}, {', '.join(keys)}"
+    return f"{files[0]}, {', '.join(keys)}"
+
+
+def _check(space: Space, files: Sequence[Path]) -> None:
     try:
         base = space.base
     except UserError as error:
-        raise UserError(f"{path}, run: {error}") from None
+        raise UserError(f"{_place(files, 'run')}: {error}") from None
+    try:
+        if space.from_learned:
+            space.learned_run()
+    except UserError as error:
+        raise UserError(f"{_place(files, 'from_learned')}: {error}") from None
     known = set(flatten(base.model_dump())) | set(space.search)
     for (setting, distribution), earlier in zip(space.search.items(), _prefixes(list(space.search)), strict=True):
-        where = f"{path}, search, {setting}"
-        for name in distribution.when:
+        where = _place(files, "search", setting)
+        references = dict.fromkeys(distribution.when, "when")
+        references |= {distribution.same_as: "same_as"} if distribution.same_as is not None else {}
+        for name, kind in references.items():
             if name not in known:
-                raise UserError(f"{where}: when: unknown setting {name}{nearest(name, sorted(known))}")
+                raise UserError(f"{where}: {kind}: unknown setting {name}{nearest(name, sorted(known))}")
             if name in space.search and name not in earlier:
-                raise UserError(f"{where}: when: {name} must stand before {setting}")
-        conditions = _with_conditions(space, distribution)
+                raise UserError(f"{where}: {kind}: {name} must stand before {setting}")
+        conditions = space.conditions(distribution)
         for value in distribution.extremes():
             try:
                 space.config({**conditions, setting: value})
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
+    _check_points(space, files)
+    _check_constraints(space, files, known)
+
+
+def _check_points(space: Space, files: Sequence[Path]) -> None:
     for label, point in space.points.items():
+        where = _place(files, "points", label)
         try:
-            space.config(point)
+            values = flatten(space.config(point).model_dump())
         except UserError as error:
-            raise UserError(f"{path}, points, {label}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
+        for name, value in point.items():
+            distribution = space.search.get(name)
+            if distribution is None and values.get(name) != flatten(space.base.model_dump()).get(name):
+                raise UserError(f"{where}: {name} is not searched; allowed: {', '.join(space.search)}")
+            if distribution is not None and not distribution.allows(values[name]):
+                raise UserError(f"{where}: {name}: {value} is outside of what is searched: {distribution}")
+        for relation in space.relations:
+            if (relation.violation(point) or 0.0) > 0:
+                raise UserError(f"{where}: breaks the constraint {relation.text}")
+
+
+def _check_constraints(space: Space, files: Sequence[Path], known: set[str]) -> None:
+    where = _place(files, "constraints")
+    for relation in space.relations:
+        for name in relation.names:
+            if name not in known and name not in relation.metrics:
+                raise UserError(f"{where}: {relation.text}: unknown setting {name}{nearest(name, sorted(known))}")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    broken: dict[str, float] = {}
+    for _ in range(TRIED_DRAWS):
+        broken = space.broken(space.suggest(study.ask()))
+        if not broken:
+            return
+    raise UserError(f"{files[0]}: none of {TRIED_DRAWS} random draws satisfies {next(iter(broken))}")
 
 
 def _prefixes(names: list[str]) -> Iterator[list[str]]:
     for i in range(len(names)):
         yield names[:i]
-
-
-def _with_conditions(space: Space, distribution: Distribution) -> dict[str, Any]:
-    """Settings under which `distribution` exists, following the conditions of its conditions."""
-    needed: dict[str, Any] = {}
-    for name, allowed in distribution.when.items():
-        if name in space.search:
-            needed |= _with_conditions(space, space.search[name])
-        needed[name] = allowed[0] if isinstance(allowed, list) else allowed
-    return needed

@@ -5,6 +5,8 @@ STORAGE/NAME/
   study.journal   Optuna's journal: the settings and the fate of every trial
   trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
   tensorboard/    one TensorBoard run each
+  learned/        the run that --from-learned began with
+  warm_start.jsonl   the trials of earlier sweeps that --warm-start took
   trials.csv, strategies.png, best.yaml, report.html   written at the end
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +29,13 @@ from lfm_ray.errors import UserError
 from lfm_ray.launch import read_epochs
 from lfm_ray.run import Row
 from lfm_ray.schedules import Constant
+from lfm_ray.search.evidence import Evidence, read_evidence, write_evidence
+from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
 
+WARM_START, LEARNED = "warm_start.jsonl", "learned"
 STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -49,6 +55,9 @@ class SweepFile(Settings):
     versions: dict[str, str]
     command: str = Field("", description="what was typed")
     hardware: str = Field("", description="of the cluster")
+    from_learned: bool = Field(
+        False, description="a learned run is still to be made, and its fit to be searched around"
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Trial:
     config: RunConfig
     rows: list[Row]
     frozen: FrozenTrial
+    space: Space
 
     @property
     def accuracy(self) -> float:
@@ -69,9 +79,14 @@ class Trial:
         return self.rows[-1]["val/fused/accuracy"] if self.rows else float("nan")
 
     @property
-    def rank(self) -> tuple[float, float]:
-        """What trials are compared by: the accuracy, then the lower validation loss."""
-        return self.accuracy, -self.rows[-1]["val/fused/loss"]
+    def violation(self) -> float:
+        """By how much the metrics of the last epoch break the space's constraints; 0 if they do not."""
+        return sum(max(0.0, amount) for amount in self.space.outcomes(self.config, self.rows[-1]).values())
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What trials are compared by: the constraints, the objectives in their order, the lower validation loss."""
+        return -self.violation, *signed(self.space.objective, self.rows[-1]), -self.rows[-1]["val/fused/loss"]
 
     @property
     def strategy(self) -> str:
@@ -100,7 +115,15 @@ class Sweep:
 
     @classmethod
     def create(
-        cls, folder: Path, space: Space, seed: int, fingerprint: str, command: str = "", hardware: str = ""
+        cls,
+        folder: Path,
+        space: Space,
+        seed: int,
+        fingerprint: str,
+        command: str = "",
+        hardware: str = "",
+        evidence: Sequence[Evidence] = (),
+        from_learned: bool = False,
     ) -> Sweep:
         """Makes the folder of a new sweep; `fingerprint` is that of its shards."""
         cls.check_free(folder)
@@ -114,7 +137,10 @@ class Sweep:
             versions={name: importlib.metadata.version(name) for name in packages},
             command=command,
             hardware=hardware,
+            from_learned=from_learned,
         )
+        if evidence:
+            write_evidence(folder / WARM_START, evidence)
         write_atomically(folder / "sweep.yaml", file.to_yaml())
         return cls(folder, file)
 
@@ -129,13 +155,18 @@ class Sweep:
             raise UserError(f"{folder}: there is no sweep here (no sweep.yaml)")
         return cls(folder, load(SweepFile, folder / "sweep.yaml"))
 
-    def extend(self, trials: int | None) -> None:
-        """Changes the number of trials of the sweep."""
-        if trials is not None:
-            space = self.space.model_copy(update={"trials": trials})
-            self.file = self.file.model_copy(update={"space": space})
-            self.space = space
-            write_atomically(self.folder / "sweep.yaml", self.file.to_yaml())
+    def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
+        """Changes the number of trials of the sweep, or their epochs altogether."""
+        changes = {"trials": trials, "epoch_budget": epoch_budget}
+        self.replace_space(
+            self.space.model_copy(update={name: value for name, value in changes.items() if value is not None})
+        )
+
+    def replace_space(self, space: Space) -> None:
+        """Goes on with another space; that of a sweep with trials can only differ in its budget."""
+        self.space = space
+        self.file = self.file.model_copy(update={"space": space, "from_learned": False})
+        write_atomically(self.folder / "sweep.yaml", self.file.to_yaml())
 
     def check_data(self, fingerprint: str) -> None:
         """Refuses to go on with other data.
@@ -150,7 +181,8 @@ class Sweep:
     @cached_property
     def study(self) -> Study:
         """The sweep's study."""
-        return Study(self.folder / "study.journal", self.space, self.file.seed)
+        evidence = read_evidence(self.folder / WARM_START)
+        return Study(self.folder / "study.journal", self.space, self.file.seed, evidence)
 
     def trials(self) -> list[Trial]:
         """All trials that have been started, by number. Nothing is written: the sweep may be running."""
@@ -163,6 +195,7 @@ class Sweep:
                 config=self.space.config(frozen.user_attrs[SETTINGS]),
                 rows=read_epochs(trial_folder(self.folder, frozen.number)),
                 frozen=frozen,
+                space=self.space,
             )
             for frozen in read_trials(self.folder / "study.journal")
             if SETTINGS in frozen.user_attrs

@@ -13,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lfm_ray.search.population import Population
-from lfm_ray.search.study import OBJECTIVE, SETTINGS, Study
+from lfm_ray.search.study import SETTINGS, Study
 
 NUMBER, FAILED = "number", "failed"
 
@@ -29,12 +29,15 @@ class StudySearcher(DriverOnly, Searcher):
     """Tune's source of trials: a trial's Tune config is its number and its drawn settings."""
 
     def __init__(self, study: Study) -> None:
-        super().__init__(metric=OBJECTIVE, mode="max")
+        super().__init__(metric=next(iter(study.space.objective)), mode="max")  # Tune wants one; the study decides
         self.study = study
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial."""
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial; none for now, or none any more, when the epoch budget has no room for it."""
+        if not self.study.has_epochs():
+            running = any(not self.study.ended(number) for number in self._numbers.values())
+            return None if running else Searcher.FINISHED
         number, settings = self.study.ask()
         self._numbers[trial_id] = number
         return {NUMBER: number, SETTINGS: settings}
@@ -52,7 +55,7 @@ class StudySearcher(DriverOnly, Searcher):
         elif result and FAILED in result:
             self.study.fail(number, result[FAILED])
         elif result and result.get("epoch") == self.study.epochs(number):
-            self.study.finish(number, result[OBJECTIVE])
+            self.study.finish(number, result)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's journal is the state."""
@@ -89,7 +92,7 @@ class PopulationSearcher(DriverOnly, Searcher):
     """Tune's source of trials where a trial is one round of one member of a population."""
 
     def __init__(self, population: Population) -> None:
-        super().__init__(metric=OBJECTIVE, mode="max")
+        super().__init__(metric=next(iter(population.space.objective)), mode="max")
         self.population = population
         self._numbers: dict[str, int] = {}
 

@@ -1,43 +1,132 @@
-"""Starts a search from a run that has ended: its alpha(t), fitted, becomes a known point of the space."""
+"""Starts a search from what is known: a learned alpha(t), or the trials of earlier sweeps.
+
+A run that has ended (`--start-from RUN`), or one that is made first (`--from-learned`), gives its
+alpha(t), fitted by a polynomial, as a known point. An earlier sweep (`--warm-start SWEEP`) gives its
+finished trials as evidence for the sampler, or its best ones as known points.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.launch import CONFIG, read_epochs
 from lfm_ray.schedules import Polynomial
+from lfm_ray.search.evidence import Evidence
 from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.settings import flatten, load
 
 COEFFICIENTS = "alpha.coefficients"
+NEIGHBOURS, SPREAD = 3, 0.15  # known points around a learned run's fit; standard deviation of their coefficients
+BEST = 3  # trials of an earlier sweep that become known points
+# Settings that do not change what a strategy is: a trial that differs in them is still evidence.
+ELSEWHERE = ("data.", "model.", "epochs")
+WITHOUT_EFFECT = ("seed", "device", "compute.", "data.path", "data.memory_share", "data.reader_cpus")
 
 
-def with_fitted_point(space: Space, run: Path) -> Space:
-    """The space with one more known point: the run's alpha(t) as a polynomial, and its other settings.
+def with_fitted_point(space: Space, run: Path, neighbours: int = 0) -> Space:
+    """The space with known points from a run: its alpha(t) as a polynomial, and its other settings.
 
     The degree is that of the searched coefficients (paper section 4.4 fits a cubic). Settings of
-    the run that the space does not search, or not at that value, are left out.
+    the run that the space does not search, or not at that value, are left out. neighbours: further
+    points, whose coefficients are those of the fit plus Gaussian noise, within their bounds.
 
     Raises:
         UserError: the folder holds no run, or the space searches no Bernstein coefficients.
     """
-    searched = space.search.get(COEFFICIENTS)
-    monotone = isinstance(space.base.alpha, Polynomial) and space.base.alpha.monotone != "no"
-    if searched is None or searched.length is None or monotone:
-        raise UserError(f"--start-from {run}: the space does not search {COEFFICIENTS} freely, so the fit has no place")
+    check_takes_fit(space, f"--start-from {run}")
     rows = read_epochs(run)
     if not (run / CONFIG).exists() or len(rows) < 2:
         raise UserError(f"--start-from {run}: holds no run with at least two epochs ({CONFIG}, epochs.jsonl)")
-    fitted, _ = Polynomial.fit([row["alpha"] for row in rows], searched.length - 1)
-    low, high = searched.bounds
-    point: dict[str, Any] = {COEFFICIENTS: [min(max(c, low), high) for c in fitted.coefficients]}
-    if "alpha.strategy" in space.search:
-        point |= {"alpha.strategy": "polynomial"}
+    searched = space.search[COEFFICIENTS]
+    fitted, _ = Polynomial.fit([row["alpha"] for row in rows], (searched.length or 0) - 1)
+    point: dict[str, Any] = {"alpha.strategy": "polynomial"} if "alpha.strategy" in space.search else {}
     others = flatten(load(RunConfig, run / CONFIG).model_dump())
     for name, distribution in space.search.items():
         if not name.startswith("alpha.") and name in others and distribution.allows(others[name]):
             point[name] = others[name]
-    return space.model_copy(update={"points": {f"fit of {run.name}": point, **space.points}})
+    centre, random = np.array(fitted.coefficients), np.random.default_rng(0)
+    points = {f"fit of {run.name}": centre}
+    points |= {f"near it, {i + 1}": centre + random.normal(0, SPREAD, len(centre)) for i in range(neighbours)}
+    within = {label: np.clip(values, *searched.bounds).tolist() for label, values in points.items()}
+    fits = {label: {COEFFICIENTS: values, **point} for label, values in within.items()}
+    return space.model_copy(update={"points": {**fits, **space.points}})
+
+
+def check_takes_fit(space: Space, flag: str) -> None:
+    """Refuses a space in which a fitted alpha(t) has no place; `flag` is who asks.
+
+    Raises:
+        UserError: the space does not search Bernstein coefficients, each for itself.
+    """
+    searched = space.search.get(COEFFICIENTS)
+    monotone = isinstance(space.base.alpha, Polynomial) and space.base.alpha.monotone != "no"
+    if searched is None or searched.length is None or searched.order is not None or monotone:
+        raise UserError(f"{flag}: the space does not search {COEFFICIENTS} freely, so the fit has no place")
+
+
+def evidence_from(sweep: Sweep, space: Space, fingerprint: str) -> list[Evidence]:
+    """The finished trials of an earlier sweep that the space could have drawn.
+
+    fingerprint: of this sweep's shards. A trial on other data, of other length or with another
+    model is ranked within its own sweep; one that differs in another setting, which the space holds
+    fixed, is left out, as is one that lacks a metric of the objective.
+    """
+    found = []
+    for trial in sweep.trials():
+        differing = _differences(trial, space) if trial.state == "finished" else None
+        if differing is None or not set(space.objective) <= set(trial.rows[-1]):
+            continue
+        same = sweep.file.fingerprint == fingerprint and not differing
+        values = [trial.rows[-1][name] for name in space.objective]
+        constraints = space.outcomes(trial.config, trial.rows[-1])
+        group = "" if same else str(sweep.folder)
+        found.append(Evidence(group, space.drawn(flatten(trial.config.model_dump())), values, constraints))
+    return found
+
+
+def with_best_points(space: Space, sweep: Sweep) -> Space:
+    """The space with the best trials of an earlier sweep as known points.
+
+    Raises:
+        UserError: none of its finished trials fits the space.
+    """
+    fitting = [t for t in sweep.trials() if t.state == "finished" and _differences(t, space) is not None]
+    best = sorted(fitting, key=lambda trial: trial.rank, reverse=True)[:BEST]
+    if not best:
+        raise UserError(f"--warm-start {sweep.folder}: none of its finished trials fits the space")
+    points = {}
+    for place, trial in enumerate(best, 1):
+        values = flatten(trial.config.model_dump())
+        points[f"{sweep.folder.name}, place {place}"] = {name: values[name] for name in space.searched_in(trial.config)}
+    return space.model_copy(update={"points": {**points, **space.points}})
+
+
+def _differences(trial: Trial, space: Space) -> list[str] | None:
+    """The settings in which a trial differs from the run that the space would make of what it searches.
+
+    Only those that matter for how its metrics compare; None if the space could not have drawn it.
+    """
+    values = flatten(trial.config.model_dump())
+    searched = {}
+    for path in space.searched_in(trial.config):
+        distribution = space.search[path]
+        if path not in values or not distribution.allows(values[path]):
+            return None
+        if distribution.same_as is not None and values[path] != values.get(distribution.same_as):
+            return None
+        searched[path] = values[path]
+    try:
+        ours = flatten(space.config(searched).model_dump())
+    except UserError:
+        return None
+    names = [
+        name for name in {**values, **ours} if name not in values or name not in ours or values[name] != ours[name]
+    ]
+    differing = [name for name in names if not name.startswith(WITHOUT_EFFECT)]
+    return differing if all(name.startswith(ELSEWHERE) for name in differing) else None

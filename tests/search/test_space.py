@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 from lfm_ray.errors import UserError
+from lfm_ray.report.describe import describe
 from lfm_ray.schedules import Constant, Learned, Polynomial
 from lfm_ray.search.space import Space, load_space
 
@@ -102,6 +105,25 @@ def test_a_fixed_setting_is_no_longer_searched_and_contradicting_points_go(tmp_p
         ("choice: [infonce, js]", "choice: [infonce, kl]", ["loss.matching", "'infonce' or 'js'"]),
         ("{loss.matching: infonce}", "{loss.matcing: infonce}", ["loss.matcing", "did you mean loss.matching"]),
         ("alpha.inner_iters: 3}", "alpha.inner_iters: 0}", ["points, learned", "alpha.inner_iters"]),
+        ("alpha.inner_iters: 3}", "alpha.inner_iters: 9}", ["line 12", "points, learned", "9", "integer 2 ... 4"]),
+        (
+            "alpha.inner_iters: 3}",
+            "epochs: 3}",
+            ["learned", "epochs is not searched; allowed: alpha.strategy"],
+        ),
+        ("length: 3", "order: increasing", ["line 6", "alpha.coefficients", "order goes with length"]),
+        ("length: 3", "length: 3, order: up", ["alpha.coefficients.order", "'decreasing' or 'increasing'"]),
+        ("{choice: [infonce, js]}", "{same_as: loss.tau}", ["line 8", "loss.tau must stand before loss.matching"]),
+        ("{choice: [infonce, js]}", "{same_as: loss.tua}", ["same_as", "loss.tua", "did you mean loss.tau"]),
+        ("points:", "constraints: [loss.tua <= 1]\npoints:", ["constraints", "loss.tua", "did you mean loss.tau"]),
+        ("points:", "constraints: [loss.tau = 1]\npoints:", ["line 10", "constraints", "write it as `left <= right`"]),
+        ("points:", "constraints: [alpha.value > 0.5]\npoints:", ["points, joint", "breaks", "alpha.value > 0.5"]),
+        ("points:", "from_learned: {alpha: {eta_alhpa: 1}}\npoints:", ["from_learned", "did you mean eta_alpha"]),
+        ("points:", "objective: {val/fused/map: up}\npoints:", ["line 10", "'maximize' or 'minimize'"]),
+        ("points:", "objective: [a, b]\npruning: {by: fused/accuracy}\npoints:", ["pruning: {by: none}"]),
+        ("points:", "extends: 3\npoints:", ["line 10, extends", "a file, or a list of files"]),
+        ("points:", "extends: other.yaml\npoints:", ["line 10, extends", "other.yaml: there is no such file"]),
+        ("points:", "extends: space.yaml\npoints:", ["space.yaml: extends itself"]),
     ],
 )
 def test_a_wrong_space_is_one_line_that_names_the_place(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
@@ -117,3 +139,85 @@ def test_a_condition_must_stand_before_what_depends_on_it(tmp_path: Path) -> Non
     text = "search:\n  loss.tau: {uniform: [0.1, 1], when: {loss.matching: js}}\n  loss.matching: {choice: [js]}\n"
     with pytest.raises(UserError, match=r"loss\.matching must stand before loss\.tau"):
         load_space(write(tmp_path, text))
+
+
+def test_a_constraint_that_no_draw_satisfies_is_refused(tmp_path: Path) -> None:
+    text = "search: {loss.tau: {uniform: [0.1, 1]}}\nconstraints: [loss.tau > 1]\n"
+    with pytest.raises(UserError, match=r"none of 1000 random draws satisfies loss\.tau > 1"):
+        load_space(write(tmp_path, text))
+
+
+def test_what_a_run_refuses_or_a_relation_forbids_is_told_by_how_much(tmp_path: Path) -> None:
+    text = "run: {alpha: {strategy: learned}}\nsearch: {alpha.low: {uniform: [0, 1]}, alpha.high: {uniform: [0, 1]}}\n"
+    drawn = {"alpha.low": 0.75, "alpha.high": 0.5}
+    ((reason, amount),) = load_space(write(tmp_path, text)).broken(drawn).items()
+    assert "low must not be above high" in reason and amount == 1
+    space = load_space(write(tmp_path, text + "constraints: [alpha.low <= alpha.high, val/fused/map > 0.5]\n"))
+    assert space.broken(drawn) == {"alpha.low <= alpha.high": 0.25}
+    assert space.broken({"alpha.low": 0.5, "alpha.high": 0.5}) == {}
+    assert space.outcomes(space.base, {"val/fused/map": 0.25}) == {"val/fused/map > 0.5": 0.25}
+
+
+def test_a_setting_can_take_the_value_of_another(tmp_path: Path) -> None:
+    text = (
+        "search:\n  model.embedding_size: {choice: [8, 16]}\n  model.width: {same_as: model.embedding_size}\n"
+        "  model.projection_size: {same_as: epochs}\n"
+    )
+    space = load_space(write(tmp_path, text), ["epochs=7"])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    configs = [space.config(space.suggest(study.ask())) for _ in range(12)]
+    assert {config.model.embedding_size for config in configs} == {8, 16}
+    assert all(config.model.width == config.model.embedding_size for config in configs)
+    assert all(config.model.projection_size == 7 for config in configs)
+
+
+def test_a_space_extends_others(tmp_path: Path) -> None:
+    write(tmp_path, TEXT)
+    (tmp_path / "tau.yaml").write_text(
+        "run: {loss: {matching: infonce}}\nsearch: {loss.tau: {uniform: [1, 2]}}\ntrials: 3\n"
+        "constraints: [loss.tau < 1.9]\n"
+    )
+    (tmp_path / "own.yaml").write_text(
+        "extends: [space.yaml, tau.yaml]\nquestion: own?\nrun: {alpha: {strategy: heuristic}}\n"
+        "search: {alpha.value: null, loss.matching: {choice: [js, infonce]}}\npoints: {joint: null, new: {}}\n"
+        "constraints: [loss.tau > 1.1]\n"
+    )
+    space = load_space(tmp_path / "own.yaml")
+    assert (space.question, space.trials) == ("own?", 3)
+    assert list(space.search) == [
+        "alpha.strategy",
+        "alpha.coefficients",
+        "alpha.inner_iters",
+        "loss.matching",
+        "loss.tau",
+    ]
+    assert space.search["loss.tau"].uniform == [1, 2]
+    assert space.search["loss.matching"].choice == ["js", "infonce"]
+    assert list(space.points) == ["learned", "new"]
+    assert space.constraints == ["loss.tau < 1.9", "loss.tau > 1.1"]
+    assert (space.base.epochs, space.base.alpha.strategy, space.base.loss.matching) == (5, "heuristic", "infonce")
+
+
+def test_an_error_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
+    write(tmp_path, TEXT.replace("uniform: [0, 1], length: 3", "uniform: [0, 2], length: 3"))
+    (tmp_path / "own.yaml").write_text("extends: space.yaml\n")
+    with pytest.raises(UserError, match=r"space\.yaml, line 6, search, alpha\.coefficients: alpha"):
+        load_space(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
+def test_a_description_names_every_searched_setting_in_100_columns(file: Path) -> None:
+    space = load_space(file)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(describe(space))
+    text = console.export_text()
+    assert all(f"{name} " in text for name in [*space.search, *space.points])
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+def test_several_objectives_are_not_pruned(tmp_path: Path) -> None:
+    text = TEXT + "objective: [val/fused/accuracy, val/accuracy_gap]\n"
+    space = load_space(write(tmp_path, text))
+    assert space.objective == {"val/fused/accuracy": "maximize", "val/accuracy_gap": "minimize"}
+    assert space.pruning.by == "none"
+    assert load_space(write(tmp_path, TEXT), objective=["val/fused/map"]).objective == {"val/fused/map": "maximize"}

@@ -1,0 +1,161 @@
+"""Distributions: where the value of a searched setting is drawn from.
+
+Each can be turned into Optuna's parameters and back, so that known points and the trials of earlier
+sweeps mean the same to a sampler as what it drew itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Field, model_validator
+
+from lfm_ray.settings import Settings
+
+KINDS = ("choice", "uniform", "loguniform", "integer", "same_as")
+
+
+class Distribution(Settings):
+    """Where a setting's value is drawn from: exactly one of choice, uniform, loguniform, integer and same_as.
+
+    With `length` the value is a list. With `order` the list is ordered, and uniformly distributed
+    over all ordered lists: Optuna then draws, from a box, the share that each entry has of what the
+    entry before it leaves, raised to a power (Devroye, "Non-uniform random variate generation",
+    1986, chapter V.3). So no draw is ever thrown away for being out of order.
+    """
+
+    choice: list[Any] | None = Field(None, min_length=1, description="one of these values")
+    uniform: list[float] | None = Field(None, min_length=2, max_length=2, description="[low, high]")
+    loguniform: list[float] | None = Field(None, min_length=2, max_length=2, description="[low, high], 0 < low")
+    integer: list[int] | None = Field(None, min_length=2, max_length=2, description="whole numbers, [low, high]")
+    same_as: str | None = Field(None, description="the value of this setting")
+    length: int | None = Field(None, ge=1, description="with uniform: a list of that many values")
+    order: Literal["decreasing", "increasing"] | None = Field(
+        None, description="with length: no entry is above (below) the one before it"
+    )
+    when: dict[str, Any] = Field({}, description="setting -> value, or list of values, under which this one exists")
+    source: str = Field("", description="where the range comes from, in a few words; --describe prints it")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [name for name in KINDS if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give exactly one of {', '.join(KINDS)} (here: {', '.join(kinds) or 'none'})")
+        if self.length is not None and self.uniform is None:
+            raise ValueError("length goes with uniform")
+        if self.order is not None and self.length is None:
+            raise ValueError("order goes with length")
+        if kinds[0] not in ("choice", "same_as") and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"{kinds[0]}: the first bound must be below the second, not {list(self.bounds)}")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError(f"loguniform: both bounds must be above 0, not {self.loguniform}")
+        return self
+
+    def __str__(self) -> str:
+        """In a few words: `uniform 0 ... 1, 4 values, decreasing`."""
+        if self.same_as is not None:
+            return f"same as {self.same_as}"
+        if self.choice is not None:
+            return "one of " + ", ".join("null" if value is None else str(_label(value)) for value in self.choice)
+        kind = next(name for name in KINDS if getattr(self, name) is not None)
+        low, high = self.bounds
+        parts = [f"{kind} {low:g} ... {high:g}", f"{self.length} values" if self.length else "", self.order or ""]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a numerical distribution."""
+        low, high = self.uniform or self.loguniform or self.integer or (0, 0)
+        return low, high
+
+    def extremes(self) -> Iterator[Any]:
+        """The values that show whether the whole range is allowed: all choices, or the two ends."""
+        if self.choice is not None:
+            yield from self.choice
+        elif self.same_as is None:
+            yield from ([end] * self.length if self.length else end for end in self.bounds)
+
+    def allows(self, value: Any) -> bool:
+        """Whether this can draw a value; any, where it is another setting's."""
+        if self.same_as is not None:
+            return True
+        if self.choice is not None:
+            return value in self.choice
+        entries = value if self.length else [value]
+        if not isinstance(entries, list) or len(entries) != (self.length or 1):
+            return False
+        numbers = all(isinstance(entry, int | float) and self.bounds[0] <= entry <= self.bounds[1] for entry in entries)
+        ordered = self.order is None or entries == sorted(entries, reverse=self.order == "decreasing")
+        return numbers and ordered
+
+    def parameters(self, path: str) -> dict[str, BaseDistribution]:
+        """Optuna's parameters for setting `path`: name -> distribution."""
+        if self.same_as is not None:
+            return {}
+        if self.order is not None:
+            return {f"{path}.{i}.share": FloatDistribution(0.0, 1.0) for i in range(self.length or 0)}
+        if self.length:
+            return {f"{path}.{i}": FloatDistribution(*self.bounds) for i in range(self.length)}
+        if self.choice is not None:
+            return {path: CategoricalDistribution([_label(value) for value in self.choice])}
+        if self.integer is not None:
+            return {path: IntDistribution(self.integer[0], self.integer[1])}
+        return {path: FloatDistribution(*self.bounds, log=self.loguniform is not None)}
+
+    def suggest(self, trial: optuna.Trial, path: str) -> Any:
+        """Draws a value for setting `path`."""
+        drawn = [_draw(trial, name, one) for name, one in self.parameters(path).items()]
+        if self.choice is not None:
+            return self.choice[[_label(value) for value in self.choice].index(drawn[0])]
+        if self.order is not None:
+            return self._ordered(drawn)
+        return drawn if self.length else drawn[0]
+
+    def drawn(self, path: str, value: Any) -> dict[str, Any]:
+        """The values of Optuna's parameters from which `suggest` makes `value`."""
+        if self.choice is not None:
+            values = [_label(value)]
+        elif self.order is not None:
+            values = self._shares(value)
+        else:
+            values = value if self.length else [value]
+        return dict(zip(self.parameters(path), values, strict=False))
+
+    def _ordered(self, shares: list[float]) -> list[float]:
+        """Shares in [0, 1] -> an ordered list; uniform shares give the order statistics of uniform entries."""
+        low, high = self.bounds
+        values, top = [], 1.0
+        for i, share in enumerate(shares):
+            top *= share ** (1 / (len(shares) - i))
+            values.append(low + (high - low) * (top if self.order == "decreasing" else 1 - top))
+        return values
+
+    def _shares(self, values: list[float]) -> list[float]:
+        """The inverse of `_ordered`; where an entry leaves nothing, the next one's share is 1."""
+        low, high = self.bounds
+        shares, before = [], 1.0
+        for i, value in enumerate(values):
+            top = (value - low if self.order == "decreasing" else high - value) / (high - low)
+            shares.append(min(top / before, 1.0) ** (len(values) - i) if before else 1.0)
+            before = top
+        return shares
+
+
+def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution():
+            return trial.suggest_int(name, distribution.low, distribution.high)
+        case FloatDistribution():
+            return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    raise TypeError(distribution)
+
+
+def _label(value: Any) -> Any:
+    """A choice as Optuna's plots can show it: lists and mappings as text."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
