@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfm_ray.models.classifier import Outputs
+
+
+def metric_names(modalities: Iterable[str]) -> list[str]:
+    """The keys of `evaluate` for these modalities."""
+    each = [f"{name}/{key}" for name in ("fused", *modalities) for key in ("loss", "accuracy", "map", "macro_f1")]
+    return [*each, "unimodal_accuracy", "accuracy_gap", "modality_gap"]
 
 
 def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float]:

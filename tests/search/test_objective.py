@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lfm_ray.errors import UserError
-from lfm_ray.metrics import evaluate
+from lfm_ray.metrics import evaluate, metric_names
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.search.objective import Relation, check_metrics, objective_of, signed
 
@@ -55,6 +55,7 @@ def test_the_metrics_that_can_be_named_are_those_that_a_run_measures() -> None:
     logits = {name: torch.randn(6, 2, generator=random) for name in ("audio", "image")}
     outputs = Outputs(embeddings=logits, fused=logits["audio"], unimodal=logits)
     measured = evaluate(logits["audio"], outputs, torch.tensor([0, 1, 0, 1, 0, 1]))
+    assert metric_names(["audio", "image"]) == list(measured)
     check_metrics([f"val/{name}" for name in measured], [], ["audio", "image"])
     check_metrics([], [Relation.parse("val/*/map > 0.1")], ["audio", "image"])
     with pytest.raises(UserError, match="unknown metric val/audoi/accuracy; did you mean val/audio/accuracy"):
