@@ -120,7 +120,7 @@ class ModelSettings(Settings):
     fusion: str = Field(
         "sum",
         validate_default=False,
-        description="how modalities are fused: sum, weight, concat, branches, shared, affine, gated, channel,"
+        description="how modalities are fused: sum, weight, concat, multitask, shared, affine, gated, channel,"
         " ml_lstm (lfm_ray/models/fusion.py)",
     )
 

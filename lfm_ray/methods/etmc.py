@@ -2,7 +2,7 @@
 
 Han et al., "Trusted multi-view classification with dynamic evidential fusion", TPAMI 2023; hanmenghan/TMC.
 Differences: Dempster's rule in closed form, so any number of modalities costs one product. The
-authors' pseudo-view and classifiers are those of `model.fusion: branches`, which is needed.
+authors' pseudo-view and classifiers are those of `model.fusion: multitask`, which is needed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ETMC(Method):
     annealing_epochs: int = Field(
         10, ge=1, description="epochs over which the pull of wrong evidence grows from 0 to its whole strength"
     )
-    heads: ClassVar[tuple[str, ...]] = ("branches",)
+    heads: ClassVar[tuple[str, ...]] = ("multitask",)
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The sum of the evidential losses of the modalities, the pseudo-view, and all of them fused."""

@@ -44,7 +44,7 @@ class MMPareto(Method):
 
     name: Literal["mmpareto"] = "mmpareto"
     gamma: float = Field(1.5, gt=0, le=10, description="what the gradient of every encoder is lengthened by")
-    heads: ClassVar[tuple[str, ...]] = ("branches",)
+    heads: ClassVar[tuple[str, ...]] = ("multitask",)
     apart: ClassVar[bool] = True
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:

@@ -95,16 +95,14 @@ class Concat(Head):
         return self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1)), unimodal
 
 
-class Branches(Head):
-    """A classifier of the concatenation, fused = W [z_1; ...; z_m] + b, and one of each modality, l_j = W_j z_j + b_j.
+class Multitask(Concat):
+    """Concat, and a linear classifier of its own for each modality, l_j = V_j z_j + c_j.
 
-    The model of methods that weigh unimodal losses against the multimodal one (MMPareto, ICML 2024),
-    and the pseudo-view of ETMC. The classifiers of single modalities are trained by their own losses only.
+    For methods whose loss has a term for each modality; the others do not train the l_j.
     """
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__(modalities, embedding_size, classes)
-        self.classifier = nn.Linear(embedding_size * len(self.modalities), classes)
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
@@ -237,7 +235,7 @@ FUSION_HEADS: dict[str, type[Head]] = {
     "sum": Sum,
     "weight": Weight,
     "concat": Concat,
-    "branches": Branches,
+    "multitask": Multitask,
     "shared": Shared,
     "affine": Affine,
     "gated": Gated,

@@ -51,9 +51,8 @@ def by_concat(w: Weights, z: list[Tensor], names: list[str]) -> Both:
     return sum(alone, torch.zeros(B, C)), alone
 
 
-def by_branches(w: Weights, z: list[Tensor], names: list[str]) -> Both:
-    _, alone = by_sum(w, z, names)
-    return linear(w, "classifier", torch.cat(z, dim=1)), alone
+def by_multitask(w: Weights, z: list[Tensor], names: list[str]) -> Both:
+    return by_concat(w, z, names)[0], by_sum(w, z, names)[1]
 
 
 def by_shared(w: Weights, z: list[Tensor], names: list[str]) -> Both:
@@ -103,7 +102,7 @@ INDEPENDENT: dict[str, Callable[[Weights, list[Tensor], list[str]], Both]] = {
     "sum": by_sum,
     "weight": by_weight,
     "concat": by_concat,
-    "branches": by_branches,
+    "multitask": by_multitask,
     "shared": by_shared,
     "affine": by_affine,
     "gated": by_gated,
@@ -130,7 +129,7 @@ def test_a_gradient_flows_from_the_fused_logits_to_every_modality_and_every_weig
 ) -> None:
     head, embeddings = head_and_embeddings(name, m)
     fused, _ = head(embeddings)
-    weights = {key: value for key, value in head.named_parameters() if name != "branches" or "classifiers" not in key}
+    weights = {key: value for key, value in head.named_parameters() if name != "multitask" or "classifiers" not in key}
     gradients = torch.autograd.grad(fused.square().sum(), [*embeddings.values(), *weights.values()])
     for key, gradient in zip([*embeddings, *weights], gradients, strict=True):
         assert gradient.abs().max() > 0, key
