@@ -5,10 +5,10 @@
 
 PATH/TO/av-digits is what benchmarks/av_digits.py takes, prepared as it does. Configurations are drawn
 at random from search_spaces/alpha_schedule.yaml, its known points first, and trained for 24 epochs.
-Every epoch is recorded with all validation metrics, and with two closed-form probes of the embeddings,
-fitted to 500 training samples (ridge regression, nearest class mean). Then the same configurations are
-trained again with their whole schedule compressed into 6, 12, 4 and 8 epochs, and some with other
-seeds. It can be interrupted at any time, and goes on where it was.
+Every epoch is recorded with all validation metrics, and with two closed-form probes of the embeddings
+that are fitted to 500 training samples (ridge regression, nearest class mean). Then the same
+configurations are trained again with their whole schedule compressed into 6, 12, 4 and 8 epochs, and
+some with other seeds. It can be interrupted at any time, and goes on where it was.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from lfm_ray.models.classifier import Outputs
 def metric_names(modalities: Iterable[str]) -> list[str]:
     """The keys of `evaluate` for these modalities."""
     each = [f"{name}/{key}" for name in ("fused", *modalities) for key in ("loss", "accuracy", "map", "macro_f1")]
-    return [*each, "unimodal_accuracy", "accuracy_gap", "modality_gap"]
+    return [*each, "unimodal_accuracy", "accuracy_gap", "modality_gap", "probe_map"]
 
 
 def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float]:
@@ -29,7 +29,9 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float
     - `unimodal_accuracy`: the mean over modalities of their accuracies;
     - `accuracy_gap`: the highest of those accuracies minus the lowest;
     - `modality_gap`: the distance between the centroids of the modalities' normalised embeddings
-      (Liang et al., "Mind the gap", NeurIPS 2022), the mean over pairs.
+      (Liang et al., "Mind the gap", NeurIPS 2022), the mean over pairs;
+    - `probe_map`: MAP of a linear probe of all embeddings, `probe_scores`. It tells what has been
+      learnt before the classifier shows it, as where alpha is near 1.
     """
     values: dict[str, float] = {}
     for name, logits in {"fused": fused, **outputs.unimodal}.items():
@@ -40,24 +42,49 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float
     values["unimodal_accuracy"] = float(np.mean(accuracies))
     values["accuracy_gap"] = max(accuracies) - min(accuracies)
     values["modality_gap"] = modality_gap(outputs.embeddings)
+    values["probe_map"] = mean_average_precision(probe_scores(outputs.embeddings, labels), labels.cpu().numpy())
     return values
 
 
 def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """scores: (N, C), larger is likelier; labels: (N,).
 
-    accuracy; map: average precision of each class against the rest, mean over the classes that
-    occur in labels; macro_f1: F1 of each class that occurs in labels or predictions, mean.
+    accuracy; map: `mean_average_precision`; macro_f1: F1 of each class that occurs in labels or predictions, mean.
     """
-    from sklearn.metrics import average_precision_score, f1_score
+    from sklearn.metrics import f1_score
 
     predicted = scores.argmax(axis=1)
-    present = np.unique(labels)
     return {
         "accuracy": float(np.mean(predicted == labels)),
-        "map": float(np.mean([average_precision_score(labels == c, scores[:, c]) for c in present])),
+        "map": mean_average_precision(scores, labels),
         "macro_f1": float(f1_score(labels, predicted, average="macro")),
     }
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision of each class against the rest, mean over the classes that occur in labels."""
+    from sklearn.metrics import average_precision_score
+
+    return float(np.mean([average_precision_score(labels == c, scores[:, c]) for c in np.unique(labels)]))
+
+
+def probe_scores(embeddings: dict[str, Tensor], labels: Tensor, strength: float = 0.3) -> np.ndarray:
+    """Scores (N, C) of ridge regression from all embeddings to the classes, each row by the fit to all others.
+
+    In closed form: with X the standardised embeddings and a column of ones, which is not penalised,
+    and H = X (X^T X + strength N I)^-1 X^T, the prediction without row i is
+    y_i - (y_i - (H y)_i) / (1 - H_ii) (Allen's PRESS, Technometrics 1974). Nothing is trained, and
+    no other split is needed; milliseconds for a thousand rows.
+    """
+    x = torch.cat([value.double() for value in embeddings.values()], dim=1)
+    x = (x - x.mean(dim=0)) / (x.std(dim=0, correction=0) + 1e-6)
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    penalty = torch.full_like(x[0], strength * len(x))
+    penalty[-1] = 1e-9
+    fit = torch.linalg.solve(x.T @ x + penalty.diag(), x.T)
+    y = F.one_hot(labels).double()
+    without = (1 - (x * fit.T).sum(dim=1)).clamp(min=1e-6)
+    return (y - (y - x @ (fit @ y)) / without[:, None]).cpu().numpy()
 
 
 def modality_gap(embeddings: dict[str, Tensor]) -> float:

@@ -42,6 +42,10 @@ GRADCAM = "tests/report/test_gradcam.py"
 PROFILE = "tests/test_profile.py"
 
 OPTIMIZER = "tests/test_optimizer.py"
+METRICS = "tests/test_metrics.py"
+STATISTICS = "tests/test_statistics.py"
+CONFIRMATION = "tests/report/test_confirmation.py"
+POPULATION = "tests/search/test_population.py"
 EXPORT = "tests/test_export.py"
 
 # file of lfm_ray, tests, code, what it becomes
@@ -104,8 +108,8 @@ MUTATIONS = [
      "lambda losses: losses.matching - losses.classification)",
      "lambda losses: losses.classification - losses.matching)"),
     ("run", THROUGH_STEP,
-     "self.losses(held_out).judged",
-     "self.losses(batch).judged"),
+     "self.losses(held_out).classification",
+     "self.losses(batch).classification"),
     ("losses", METHODS,
      "ConvexPart(alpha / len(pairs), 1 / len(pairs),",
      "ConvexPart(1 / len(pairs), 1 / len(pairs),"),
@@ -340,6 +344,45 @@ MUTATIONS = [
     ("run", PROFILE,
      "with part(\"optimiser\"):",
      "with part(\"backward\"):"),
+    ("metrics", METRICS,
+     " / without[:, None]",
+     ""),
+    ("metrics", METRICS,
+     "penalty[-1] = 1e-9",
+     "pass"),
+    ("statistics", STATISTICS,
+     "(1 + level) / 2",
+     "level"),
+    ("statistics", STATISTICS,
+     " / np.sqrt(n)",
+     ""),
+    ("statistics", STATISTICS,
+     "(len(p_values) - rank) * p_values",
+     "len(p_values) * p_values"),
+    ("statistics", STATISTICS,
+     "max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))",
+     "min(1.0, (len(p_values) - rank) * p_values[index])"),
+    ("report/confirmation", CONFIRMATION,
+     "groups[len(groups) - 1 - strategies[::-1].index(name)]",
+     "groups[strategies.index(name)]"),
+    ("report/confirmation", CONFIRMATION,
+     "theirs[ours.index].to_numpy()",
+     "theirs.to_numpy()"),
+    ("search/population", POPULATION,
+     "group[\"lr\"] = group[\"initial_lr\"] * table[state[\"epoch\"]]",
+     "pass"),
+    ("search/population", POPULATION,
+     "order[-quarter:] if",
+     "order[:quarter] if"),
+    ("search/population", POPULATION,
+     "alphas[epoch:] = [alpha]",
+     "alphas[epoch - 1 :] = [alpha]"),
+    ("schedules", SCHEDULES,
+     "(t - 1) * len(self.values) // T",
+     "(t - 1) % len(self.values)"),
+    ("optimizer", OPTIMIZER,
+     "table[min(step, steps - 1) * len(table) // steps]",
+     "table[min(step, len(table) - 1)]"),
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_ray.metrics import classification_metrics, evaluate, modality_gap
+from lfm_ray.metrics import classification_metrics, evaluate, mean_average_precision, modality_gap, probe_scores
 from lfm_ray.models.classifier import Outputs
 
 
@@ -47,3 +47,28 @@ def test_evaluate_reports_each_modality_and_the_gaps() -> None:
     assert found["accuracy_gap"] == 0.5
     assert found["unimodal_accuracy"] == 0.25
     assert found["fused/loss"] == pytest.approx(float(torch.log1p(torch.exp(torch.tensor(-5.0)))))
+
+
+def test_the_probe_predicts_each_row_from_a_fit_to_the_others() -> None:
+    random = np.random.default_rng(0)
+    audio, image, labels = random.normal(size=(15, 3)), 2 + random.normal(size=(15, 2)), np.arange(15) % 3
+    found = probe_scores({"audio": torch.tensor(audio), "image": torch.tensor(image)}, torch.tensor(labels), 0.1)
+    x = np.concatenate([audio, image], axis=1)
+    x, y = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6), np.eye(3)[labels]
+    for i in range(15):  # the definition: minimise |x w + b - y|^2 + 0.1 * 15 |w|^2 over the other rows
+        others = np.arange(15) != i
+        mean_x, mean_y = x[others].mean(axis=0), y[others].mean(axis=0)
+        centred = x[others] - mean_x
+        w = np.linalg.solve(centred.T @ centred + 1.5 * np.eye(5), centred.T @ (y[others] - mean_y))
+        assert found[i] == pytest.approx((x[i] - mean_x) @ w + mean_y, abs=1e-8)
+
+
+def test_the_probe_sees_what_was_learnt_and_is_not_fooled_by_many_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    noise = torch.randn(200, 64, generator=generator)
+    told = {"audio": noise, "image": labels[:, None] + 0.1 * noise[:, :1]}
+    assert mean_average_precision(probe_scores(told, labels), labels.numpy()) > 0.99
+    assert mean_average_precision(probe_scores({"audio": noise}, labels), labels.numpy()) < 0.65  # chance is 0.5
+    constant = probe_scores({"audio": torch.ones(200, 4)}, labels)
+    assert np.isfinite(constant).all()

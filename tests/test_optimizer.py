@@ -99,3 +99,17 @@ def test_every_rank_takes_the_loss_of_rank_zero(shards: Shards, monkeypatch: pyt
     monkeypatch.setattr("lfm_ray.distributed.from_rank_zero", lambda value, device: 0.5)
     run.end_of_epoch({"train/loss": 0.75})
     assert run.scheduler.best == 0.5
+
+
+def test_a_table_of_learning_rates_is_spread_evenly_over_the_steps() -> None:
+    _, optimizer, scheduler = one_weight(learning_rate=0.1, schedule="table", table=[1.0, 0.5, 2.0, 0.0, 1.0])
+    rates = []
+    for _ in range(30):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        after_step(scheduler)
+    assert rates == pytest.approx([0.1] * 6 + [0.05] * 6 + [0.2] * 6 + [0.0] * 6 + [0.1] * 6)
+    with pytest.raises(ValueError, match="go together"):
+        OptimizerSettings(schedule="table")
+    with pytest.raises(ValueError, match="go together"):
+        OptimizerSettings(table=[1.0])

@@ -18,6 +18,7 @@ from lfm_ray.schedules import (
     Polynomial,
     Power,
     Stepwise,
+    Table,
     formula,
     to_bernstein,
     to_power,
@@ -184,3 +185,10 @@ def test_an_update_of_alpha_descends_with_a_rate_that_halves_and_is_clipped() ->
     assert learned.updated(0.5, -100, t=1) == 0.9
     assert [steps for steps in range(1, 11) if learned.due(steps, 3)] == [5, 10]
     assert [steps for steps in range(1, 11) if Official(strategy="official").due(steps, 3)] == [3, 6, 9]
+
+
+def test_a_table_is_spread_evenly_over_the_epochs() -> None:
+    table = Table(strategy="table", values=[0.9, 0.5, 0.1])
+    assert [table.alpha(t, 3) for t in (1, 2, 3)] == [0.9, 0.5, 0.1]
+    assert [table.alpha(t, 6) for t in range(1, 7)] == [0.9, 0.9, 0.5, 0.5, 0.1, 0.1]
+    assert [table.alpha(t, 2) for t in (1, 2)] == [0.9, 0.5]

@@ -52,13 +52,19 @@ TRIED_DRAWS = 1000  # a space of which so many random draws all break a constrai
 class Pruning(Settings):
     """Which trials are stopped early (`lfm_ray.search.pruning`)."""
 
-    by: Literal["unimodal_accuracy", "fused/accuracy", "none"] = Field(
-        "unimodal_accuracy",
-        description="the validation measure that rungs compare; the fused accuracy is plain ASHA, and unfair to"
-        " schedules that start with alpha near 1",
+    by: Literal["probe_map", "unimodal_accuracy", "fused/accuracy", "none"] = Field(
+        "probe_map",
+        description="the validation measure that rungs compare (lfm_ray.metrics); fused/accuracy is plain ASHA, which"
+        " is unfair to schedules that start with alpha near 1",
     )
-    first_rung: int = Field(4, ge=1, description="epoch at which trials are compared for the first time")
+    first_rung: int | None = Field(
+        None, ge=1, description="epoch at which trials are compared for the first time; null: a twelfth of them"
+    )
     reduction: int = Field(3, ge=2, description="one in that many goes on; also the factor between rungs")
+
+    def first_of(self, epochs: int) -> int:
+        """The epoch of the first rung of trials of so many epochs."""
+        return self.first_rung or max(1, round(epochs / 12))
 
 
 class Space(Settings):

@@ -70,7 +70,7 @@ class Study:
             directions=list(space.objective.values()),
             pruner=optuna.pruners.NopPruner()
             if pruning.by == "none"
-            else SuccessiveHalving(pruning.first_rung, pruning.reduction),
+            else SuccessiveHalving(pruning.first_of(space.base.epochs), pruning.reduction),
             load_if_exists=True,
         )
         if not names:

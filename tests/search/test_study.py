@@ -25,7 +25,7 @@ SPACE = Space.model_validate(
         },
         "points": {"joint": {"alpha.value": 0}, "all": {"alpha.value": 1}},
         "trials": 14,
-        "pruning": {"first_rung": 2, "reduction": 2},
+        "pruning": {"by": "unimodal_accuracy", "first_rung": 2, "reduction": 2},
     }
 )
 
