@@ -41,6 +41,12 @@ def classification_loss(logits: Tensor, labels: Tensor, uniform_labels: float = 
     return F.cross_entropy(_at_least_float32(logits), labels, label_smoothing=uniform_labels)
 
 
+def label_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """The probability that logits (..., B, C) give to labels (B,); (..., B)."""
+    probabilities = F.softmax(_at_least_float32(logits), dim=-1)
+    return probabilities.gather(-1, labels.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+
 def matching_loss(outputs: Outputs, settings: LossSettings) -> Tensor:
     """L_MM: the mean over all pairs of modalities. 0 for a single modality, which has no pair."""
     if settings.matching == "js":

@@ -215,9 +215,9 @@ class Run:
             else:
                 self.optimizer.zero_grad(set_to_none=True)  # used, and as large as what follows
                 if size := self.config.data.micro_batch_size:
-                    g = self._cached(held_out, size, lambda losses: losses.classification)[1]
+                    g = self._cached(held_out, size, lambda losses: losses.judged)[1]
                 else:
-                    g = gradient(self.scaler.scale(self.losses(held_out).classification), theta)
+                    g = gradient(self.scaler.scale(self.losses(held_out).judged), theta)
                 g = self._unscaled(g)
                 if self.config.looks_ahead:
                     value = look_ahead(self._d, g)

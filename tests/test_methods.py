@@ -1,38 +1,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
+import numpy as np
 import pytest
+import small_shards
 import torch
 import torch.nn.functional as F
+from method_cases import CASES, LABELS, outputs, state
 from synthetic import write_dataset
 from test_loop import SMALL, same_weights, train
 
-from lfm_ray.config import LossSettings, RunConfig
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.batches import Order, ReadBatches, from_memory
+from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.losses import infonce, js_divergence
-from lfm_ray.methods import METHODS, State, method_of
+from lfm_ray.methods import METHODS, method_of
 from lfm_ray.methods.ogm_ge import OGMGE
-from lfm_ray.models.classifier import Outputs
 from lfm_ray.run import Run
 from lfm_ray.settings import load
-
-LABELS = torch.tensor([0, 1, 2, 1])
-
-
-def outputs() -> Outputs:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(columns: int) -> torch.Tensor:
-        return torch.randn(4, columns, dtype=torch.float64, generator=generator).requires_grad_()
-
-    return Outputs(draw(3), {"audio": draw(3), "image": draw(3)}, {"audio": draw(5), "image": draw(5)})
-
-
-def state(alpha: float = 0.0, model: Any = None, **loss: Any) -> State:
-    return State(cast(Any, model), LossSettings(**loss), alpha)
 
 
 @pytest.fixture(scope="module")
@@ -104,44 +92,13 @@ def test_a_wrong_method_is_one_line_that_names_it(overrides: list[str], said: li
     assert all(text in message for text in said), message
 
 
-def test_ogm_ge_worked_out_by_hand() -> None:
-    """Probabilities of the label: audio 0.6 and 0.6, image 0.3 and 0.5, so rho = 1.5 and 2 / 3."""
-    logits = {
-        "audio": torch.tensor([[0.6, 0.4], [0.4, 0.6]]).log(),
-        "image": torch.tensor([[0.3, 0.7], [0.5, 0.5]]).log(),
-    }
-    made = Outputs(torch.zeros(2, 2), logits, {})
-    factors = OGMGE(modulation=0.4).gradient_factors(made, torch.tensor([0, 1]), state())
-    assert float(factors["audio"]) == pytest.approx(1 - 0.5370496)  # tanh(0.4 * 1.5)
-    assert float(factors["image"]) == 1.0
-
-
-def test_the_noise_of_ogm_ge_has_the_size_of_the_gradient(shards: Shards) -> None:
-    run = Run(load(RunConfig, None, [*SMALL, "model.width=32", "method=ogm_ge"]), shards.card)
-    weight = max(run.model.encoders["audio"].parameters(), key=torch.numel)
-    for parameter in run.parameters:
-        parameter.grad = torch.ones_like(parameter)
-    before = torch.randn_like(weight) * 3
-    weight.grad = before.clone()
-    factor = OGMGE().gradient_factors(made := outputs(), LABELS, run.state())["audio"]
-    OGMGE().after_backward(made, LABELS, run.state())
-    noise = (weight.grad - factor.float() * before).detach()
-    assert weight.numel() > 1000
-    assert float(noise.std()) == pytest.approx(3, rel=0.1)
-    for parameter in run.model.head.parameters():
-        assert torch.equal(cast(torch.Tensor, parameter.grad), torch.ones_like(parameter))
-
-
-def test_ogm_ge_holds_back_the_encoder_that_is_ahead(shards: Shards) -> None:
-    plain, held = (
-        train(shards, *SMALL, method, "epochs=1") for method in ("method=lfm", "method={name: ogm_ge, noise: false}")
-    )
-    assert not same_weights(plain, held)
-
-
 NEUTRAL = {
     "ogm_ge": ["method=ogm_ge", "method.modulation=0"],
     "mslr": ["method=mslr", "method.factors={audio: 1}"],
+    "mses": ["method=mses", "method.unimodal_weight=0"],
+    "g_blend": ["method=g_blend", "method.weights={fused: 1}"],
+    "agm": ["method=agm", "method.modulation=0"],
+    "pmr": ["method=pmr", "method.prototype_weight=0"],
 }
 
 
@@ -165,8 +122,36 @@ def test_learning_rates_of_modalities_apply_to_all_that_is_theirs_alone(shards: 
             torch.testing.assert_close(found[name], before)
 
 
-def test_a_method_of_two_modalities_refuses_others(shards: Shards) -> None:
-    config = load(RunConfig, None, ["method=ogm_ge", "data.modalities=[audio]"])
-    with pytest.raises(UserError, match="ogm_ge is defined for two modalities, and there are 1"):
-        Run(config, shards.card)
-    assert method_of(config).exactly_two
+@pytest.mark.parametrize("method", [name for name in CASES if name != "lfm"])
+def test_a_method_trains_otherwise_than_joint_training(shards: Shards, method: str) -> None:
+    """With the same head and the same alpha(t), so that nothing else tells them apart."""
+    run = train(shards, *CASES[method], "epochs=3")
+    alpha = f"alpha.value={run.config.alpha.value}"  # type: ignore[union-attr]
+    joint = train(shards, "epochs=3", f"model.fusion={run.config.model.fusion}", alpha)
+    assert not same_weights(run, joint)
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_a_method_in_micro_batches_equals_it_without(shards: Shards, float64: None, method: str) -> None:
+    common = [*CASES[method], "epochs=3", "optimizer.name=sgd"]
+    cached, direct = train(shards, *common, "data.micro_batch_size=5"), train(shards, *common)
+    for one, other in zip(cached.parameters, direct.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_a_method_takes_three_modalities_or_refuses_them(tmp_path: Path, method: str) -> None:
+    shards = Shards(small_shards.write(tmp_path))
+    config = load(RunConfig, None, [*SMALL, f"method={method}"])
+    if method_of(config).exactly_two:
+        with pytest.raises(UserError, match=f"{method} is defined for two modalities, and there are 3"):
+            Run(config, shards.card)
+        return
+    run = Run(config, shards.card)
+    run.prepare(8)
+    order = Order(np.arange(8), 8, 0, True)
+    (batch,) = ReadBatches(from_memory(*shards.arrays("train")), order, Inputs.of(shards.card)).epoch(1)
+    before = [parameter.detach().clone() for parameter in run.parameters]
+    losses = [run.update_theta(batch).total.item() for _ in range(8)]
+    assert np.isfinite(losses).all()
+    assert any(not torch.equal(one, other) for one, other in zip(before, run.parameters, strict=True))

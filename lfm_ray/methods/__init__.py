@@ -7,21 +7,43 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, TypeAdapter
 
 from lfm_ray.config import RunConfig
+from lfm_ray.methods.agm import AGM
 from lfm_ray.methods.base import Losses, Method, State, scale_encoders
+from lfm_ray.methods.domfn import DOMFN
 from lfm_ray.methods.etmc import ETMC
+from lfm_ray.methods.g_blend import GBlend
+from lfm_ray.methods.greedy import Greedy
 from lfm_ray.methods.lfm import LFM
 from lfm_ray.methods.mla import MLA
 from lfm_ray.methods.mmpareto import MMPareto
+from lfm_ray.methods.mses import MSES
 from lfm_ray.methods.mslr import MSLR
 from lfm_ray.methods.official import Official
 from lfm_ray.methods.ogm_ge import OGMGE
+from lfm_ray.methods.pmr import PMR
 from lfm_ray.methods.qmf import QMF
 from lfm_ray.methods.recon_boost import ReconBoost
 from lfm_ray.methods.umt import UMT
 from lfm_ray.methods.unimodal import Unimodal
 
 AnyMethod = Annotated[
-    LFM | Official | Unimodal | OGMGE | MSLR | ETMC | MLA | MMPareto | QMF | ReconBoost | UMT,
+    LFM
+    | Official
+    | Unimodal
+    | MSES
+    | GBlend
+    | OGMGE
+    | Greedy
+    | DOMFN
+    | MSLR
+    | PMR
+    | AGM
+    | ETMC
+    | MLA
+    | MMPareto
+    | QMF
+    | ReconBoost
+    | UMT,
     Field(discriminator="name"),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.losses import ConvexPart, classification_loss, matching_loss, matching_parts
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.schedules import Constant
+from lfm_ray.settings import nearest
 
 Row = dict[str, float]
 
@@ -24,7 +25,8 @@ class Losses:
 
     `parts` gives total as a sum of convex parts, for the Gauss-Newton product; None where the
     method offers none. `terms` are the losses whose gradients `Method.gradient` receives one by
-    one; none: total is the only one.
+    one; none: total is the only one. `outer` is L_CLS as alpha is judged by it on an outer batch;
+    None: it is `classification`.
     """
 
     total: Tensor
@@ -32,6 +34,12 @@ class Losses:
     matching: Tensor
     parts: Callable[[], list[ConvexPart]] | None = None
     terms: tuple[Tensor, ...] = ()
+    outer: Tensor | None = None
+
+    @property
+    def judged(self) -> Tensor:
+        """L_CLS of the outer problem."""
+        return self.classification if self.outer is None else self.outer
 
     @staticmethod
     def mean(losses: Sequence[Losses]) -> Losses:
@@ -178,6 +186,12 @@ class Method(MethodSettings):
                 f"method: {self.name} is defined for two modalities, and there are {len(modalities)}"
                 f" ({', '.join(modalities)}); choose two by data.modalities"
             )
+
+    def check_names(self, setting: str, names: Iterable[str], known: Sequence[str]) -> None:
+        """Refuses, by a UserError, a name of one of the method's settings that is none of the known ones."""
+        for name in names:
+            if name not in known:
+                raise UserError(f"method.{setting}.{name}: there is no such modality{nearest(name, known)}")
 
 
 def scale_encoders(gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:

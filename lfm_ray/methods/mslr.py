@@ -6,7 +6,7 @@ Findings of ACL 2022.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, PositiveFloat
@@ -25,6 +25,10 @@ class MSLR(Method):
     factors: dict[str, PositiveFloat] = Field(
         {}, description="modality -> its learning rate over optimizer.learning_rate; 1 where it is left out"
     )
+
+    def check_modalities(self, modalities: Sequence[str]) -> None:
+        """Refuses a factor of what is no modality."""
+        self.check_names("factors", self.factors, modalities)
 
     def learning_rate_factors(self, state: State) -> Mapping[str, float]:
         """The factors."""

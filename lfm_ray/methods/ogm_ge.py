@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lfm_ray.losses import label_probability
 from lfm_ray.methods.base import Method, State
 from lfm_ray.models.classifier import Outputs
 
@@ -45,8 +46,7 @@ class OGMGE(Method):
         """k_j of each modality."""
         if not self.active(state):
             return {}
-        chances = torch.stack(list(outputs.unimodal.values())).softmax(dim=2)  # (2, B, C)
-        scores = chances[:, torch.arange(len(labels)), labels].sum(dim=1)
+        scores = label_probability(torch.stack(list(outputs.unimodal.values())), labels).sum(dim=1)
         rho = scores / scores.flip(0)
         k = torch.where(rho > 1, 1 - torch.tanh(self.modulation * rho), 1.0)
         return dict(zip(outputs.unimodal, k, strict=True))

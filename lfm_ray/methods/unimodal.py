@@ -25,4 +25,6 @@ class Unimodal(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The sum over modalities of the cross-entropy of its own logits."""
-        return torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
+        smoothing = state.settings.uniform_labels
+        each = [classification_loss(logits, labels, smoothing) for logits in outputs.unimodal.values()]
+        return torch.stack(each).sum()

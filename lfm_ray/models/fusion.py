@@ -190,12 +190,14 @@ class Channel(Head):
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
         """The unimodal logits are the l_j; what the others say reaches them through the scale alone."""
-        joint = self.squeeze(torch.cat([embeddings[name] for name in self.modalities], dim=1)).relu()
-        unimodal = {
-            name: classifier(2 * self.excite[name](joint).sigmoid() * embeddings[name])
-            for name, classifier in self.classifiers.items()
-        }
+        scales = self.scales(embeddings)
+        unimodal = {name: classifier(scales[name] * embeddings[name]) for name, classifier in self.classifiers.items()}
         return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
+
+    def scales(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """2 sigmoid(V_j s + c_j), (B, d), of each modality."""
+        joint = self.squeeze(torch.cat([embeddings[name] for name in self.modalities], dim=1)).relu()
+        return {name: 2 * excite(joint).sigmoid() for name, excite in self.excite.items()}
 
 
 class MultiLayerLSTM(Head):

@@ -1,0 +1,106 @@
+"""G-Blend: gradient blending.
+
+Wang, Tran and Feiszli, "What makes training multi-modal classification networks hard?", CVPR 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, field_validator
+from torch import Tensor
+
+from lfm_ray.losses import classification_loss
+from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.models.classifier import Outputs
+
+FUSED = "fused"
+SMALLEST_CHANGE = 1e-3  # of the overfitting: a smaller one would give one loss all the weight
+
+
+class GBlend(Method):
+    """L_CLS = sum_k w_k L_k over the single modalities and the fusion, with w from how each overfits.
+
+    w_k is proportional to G_k / O_k^2 (the paper's proposition 1), where between two epochs G_k is
+    how much the validation loss of k has fallen, and O_k how much its overfitting, validation minus
+    training loss, has grown. The w_k add up to 1; before the first estimate they are equal.
+
+    `weights` given: the paper's offline form, with `blend_weights` of the curves of earlier runs
+    (`method: unimodal`, and joint training). Else online: they are estimated anew every
+    `super_epoch` epochs. The paper trains a copy of the model for each loss to estimate them; here
+    the curves are those of the model itself, which costs nothing. A loss that has not fallen has
+    weight 0, and O_k counts as at least 0.001.
+    """
+
+    name: Literal["g_blend"] = "g_blend"
+    heads: ClassVar[tuple[str, ...]] = ("multitask", "sum", "concat")
+    weights: dict[str, NonNegativeFloat] | None = Field(
+        None, description="modality, or fused -> its weight, 0 where it is left out; null: estimated online"
+    )
+    super_epoch: int = Field(5, ge=1, description="epochs between two estimates")
+
+    @field_validator("weights")
+    @classmethod
+    def _not_all_zero(cls, weights: dict[str, float] | None) -> dict[str, float] | None:
+        if weights is not None and not any(weights.values()):
+            raise ValueError("at least one weight must be above 0")
+        return weights
+
+    def check_modalities(self, modalities: Sequence[str]) -> None:
+        """Refuses a weight of what is no modality."""
+        self.check_names("weights", self.weights or {}, [FUSED, *modalities])
+
+    def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
+        """The blended losses. Those of weight 0 are not computed."""
+        logits = {FUSED: outputs.fused, **outputs.unimodal}
+        loss = outputs.fused.new_zeros(())
+        for name, weight in self.blended(list(logits), state).items():
+            if weight:
+                loss = loss + weight * classification_loss(logits[name], labels, state.settings.uniform_labels)
+        return loss
+
+    def blended(self, names: list[str], state: State) -> dict[str, float]:
+        """w of each loss in this step."""
+        if self.weights is not None:
+            return {name: self.weights.get(name, 0.0) for name in names}
+        return {name: state.memory.get(f"weight/{name}", 1 / len(names)) for name in names}
+
+    def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
+        """Adds up the training losses of the epoch."""
+        if self.weights is None:
+            for name, logits in {FUSED: outputs.fused, **outputs.unimodal}.items():
+                key = f"sum/{name}"
+                state.memory[key] = state.memory.get(key, 0.0) + classification_loss(logits, labels)
+            state.memory["steps"] = state.memory.get("steps", 0) + 1
+
+    def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
+        """New weights at the end of a super-epoch; the row holds those of the next step."""
+        names, memory = [FUSED, *state.model.encoders], state.memory
+        if self.weights is None:
+            steps = memory.pop("steps")
+            train = {name: float(memory.pop(f"sum/{name}")) / steps for name in names}
+            now = {name: (train[name], metrics[f"val/{name}/loss"]) for name in names}
+            if state.epoch > 1 and (state.epoch - 1) % self.super_epoch == 0:
+                before = {name: (memory[f"train/{name}"], memory[f"val/{name}"]) for name in names}
+                memory |= {f"weight/{name}": weight for name, weight in blend_weights(before, now).items()}
+            if (state.epoch - 1) % self.super_epoch == 0:
+                memory |= {f"train/{name}": loss for name, (loss, _) in now.items()}
+                memory |= {f"val/{name}": loss for name, (_, loss) in now.items()}
+        return {f"weight/{name}": weight for name, weight in self.blended(names, state).items()}
+
+
+def blend_weights(
+    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """G / O^2 of each loss, normalised to the sum 1; empty where no validation loss has fallen.
+
+    before, after: name -> (training loss, validation loss) at two epochs.
+    """
+    ratios = {}
+    for name, (train, val) in after.items():
+        generalisation = before[name][1] - val
+        overfitting = (val - train) - (before[name][1] - before[name][0])
+        ratios[name] = max(generalisation, 0.0) / max(abs(overfitting), SMALLEST_CHANGE) ** 2
+    total = sum(ratios.values())
+    return {name: ratio / total for name, ratio in ratios.items()} if total else {}

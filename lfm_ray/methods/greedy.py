@@ -1,0 +1,91 @@
+"""Greedy: conditional learning speed, and balanced multimodal learning by it.
+
+Wu et al., "Characterizing and overcoming the greedy nature of learning in multi-modal deep neural
+networks", ICML 2022; nyukat/greedy_multimodal_learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lfm_ray.losses import classification_loss
+from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.fusion import Channel
+
+
+class Greedy(Method):
+    """A modality that learns more from the others than from itself is trained without them for a while.
+
+    The fusion is MMTM (`channel`): modality j's channels are rescaled by what all of them say, and
+    L_CLS is the sum of the cross-entropies of the l_j. A parameter learns with the speed
+    |gradient|^2 / |weights|^2, summed over the steps so far. The conditional learning speed of j is
+    the logarithm, base 10, of the speed of what rescales it (squeeze, excite_j) over the speed of
+    what is its own (encoder_j, classifier_j). When the highest and the lowest differ by more than
+    `tolerance`, the next `window` steps put the running mean of the scales of the one with the
+    highest in place of its scales: it then learns from itself alone.
+
+    As defined for two modalities; with more, the highest and the lowest of all are compared. The
+    authors have an MMTM after several blocks of the encoders; their code fills the running mean of
+    the second modality with the first one's scales, which is not done here.
+    """
+
+    name: Literal["greedy"] = "greedy"
+    heads: ClassVar[tuple[str, ...]] = ("channel",)
+    tolerance: float | None = Field(0.01, ge=0, description="of the difference of speeds; null: no rebalancing")
+    window: int = Field(5, ge=1, description="steps on a modality alone")
+    first_epoch: int = Field(2, ge=1, description="epoch, from 1, in which rebalancing begins")
+
+    def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
+        """The sum over modalities, one of them perhaps with its mean scales."""
+        logits = dict(outputs.unimodal)
+        if alone := state.memory.get("alone"):
+            mean = state.memory[f"scale/{alone}"]
+            logits[alone] = _head(state).classifiers[alone](mean * outputs.embeddings[alone])
+        smoothing = state.settings.uniform_labels
+        return torch.stack([classification_loss(each, labels, smoothing) for each in logits.values()]).sum()
+
+    def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
+        """Measures the speeds, and chooses which modality is trained alone in the next steps."""
+        memory, head = state.memory, _head(state)
+        for name, scale in head.scales(outputs.embeddings).items():
+            mean = memory.get(f"scale/{name}", 0.0)
+            memory[f"scale/{name}"] = mean + (scale.mean(dim=0) - mean) / (state.steps + 1)
+        if memory.get("alone"):
+            memory["left"] -= 1
+            memory["alone"] = memory["alone"] if memory["left"] else ""
+        elif self.tolerance is not None:
+            differences = []
+            for name, encoder in state.model.encoders.items():
+                for key, modules in {
+                    f"shared/{name}": (head.squeeze, head.excite[name]),
+                    f"own/{name}": (encoder, head.classifiers[name]),
+                }.items():
+                    memory[key] = memory.get(key, 0.0) + speed(modules)
+                differences.append(torch.log10(memory[f"shared/{name}"] / memory[f"own/{name}"]))
+            speeds = dict(zip(state.model.encoders, torch.stack(differences).tolist(), strict=True))
+            if state.epoch >= self.first_epoch and max(speeds.values()) - min(speeds.values()) > self.tolerance:
+                memory["alone"], memory["left"] = max(speeds, key=lambda name: speeds[name]), self.window
+            memory |= {f"speed/{name}": value for name, value in speeds.items()}
+
+    def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
+        """The conditional learning speeds."""
+        return {key: value for key, value in state.memory.items() if key.startswith("speed/")}
+
+
+def speed(modules: Iterable[nn.Module]) -> Tensor:
+    """|gradient|^2 / |weights|^2 of all parameters together; a scalar."""
+    parameters = [one for module in modules for one in module.parameters() if one.grad is not None]
+    gradients = torch.stack([one.grad.square().sum() for one in parameters if one.grad is not None]).sum()
+    return gradients / torch.stack([one.square().sum() for one in parameters]).sum()
+
+
+def _head(state: State) -> Channel:
+    head = state.model.head
+    assert isinstance(head, Channel)
+    return head

@@ -1,0 +1,62 @@
+"""MSES: modality-specific early stopping.
+
+Fujimori et al., "Modality-specific learning rate control for multimodal classification", ACPR 2019.
+No code was published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from lfm_ray.losses import classification_loss
+from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.models.classifier import Outputs
+
+
+class MSES(Method):
+    """A classifier for each modality beside the multimodal one; a modality that overfits is frozen.
+
+    L_CLS is the cross-entropy of the fused logits plus those of every modality that still learns.
+    After each epoch a modality whose own validation loss has not fallen for `patience` epochs stops:
+    its loss is left out, and its encoder and classifier have the learning rate 0 from then on. The
+    fusion goes on. With `unimodal_weight` 0 no modality ever stops, and it is joint training.
+    """
+
+    name: Literal["mses"] = "mses"
+    heads: ClassVar[tuple[str, ...]] = ("multitask", "sum", "concat")
+    patience: int = Field(5, ge=1, description="epochs without a lower validation loss after which a modality stops")
+    unimodal_weight: float = Field(1.0, ge=0, le=100, description="of the losses of the single modalities")
+
+    def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
+        """The fused loss, and those of the modalities that have not stopped."""
+        loss = super().classification(outputs, labels, state)
+        if self.unimodal_weight:
+            for modality, logits in outputs.unimodal.items():
+                if not self.stopped(modality, state):
+                    loss = loss + self.unimodal_weight * classification_loss(
+                        logits, labels, state.settings.uniform_labels
+                    )
+        return loss
+
+    def learning_rate_factors(self, state: State) -> Mapping[str, float]:
+        """0 for what has stopped."""
+        return {modality: 0.0 for modality in state.model.encoders if self.stopped(modality, state)}
+
+    def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
+        """Counts the epochs without progress; the row says which modalities have stopped."""
+        learning = [modality for modality in state.model.encoders if not self.stopped(modality, state)]
+        for modality in learning:
+            loss = metrics[f"val/{modality}/loss"]
+            if loss < state.memory.get(f"lowest/{modality}", float("inf")):
+                state.memory[f"lowest/{modality}"], state.memory[f"waited/{modality}"] = loss, 0
+            else:
+                state.memory[f"waited/{modality}"] = state.memory.get(f"waited/{modality}", 0) + 1
+        return {f"{modality}/stopped": float(self.stopped(modality, state)) for modality in state.model.encoders}
+
+    def stopped(self, modality: str, state: State) -> bool:
+        """Whether a modality has stopped."""
+        return self.unimodal_weight > 0 and state.memory.get(f"waited/{modality}", 0) >= self.patience

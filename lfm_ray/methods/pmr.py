@@ -1,0 +1,88 @@
+"""PMR: prototypical modal rebalance.
+
+Fan et al., "PMR: prototypical modal rebalance for multimodal learning", CVPR 2023;
+fanyunfeng-bit/Modal-Imbalance-PMR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lfm_ray.losses import label_probability
+from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.models.classifier import Outputs
+
+
+class PMR(Method):
+    """The slower modality is drawn to its class prototypes; the faster one is kept uncertain at first.
+
+    The prototypes of a modality are the mean embeddings of its classes, p_j = softmax(- distance of
+    z_j from each of them), and rho the sum over the batch of p_0 of the label over that of p_1.
+
+        L_CLS = CE(fused) + a [beta CE(p_0) + gamma CE(p_1)] - mu [gamma H(p_0) + beta H(p_1)],
+        beta = clip(1 / rho - 1, 0, 1),   gamma = clip(rho - 1, 0, 1),
+
+    with the entropies H, means over the batch, in the first epochs only. The first epoch, which has
+    no prototypes yet, is joint training: the authors make them in a pass of their own over a tenth
+    of the data, here they are the means over the epoch's training batches, which costs nothing. Their
+    code has 0 and 1 for beta and gamma, and no entropy.
+    """
+
+    name: Literal["pmr"] = "pmr"
+    exactly_two: ClassVar[bool] = True
+    prototype_weight: float = Field(1.0, ge=0, le=100, description="a, the paper's alpha; 0: no pull")
+    entropy_weight: float = Field(0.0, ge=0, le=100, description="mu, of the entropies; 0: none, as in the code")
+    entropy_epochs: int = Field(10, ge=0, description="epochs with the entropies")
+    momentum: float = Field(0.2, ge=0, lt=1, description="share of the old prototypes in the new ones")
+
+    def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
+        """CE of the fused logits and of the prototypes' classifiers, minus the entropies."""
+        loss = super().classification(outputs, labels, state)
+        entropic = self.entropy_weight > 0 and state.epoch <= self.entropy_epochs
+        if "prototypes" not in state.memory or not (self.prototype_weight or entropic):
+            return loss
+        logits = [
+            -distances(z, prototypes)
+            for z, prototypes in zip(outputs.embeddings.values(), state.memory["prototypes"], strict=True)
+        ]
+        slow = self.slow(logits, labels)
+        for z, its, other in zip(logits, slow, slow.flip(0), strict=True):
+            log_p = F.log_softmax(z, dim=1)
+            loss = loss + self.prototype_weight * its * F.nll_loss(log_p, labels)
+            if entropic:
+                loss = loss + self.entropy_weight * other * (log_p.exp() * log_p).sum(dim=1).mean()
+        return loss
+
+    def slow(self, logits: list[Tensor], labels: Tensor) -> Tensor:
+        """(beta, gamma): how far each modality is behind; at least one of them is 0."""
+        chances = label_probability(torch.stack(logits).detach(), labels).sum(dim=1)
+        return (chances.flip(0) / chances - 1).clamp(0, 1)
+
+    def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
+        """Adds the embeddings to those of their classes."""
+        z = torch.stack(list(outputs.embeddings.values()))  # (2, B, d)
+        of_class = F.one_hot(labels, outputs.fused.shape[1]).T.to(z.dtype)  # (C, B)
+        memory = state.memory
+        memory["sums"] = memory.get("sums", 0.0) + of_class @ z
+        memory["counts"] = memory.get("counts", 0.0) + of_class.sum(dim=1, keepdim=True)
+
+    def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
+        """New prototypes, (2, C, d); a class that had no sample keeps its old one."""
+        sums, counts = state.memory.pop("sums"), state.memory.pop("counts")
+        old = state.memory.get("prototypes")
+        means = sums / counts.clamp_min(1)
+        if old is not None:
+            means = torch.where(counts > 0, (1 - self.momentum) * means + self.momentum * old, old)
+        state.memory["prototypes"] = means
+        return {}
+
+
+def distances(z: Tensor, prototypes: Tensor) -> Tensor:
+    """Euclidean, (B, d) and (C, d) -> (B, C); with a gradient of 0 where it is 0."""
+    return (z[:, None] - prototypes).square().sum(dim=2).clamp_min(1e-12).sqrt()

@@ -1,0 +1,44 @@
+"""What the tests of training methods share: settings that make each do something, and made-up outputs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from lfm_ray.config import LossSettings
+from lfm_ray.methods import State
+from lfm_ray.models.classifier import Outputs
+
+LABELS = torch.tensor([0, 1, 2, 1])
+
+# Methods with settings under which they do in a few steps what tells them from joint training. Those that
+# alternate over modalities or fuse otherwise have tests/methods/test_alternating_and_fusing.py.
+CASES = {
+    "lfm": ["method=lfm", "alpha.value=0.4"],
+    "official": ["method=official", "alpha.value=0.4"],
+    "unimodal": ["method=unimodal"],
+    "ogm_ge": ["method=ogm_ge", "alpha.value=0.3"],
+    "mslr": ["method=mslr", "method.factors={audio: 0.3}", "alpha.value=0.3"],
+    "mses": ["method=mses", "method.patience=1", "optimizer.learning_rate=0.1"],
+    "g_blend": ["method=g_blend", "method.super_epoch=1"],
+    "agm": ["method=agm", "alpha.value=0.3"],
+    "pmr": ["method=pmr", "method.entropy_weight=0.1"],
+    "greedy": ["method=greedy", "method.window=2"],
+    "domfn": ["method=domfn", "method.gamma=0.02"],
+}
+
+
+def outputs() -> Outputs:
+    """Four samples of three classes, two modalities, float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(columns: int) -> torch.Tensor:
+        return torch.randn(4, columns, dtype=torch.float64, generator=generator).requires_grad_()
+
+    return Outputs(draw(3), {"audio": draw(3), "image": draw(3)}, {"audio": draw(5), "image": draw(5)})
+
+
+def state(alpha: float = 0.0, model: Any = None, memory: dict[str, Any] | None = None, **loss: Any) -> State:
+    """A run's state, with the given settings of the section `loss`."""
+    return State(cast(Any, model), LossSettings(**loss), alpha, memory=memory or {})

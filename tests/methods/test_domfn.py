@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from method_cases import state
+
+from lfm_ray.methods.domfn import DOMFN
+from lfm_ray.models.classifier import Outputs
+
+# Two samples of two classes. Probabilities of class 0: fused 0.5 and 0.5; audio 0.6 and 0.9; image 0.5 and 0.7.
+AUDIO, IMAGE, FUSED = (torch.tensor(p, dtype=torch.float64) for p in ([0.6, 0.9], [0.5, 0.7], [0.5, 0.5]))
+LABELS = torch.tensor([0, 1])
+
+
+def logits(p: torch.Tensor) -> torch.Tensor:
+    return torch.stack([p, 1 - p], dim=1).log()
+
+
+def made() -> Outputs:
+    return Outputs(logits(FUSED).requires_grad_(), {"audio": logits(AUDIO), "image": logits(IMAGE)}, {})
+
+
+def test_the_loss_worked_out_by_hand() -> None:
+    """d = (0.01, 0) for the first sample, which is fused, and (0.16, 0.04) for the second, which is not."""
+    method = DOMFN(eta=0.3, gamma=0.1)
+    torch.testing.assert_close(
+        method.divergences(made()), torch.tensor([[0.01, 0.16], [0.0, 0.04]], dtype=torch.float64)
+    )
+    c = -torch.tensor([[0.6, 0.5], [0.1, 0.3]], dtype=torch.float64).log()  # of the samples' labels
+    fused = -torch.tensor(0.5, dtype=torch.float64).log()
+    first = (c[0] ** 2).sum() / 2 - 0.3 * 0.01 + fused + c[0].sum()
+    second = (c[1] ** 2).sum() / 2 - 0.3 * (0.16 + 0.04)
+    found = method.classification(made(), LABELS, state())
+    assert found.item() == pytest.approx(((first + second) / 2).item(), rel=1e-9)
+
+
+def test_a_sample_on_which_modalities_diverge_is_judged_by_the_surer_one() -> None:
+    method, one = DOMFN(gamma=0.1), made()
+    found = method.predict(one)
+    assert torch.equal(found[0], one.fused[0])
+    assert torch.equal(found[1], one.unimodal["audio"][1])
+    assert torch.equal(DOMFN(gamma=1).predict(one), one.fused)
+
+
+def test_the_fusion_learns_from_samples_that_are_fused_alone() -> None:
+    one = made()
+    DOMFN(gamma=0.1).classification(one, LABELS, state()).backward()
+    assert one.fused.grad is not None
+    assert one.fused.grad[0].abs().sum() > 0
+    assert one.fused.grad[1].abs().sum() == 0

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from synthetic import write_dataset
+from test_loop import SMALL, same_weights, splits, train
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.methods.greedy import Greedy, speed
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.fusion import Channel
+from lfm_ray.run import Run
+from lfm_ray.settings import load
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
+
+
+def test_a_speed_worked_out_by_hand() -> None:
+    one, two = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+    one.weight.data, two.weight.data = torch.tensor([[2.0]]), torch.tensor([[1.0, 1.0]])
+    one.weight.grad, two.weight.grad = torch.tensor([[3.0]]), torch.tensor([[0.0, 1.0]])
+    assert float(speed([one, two]).detach()) == pytest.approx((9 + 1) / (4 + 2))
+
+
+def test_the_modality_that_learns_most_from_others_is_then_trained_alone(shards: Shards) -> None:
+    config = load(RunConfig, None, [*SMALL, "method=greedy", "method.window=2", "method.first_epoch=1"])
+    run = Run(config, shards.card)
+    run.prepare(3)
+    batch = next(splits(shards, config).train.epoch(1))
+    method, head = Greedy(window=2, first_epoch=1), run.model.head
+    assert isinstance(head, Channel)
+    for name, parameter in run.model.named_parameters():
+        rescales_image = name.startswith("head.excite.image")
+        parameter.grad = torch.full_like(parameter, 10.0 if rescales_image else 0.1)
+    outputs: Outputs = run.model(batch.inputs)
+    state = run.state()
+    with torch.no_grad():
+        method.after_backward(outputs, batch.labels, state)
+    assert state.memory["alone"] == "image"
+    assert state.memory["speed/image"] > state.memory["speed/audio"] + 0.01
+    mean = head.scales(outputs.embeddings)["image"].mean(dim=0)
+    alone = head.classifiers["image"](mean * outputs.embeddings["image"])
+    expected = F.cross_entropy(outputs.unimodal["audio"], batch.labels) + F.cross_entropy(alone, batch.labels)
+    found = method.classification(outputs, batch.labels, state)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    (of_squeeze,) = torch.autograd.grad(found, head.excite["image"].weight, allow_unused=True)
+    assert of_squeeze is None  # nothing reaches it from the others
+    with torch.no_grad():
+        for left in (1, 0):
+            method.after_backward(outputs, batch.labels, state)
+            assert (state.memory["left"], state.memory["alone"]) == (left, "image" if left else "")
+
+
+def test_without_rebalancing_it_is_the_sum_of_the_unimodal_losses_bit_for_bit(shards: Shards) -> None:
+    plain = train(shards, "method=unimodal", "model.fusion=channel", "epochs=2")
+    assert same_weights(train(shards, "method=greedy", "method.tolerance=null", "epochs=2"), plain)
+    assert not same_weights(train(shards, "method=greedy", "method.first_epoch=1", "epochs=2"), plain)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from method_cases import LABELS, outputs, state
+from synthetic import write_dataset
+from test_loop import SMALL
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.methods.ogm_ge import OGMGE
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.run import Run
+from lfm_ray.settings import load
+
+
+def test_coefficients_worked_out_by_hand() -> None:
+    """Probabilities of the label: audio 0.6 and 0.6, image 0.3 and 0.5, so rho = 1.5 and 2 / 3."""
+    audio, image = torch.tensor([[0.6, 0.4], [0.4, 0.6]]), torch.tensor([[0.3, 0.7], [0.5, 0.5]])
+    made = Outputs(torch.zeros(2, 2), {"audio": audio.log(), "image": image.log()}, {})
+    factors = OGMGE(modulation=0.4).gradient_factors(made, torch.tensor([0, 1]), state())
+    assert float(factors["audio"]) == pytest.approx(1 - 0.5370496)  # tanh(0.4 * 1.5)
+    assert float(factors["image"]) == 1.0
+
+
+def test_epochs_outside_the_given_ones_are_not_modulated() -> None:
+    made = outputs()
+    assert OGMGE(last_epoch=1).gradient_factors(made, LABELS, state())
+    assert not OGMGE(first_epoch=2).gradient_factors(made, LABELS, state())
+
+
+def test_encoders_alone_are_modulated_and_noise_has_the_size_of_their_gradient(tmp_path: Path) -> None:
+    shards = Shards(write_dataset(tmp_path / "shards"))
+    run = Run(load(RunConfig, None, [*SMALL, "model.width=32", "method=ogm_ge"]), shards.card)
+    weight = max(run.model.encoders["audio"].parameters(), key=torch.numel)
+    for parameter in run.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    before = torch.randn_like(weight) * 3
+    weight.grad = before.clone()
+    made = outputs()
+    factor = OGMGE().gradient_factors(made, LABELS, run.state())["audio"]
+    OGMGE().after_backward(made, LABELS, run.state())
+    noise = (weight.grad - factor.float() * before).detach()
+    assert weight.numel() > 1000
+    assert float(noise.std()) == pytest.approx(3, rel=0.1)
+    for parameter in run.model.head.parameters():
+        assert torch.equal(cast(torch.Tensor, parameter.grad), torch.ones_like(parameter))
