@@ -1,11 +1,14 @@
 """All state that a run needs to go on bit for bit, in one file.
 
 The file holds tensors and plain values only, and is loaded with `weights_only=True`: opening a
-checkpoint never executes code.
+checkpoint never executes code. It ends with the SHA-256 of what stands before, so that a truncated
+or altered file is found; the file that it replaced can be kept, to go on from.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -15,15 +18,28 @@ import torch
 from lfm_ray.errors import UserError
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` so that a reader finds the old file or the new one, never a part."""
+def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None:
+    """Writes `state` so that a reader finds the old file or the new one, never a part.
+
+    keep_previous: the old file stays, as `previous(path)`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    content = io.BytesIO()
+    torch.save(state, content)
+    temporary = path.with_name(f"{path.name}.writing")
     with temporary.open("wb") as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
+        file.write(hashlib.sha256(content.getbuffer()).digest())
         file.flush()
         os.fsync(file.fileno())
+    if keep_previous and path.exists():
+        path.replace(previous(path))
     temporary.replace(path)
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -33,15 +49,31 @@ def load(path: Path) -> dict[str, Any]:
         UserError: the file is missing or is not a whole checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
-    except Exception as error:  # torch raises many kinds for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a whole checkpoint ({reason}); remove it to start that run afresh") from None
+    size = hashlib.sha256().digest_size
+    if len(content) <= size or hashlib.sha256(memoryview(content)[:-size]).digest() != content[-size:]:
+        raise UserError(f"{path}: the checkpoint is truncated or was altered (its checksum differs)")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of lfm_ray")
     return state
+
+
+def load_newest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The state in `path`, or in the one before it where that is not whole; None where there is neither.
+
+    The second value says in a line each what could not be used.
+    """
+    troubles: list[str] = []
+    for file in (path, previous(path)):
+        if file.exists():
+            try:
+                return load(file), troubles
+            except UserError as error:
+                troubles.append(str(error))
+    return None, troubles
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

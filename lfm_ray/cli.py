@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -16,10 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.storage import working_folder
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 REPOSITORY = Path(__file__).parents[1]
+
+# Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def parser(command: str, doc: str, settings: bool = True) -> argparse.ArgumentParser:
@@ -46,6 +51,10 @@ def run(main: Callable[[], None]) -> None:
         _stop(str(error), 2)
     except TrainingFailed as error:
         _stop(str(error), 1)
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        _stop(f"{error.filename or 'storage'}: {error.strerror}; what had been written before is kept", 1)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
 
@@ -68,6 +77,10 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announced default; silences its notice
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints a banner even when told to be silent
+    if address and "://" in address:
+        raise UserError(
+            f"--address {address}: run this on a node of the cluster (--address auto), or by ray job submit"
+        )
     import ray
 
     started_here = not ray.is_initialized()
@@ -103,10 +116,11 @@ def seconds(text: str) -> float:
 
 
 def storage_folder(text: str) -> Path:
-    """A folder of this machine or a shared one."""
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be a folder, local or shared (NFS), not a URI: {text}")
-    return Path(text)
+    """A folder of this machine or a shared one, or the folder that stands for a URI (`lfm_ray.storage`)."""
+    try:
+        return working_folder(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

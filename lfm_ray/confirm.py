@@ -20,9 +20,10 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lfm_ray.cli import console, parser, positive, ray_session, run
+from lfm_ray.cli import console, parser, positive, ray_session, run, storage_folder
 from lfm_ray.errors import UserError
 from lfm_ray.schedules import Learned
+from lfm_ray.storage import push
 
 if TYPE_CHECKING:
     from lfm_ray.search.sweep import Sweep, Trial
@@ -32,11 +33,11 @@ def main() -> None:
     """The command."""
     result = parser("confirm", __doc__ or "")
     add = result.add_argument
-    add("sweeps", nargs="+", type=Path, help="folders of finished sweeps of the same data")
+    add("sweeps", nargs="+", type=storage_folder, help="folders of finished sweeps of the same data")
     add("--seeds", type=positive, default=3, help="trainings of each configuration; default 3")
     add("--top", type=positive, default=1, help="how many of the best trials of each sweep; default 1")
     add("--split", choices=("test", "val"), default="test", help="what is measured; default test")
-    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    add("--address", help="a Ray cluster that this machine is a node of, such as auto; without it, this machine")
     given = result.parse_args()
 
     from lfm_ray.config import RunConfig
@@ -84,6 +85,7 @@ def main() -> None:
     groups = [(sweep, trial, [_folder(sweep, trial, seed, given.split) for seed in seeds]) for sweep, trial in chosen]
     frame = confirm_frame(groups, seeds)
     files = write_confirmation(frame, given.split, sweeps[0].folder / _kept(given.split))
+    push(*files, *(sweep.folder / "test_reads.log" for sweep in sweeps))
     for title, cells in tables(frame, given.split).items():
         console.print(rich_table(title, cells))
     console.print(f"written         {files[0].parent}/{{{','.join(file.name for file in files)}}}", soft_wrap=True)

@@ -5,14 +5,19 @@ It is the same `execute` in both. A run lives in a folder of its own:
     config.yaml     the RunConfig
     epochs.jsonl    the metrics of each epoch, one JSON object a line
     checkpoint.pt   the state after the last epoch, from which it goes on
+    checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
+    notices.txt     what went wrong and was overcome, a line each; missing where nothing was
+    hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
     weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
     profile.json    where the time of its steps went, with `train --profile`
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +27,7 @@ import ray
 import torch
 from torch import nn
 
-from lfm_ray import checkpoint, distributed
+from lfm_ray import checkpoint, distributed, storage
 from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batches, Order, ReadBatches, from_memory, from_shards
@@ -36,9 +41,14 @@ from lfm_ray.models.classifier import check_model
 from lfm_ray.profile import Profile
 from lfm_ray.run import Row, Run
 from lfm_ray.schedules import Adaptive, Learned
+from lfm_ray.storage import patiently
 
 CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
 WEIGHTS, PROFILE = "weights", "profile.json"
+NOTICES, HUNG = "notices.txt", "hung.txt"
+RETRIES = 3  # how often a run whose process died is started again, from its last epoch
+START_UP = 120.0  # s, that the first epoch of a process may take longer than others, for what it loads
+DIED = "its process died; it went on from its last epoch"
 
 
 @dataclass(frozen=True)
@@ -130,26 +140,38 @@ def execute(
     rank, _ = distributed.rank_and_world_size()
     run = Run(config, source.shards.card, wrap)
     file = folder / CHECKPOINT
-    if file.exists():
-        state = checkpoint.load(file)
+    state, troubles = checkpoint.load_newest(file)
+    if state is not None:
         if state["config"] != config.model_dump(mode="json"):
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
         run.load_state_dict(state)
     elif rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        patiently(lambda: _begin(folder, config), folder)
+    if rank == 0:
+        for trouble in troubles:
+            add_notice(folder, f"{trouble}; went on from " + (f"epoch {run.epoch}" if run.epoch else "the beginning"))
     for row in run.history:
         report(row)
+
+    def save() -> None:
+        write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
+        if config.checkpoint.keeps(run.epoch, config.epochs):
+            checkpoint.save(weights_file(folder, run.epoch), run.weights())
+            storage.push(weights_file(folder, run.epoch))
+        checkpoint.save(file, run.state_dict(), keep_previous=not troubles)
+        storage.copy(file, checkpoint.previous(file))
+        storage.push(folder / CONFIG, folder / EPOCHS, file)
+        troubles.clear()
 
     def on_epoch(run: Run) -> None:
         if measure and run.epoch == config.epochs:
             values = run.evaluate(source.evaluation(measure, config))
             run.history[-1] |= {f"{measure}/{name}": value for name, value in values.items()}
         if rank == 0:
-            write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
-            if config.checkpoint.keeps(run.epoch, config.epochs):
-                checkpoint.save(weights_file(folder, run.epoch), run.weights())
-            checkpoint.save(file, run.state_dict())
+            notices: list[str] = []
+            patiently(save, folder, notices.append)
+            for notice in notices[-1:]:
+                add_notice(folder, notice)
         report(run.history[-1])
 
     splits = source.splits(config)
@@ -160,6 +182,7 @@ def execute(
         rows = fit(run, replace(splits, train=measured.steps_of(splits.train)), on_epoch)
     if rank == 0:
         write_atomically(folder / PROFILE, json.dumps(measured.summary()))
+        storage.push(folder / PROFILE)
     return rows
 
 
@@ -175,19 +198,52 @@ def run_in_process(
     report: Callable[[Row], None],
     threads: int,
     measure: str | None = None,
+    epoch_time_limit: float | None = None,
 ) -> None:
     """Runs `config` in this process, on `threads` CPU threads."""
     torch.set_num_threads(threads)
-    execute(config, source, folder, report, measure=measure)
+    _take_over(folder)
+    with limited(report, folder, epoch_time_limit) as report_in_time:
+        execute(config, source, folder, report_in_time, measure=measure)
+
+
+@contextmanager
+def limited(report: Callable[[Row], None], folder: Path, seconds: float | None) -> Iterator[Callable[[Row], None]]:
+    """Gives back `report`; this process ends when it is not called for that long (None: never).
+
+    The stacks of all threads are then in `HUNG`. Even what hangs outside Python is ended. Whoever
+    started the process starts it again, as any process that died.
+    """
+    if seconds is None:
+        yield report
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / HUNG).open("a", encoding="utf-8") as file:
+
+        def in_time(row: Row) -> None:
+            report(row)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+
+        faulthandler.dump_traceback_later(START_UP + seconds, exit=True, file=file)
+        try:
+            yield in_time
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            if (folder / HUNG).stat().st_size == 0:
+                (folder / HUNG).unlink()
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The Ray Train workers of one run."""
+    """The Ray Train workers of one run.
+
+    cpus, gpus: of each. epoch_time_limit: seconds after which an epoch is taken to hang; None: never.
+    """
 
     count: int
     cpus: float = 1.0
     gpus: float = 0.0
+    epoch_time_limit: float | None = None
 
 
 def run_on_workers(
@@ -201,40 +257,53 @@ def run_on_workers(
 ) -> None:
     """Runs `config` on Ray Train workers with DistributedDataParallel.
 
+    When the process of a worker dies, all of them are started again, from the last epoch.
+
     Raises:
-        TrainingFailed: with the reason, when a worker failed.
+        TrainingFailed: with the reason, when a worker failed, or died once more than `RETRIES` times.
     """
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError  # type: ignore[import-not-found,unused-ignore]
+    from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
+        TrainingFailedError,
+        WorkerGroupError,
+    )
 
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "source": source,
-            "folder": folder,
-            "measure": measure,
-            "profile": profile,
-            "threads": max(1, round(workers.cpus)),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
-        ),
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
-        run_config=RayRunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent.absolute()),
-            callbacks=callbacks,
-            failure_config=FailureConfig(max_failures=0),
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise TrainingFailed(_first_reason(error)) from None
+    for attempt in range(1 + RETRIES):
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "source": source,
+                "folder": storage.name_of(folder),
+                "measure": measure,
+                "profile": profile,
+                "threads": max(1, round(workers.cpus)),
+                "epoch_time_limit": workers.epoch_time_limit,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+            run_config=RayRunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent.absolute()),
+                callbacks=callbacks,
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+        try:
+            trainer.fit()
+            return
+        except TrainingFailedError as error:
+            died = isinstance(error, WorkerGroupError) and any(map(_has_died, error.worker_failures.values()))
+            if not died:
+                raise TrainingFailed(first_reason(error)) from None
+            if attempt < RETRIES:
+                add_notice(folder, DIED)
+    raise TrainingFailed(died_reason(folder))
 
 
 def read_epochs(folder: Path) -> list[Row]:
@@ -257,18 +326,64 @@ def _worker(settings: dict[str, Any]) -> None:
         torch.cuda.set_device(get_device())
     config = RunConfig.model_validate(settings["config"])
     torch.set_num_threads(settings["threads"])
-    execute(
-        config,
-        settings["source"],
-        settings["folder"],
-        report=lambda row: ray.train.report(row),
-        wrap=lambda model: prepare_model(model),
-        measure=settings["measure"],
-        profile=settings["profile"],
-    )
+    folder = storage.working_folder(settings["folder"])
+    _take_over(folder)
+    torch.distributed.barrier()  # so that no other rank is still taking over when rank 0 begins to write
+    with limited(lambda row: ray.train.report(row), folder, settings["epoch_time_limit"]) as report:
+        execute(
+            config,
+            settings["source"],
+            folder,
+            report,
+            wrap=lambda model: prepare_model(model),
+            measure=settings["measure"],
+            profile=settings["profile"],
+        )
 
 
-def _first_reason(error: BaseException) -> str:
+def add_notice(folder: Path, text: str) -> None:
+    """Adds a line to what a run has overcome."""
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.fetch(folder / NOTICES)
+    with (folder / NOTICES).open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+    storage.push(folder / NOTICES)
+
+
+def read_notices(folder: Path) -> list[str]:
+    """What the run in `folder` has overcome."""
+    file = folder / NOTICES
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def died_reason(folder: Path) -> str:
+    """Why a run in `folder` was given up whose process has died more than `RETRIES` times."""
+    hung = folder / HUNG
+    if hung.exists() and hung.stat().st_size:
+        return f"an epoch took longer than --epoch-time-limit, {1 + RETRIES} times (see {folder.name}/{HUNG})"
+    return f"its process died {1 + RETRIES} times (out of memory, or ended from outside; see Ray's log files)"
+
+
+def _take_over(folder: Path) -> None:
+    """Brings to this node what an earlier start of the run has left in the store, where there is one."""
+    patiently(lambda: storage.pull(folder, skip=lambda name: name == HUNG), folder)
+    storage.push(folder / HUNG)
+
+
+def _begin(folder: Path, config: RunConfig) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+
+
+def _has_died(failure: BaseException) -> bool:
+    """Whether a worker failed without an exception of its own: its process ended, or its node."""
+    from ray.exceptions import RayActorError
+    from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
+
+    return isinstance(failure, RayActorError | RayTrainError)
+
+
+def first_reason(error: BaseException) -> str:
     """The line that says why, from an exception that quotes the traceback of a worker."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "TrainingFailed:" in line or "UserError:" in line]

@@ -16,13 +16,16 @@ import datetime
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rich.markup import escape
 
 from lfm_ray.cli import console, parser, positive, ray_session, repository_file, run, storage_folder, write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.schedules import Adaptive, Polynomial, formula
 from lfm_ray.settings import load
+from lfm_ray.storage import fetch, push, shown
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
     add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; default: the settings'")
     add("--epochs", type=positive, help="T; default: the settings'")
     add("--profile", action="store_true", help="also show where the time of a training step goes")
-    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    add("--address", help="a Ray cluster that this machine is a node of, such as auto; without it, this machine")
     add(
         "--storage",
         type=storage_folder,
@@ -52,7 +55,7 @@ def main() -> None:
     config = load(RunConfig, repository_file(given.config), overrides)
     folder = given.storage.absolute() / (given.name or f"{given.config.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
-    from lfm_ray.launch import PROFILE, Source, Workers, read_epochs, run_on_workers
+    from lfm_ray.launch import NOTICES, PROFILE, Source, Workers, read_epochs, read_notices, run_on_workers
     from lfm_ray.report.tables import metrics_table, profile_table
     from lfm_ray.search.run import Resources
 
@@ -72,7 +75,11 @@ def main() -> None:
         console.print(f"alpha(t) of degree {fitted.degree}, root mean square residual {residual:.4f}:")
         console.print(f"  {formula(fitted.power_basis(config.epochs))}", soft_wrap=True)
         console.print(f"train that      python -m lfm_ray.train {folder / 'fitted.yaml'}", soft_wrap=True)
-    console.print(f"run             {folder}", soft_wrap=True)
+    fetch(folder / NOTICES)
+    push(folder / "fitted.yaml", folder / "tensorboard")
+    for notice in read_notices(folder):
+        console.print(f"[yellow]notice[/]          {escape(notice)}", soft_wrap=True)
+    console.print(f"run             {shown(folder)}", soft_wrap=True)
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
 
 
@@ -88,7 +95,7 @@ def followed(folder: Path, config: RunConfig) -> Iterator[None]:
         TimeRemainingColumn,
     )
 
-    from lfm_ray.launch import read_epochs
+    from lfm_ray.launch import EPOCHS, read_epochs
     from lfm_ray.report.tensorboard import RunWriter
 
     ended = threading.Event()
@@ -101,6 +108,8 @@ def followed(folder: Path, config: RunConfig) -> Iterator[None]:
             seen = 0
             while True:
                 last_look = ended.wait(0.5)
+                with suppress(OSError):  # the store is away; the next look may find it again
+                    fetch(folder / EPOCHS)
                 for row in read_epochs(folder)[seen:]:
                     seen += 1
                     writer.add(row)

@@ -22,6 +22,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from lfm_ray.cli import (
     command_line,
     console,
@@ -35,6 +37,7 @@ from lfm_ray.cli import (
     write_atomically,
 )
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.storage import push, shown
 
 if TYPE_CHECKING:
     from lfm_ray.datasets.shards import DatasetCard
@@ -82,7 +85,7 @@ def main() -> None:
             read_card(data)
 
     gpus = 1 / given.trials_per_gpu if given.trials_per_gpu else given.gpus_per_worker
-    workers = Workers(given.workers_per_trial, given.cpus_per_worker, gpus)
+    workers = Workers(given.workers_per_trial, given.cpus_per_worker, gpus, given.epoch_time_limit)
     resources = Resources(workers, given.concurrency, space.base.data.reader_cpus)
     with ray_session(given.address):
         resources.trials_at_once()
@@ -97,7 +100,7 @@ def main() -> None:
                 folder, space, given.seed, fingerprint, command_line(), cluster_hardware(), evidence, given.from_learned
             )
         sweep.check_data(fingerprint)
-        console.print(f"[bold]{folder}[/]  {space.question}")
+        console.print(f"[bold]{shown(folder)}[/]  {space.question}", soft_wrap=True)
         if at_random := drawn_at_random(space):
             console.print(f"sampler {space.sampler}: draws at random, as it cannot model them: {', '.join(at_random)}")
         if sweep.file.from_learned:
@@ -174,12 +177,13 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources) ->
 
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
+    from lfm_ray.launch import read_notices
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.schedules import formula
     from lfm_ray.search.selection import best_of, schedule_of
-    from lfm_ray.search.sweep import Sweep
+    from lfm_ray.search.sweep import Sweep, trial_folder
 
     sweep = Sweep.open(folder)
     trials = sweep.trials()
@@ -206,17 +210,21 @@ def show(folder: Path) -> None:
         console.print(f"[yellow]no finished trial satisfies the constraints;[/] the nearest breaks {', '.join(broken)}")
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for trial in [trial for trial in trials if trial.state == "failed"]:
-        console.print(f"[yellow]trial {trial.number} failed:[/] {trial.reason}")
+        console.print(f"[yellow]trial {trial.number} failed:[/] {escape(trial.reason)}")
+    for trial in trials:
+        for notice in read_notices(trial_folder(folder, trial.number)):
+            console.print(f"[yellow]trial {trial.number}:[/] {escape(notice)}")
     schedule, residual = schedule_of(best)
     exact = "" if residual == 0 else f"   (cubic fitted to trial {best.number}, residual {residual:.3f})"
     if not sweep.study.has_epochs():
         console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
     console.print(f"{counts}. Best schedule, T = {best.config.epochs}:")
     console.print(f"  {formula(schedule.power_basis(best.config.epochs))}{exact}", soft_wrap=True)
+    push(*(file for file in folder.iterdir() if file.is_file()))
     console.print(f"best settings   {folder / 'best.yaml'}", soft_wrap=True)
     console.print(f"report          {folder / 'report.html'}", soft_wrap=True)
     console.print(f"train it        python -m lfm_ray.train {folder / 'best.yaml'}", soft_wrap=True)
-    console.print(f"test figures    python -m lfm_ray.confirm {folder}", soft_wrap=True)
+    console.print(f"test figures    python -m lfm_ray.confirm {shown(folder)}", soft_wrap=True)
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
 
 
@@ -247,9 +255,11 @@ def arguments() -> Namespace:
     add("--epoch-budget", type=positive, metavar="N", help="start no trial that could bring all epochs above N")
     add("--time-budget", type=seconds, metavar="TIME", help="stop after this time, such as 90s, 30m, 2h")
     add("--seed", type=int, default=0, help="decides what is drawn, and the seed of every trial; default 0")
-    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    add("--address", help="a Ray cluster that this machine is a node of, such as auto; without it, this machine")
     add("--storage", type=storage_folder, default=Path("sweeps"), metavar="FOLDER",
-        help="where sweeps are kept; on a cluster, a folder that all nodes share (NFS); default sweeps")  # fmt: skip
+        help="where sweeps are kept: a folder (on a cluster, one that all nodes share), s3://..., gs://")  # fmt: skip
+    add("--epoch-time-limit", type=seconds, metavar="TIME",
+        help="a trial whose epoch takes longer hangs: it is started again from its last epoch, 3 times")  # fmt: skip
     add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
     add("--workers-per-trial", type=positive, default=1, help="more than 1: each trial is a DDP job; default 1")
     add("--cpus-per-worker", type=positive, default=1, help="default 1")

@@ -211,7 +211,7 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
         ("tune", ["--trials", "0"], "at least 1"),
         ("tune", ["--time-budget", "soon"], "such as 90s"),
-        ("tune", ["--storage", "s3://bucket"], "not a URI"),
+        ("tune", ["--storage", "s3://key@bucket/path"], "by the environment"),
         ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
         ("confirm", ["absent"], "absent: there is no sweep here"),

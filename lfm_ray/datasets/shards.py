@@ -12,11 +12,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from lfm_ray.config import Kind, Storage
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
@@ -24,6 +24,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings, nearest
 
 FORMAT = "lfm_ray shards 1"
+NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 CARD = "dataset.json"
 CONTACT_SHEET = "contact_sheet.png"
 
@@ -32,14 +33,26 @@ class ModalityCard(Settings):
     """What one modality's arrays are like."""
 
     kind: Kind
-    shape: list[int] = Field(description="of one sample as models see it, such as [1, 257, 299] for a spectrogram")
+    shape: list[PositiveInt] = Field(
+        description="of one sample as models see it, such as [1, 257, 299] for a spectrogram"
+    )
     dtype: str = Field(description="of it, NumPy's name, such as float16")
     storage: Storage = Field("tensor", description="how the shards hold it, see PrepareConfig")
-    stored_shape: list[int] = Field([], description="waveform: [samples]; jpeg: [frames]; tensor: empty, it is shape")
+    stored_shape: list[PositiveInt] = Field(
+        [], description="waveform: [samples]; jpeg: [frames]; tensor: empty, it is shape"
+    )
     mean: float = Field(description="over all entries of the train split")
     std: float = Field(description="over all entries of the train split; 0 where they are all the same")
     vocabulary: int | None = Field(None, description="text: every token is an integer from 0 to below this")
     padding: int = Field(0, description="text: the token that fills up a short text")
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.dtype not in NUMBERS:
+            raise ValueError(f"dtype must be one of {', '.join(NUMBERS)}, not {self.dtype!r}")
+        if self.storage != "tensor" and not self.stored_shape:
+            raise ValueError(f"stored_shape is missing, which storage {self.storage} needs")
+        return self
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -54,8 +67,8 @@ class ModalityCard(Settings):
 class ShardFile(Settings):
     """One Arrow file of a split."""
 
-    file: str
-    rows: int
+    file: str = Field(pattern=r"^[^/\\]+$", description="its name in the folder")
+    rows: int = Field(ge=0)
     sha256: str
 
 
@@ -65,7 +78,7 @@ class DatasetCard(Settings):
     format: Literal["lfm_ray shards 1"] = "lfm_ray shards 1"
     modalities: dict[str, ModalityCard]
     classes: list[str] = Field(description="a label in the shards is an index into this list")
-    splits: dict[str, list[ShardFile]]
+    splits: dict[str, Annotated[list[ShardFile], Field(min_length=1)]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
@@ -184,6 +197,7 @@ class Shards:
             path = self.path / shard.file
             try:
                 batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+                batch.validate(full=True)
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{path}: cannot be read ({reason}); run lfm_ray.prepare again") from None
@@ -193,8 +207,20 @@ class Shards:
                 wanted = card.arrow_type
                 if name not in batch.schema.names or batch.schema.field(name).type != wanted:
                     raise UserError(f"{path}: column {name!r} is missing or not the {wanted} that {CARD} says")
+            self._check(path, batch)
             self._open_files[shard.file] = batch
         return self._open_files[shard.file]
+
+    def _check(self, path: Path, batch: pa.RecordBatch) -> None:
+        """Refuses what an altered file can hold and training would fail of."""
+        empty = next((name for name in batch.schema.names if batch.column(name).null_count), None)
+        if empty:
+            raise UserError(f"{path}: column {empty!r} lacks values; run lfm_ray.prepare again")
+        if "label" not in batch.schema.names or batch.schema.field("label").type != pa.int64():
+            raise UserError(f"{path}: column 'label' is missing or not the int64 of this format")
+        labels = _labels(batch)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.card.classes):
+            raise UserError(f"{path}: a label is none of the {len(self.card.classes)} classes that {CARD} names")
 
 
 def read_card(path: Path) -> DatasetCard:

@@ -241,3 +241,4 @@ def take_over(parent: Path, child: Path, config: RunConfig) -> None:
     write_atomically(child / EPOCHS, "".join(json.dumps(row) + "\n" for row in state["history"]))
     write_atomically(child / CONFIG, config.to_yaml())
     checkpoint.save(child / CHECKPOINT, state)
+    checkpoint.previous(child / CHECKPOINT).unlink(missing_ok=True)  # it is of another line of ancestors

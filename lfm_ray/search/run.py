@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import read_card
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import Source, Workers, run_in_process, run_on_workers
+from lfm_ray.launch import RETRIES, Source, Workers, first_reason, run_in_process, run_on_workers
 from lfm_ray.search.population import Population
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import SETTINGS
-from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.search.sweep import JOURNAL, SWEEP, Sweep, trial_folder
 from lfm_ray.search.tune_adapters import (
     FAILED,
     NUMBER,
+    DriverOnly,
+    KeepBest,
+    Mirror,
     PopulationScheduler,
     PopulationSearcher,
+    Recoveries,
     StudyScheduler,
     StudySearcher,
+    TimeBudget,
 )
+from lfm_ray.storage import exists, name_of, push, working_folder
 
-DRIVER_CPUS = 0.01  # of a trial that only waits for its workers; Ray refuses an empty request
+# Of a trial that only waits for its workers; Ray refuses an empty request. The workers of a trial leave
+# ten times as much, so that on no node the drivers take the place of a worker.
+DRIVER_CPUS = 0.001
 
 ROUNDING = 1e-9  # a third of a GPU fits three times
 
@@ -45,27 +58,39 @@ class Resources:
     concurrency: int | None = None
     reader_cpus: int = 0
 
-    def trials_at_once(self) -> int:
+    def trials_at_once(self, at_least_one: bool = False) -> int:
         """How many trials the cluster can run side by side without waiting for one another.
 
         What the tasks of Ray Data need is left free, so that no trial waits for its data for ever.
 
         Raises:
-            UserError: not even one trial fits.
+            UserError: not even one trial fits (with `at_least_one`, 1 is returned: it waits for a node).
         """
-        cluster = ray.cluster_resources()
-        cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-        needed_cpus = self.workers.count * (self.workers.cpus + self.reader_cpus)
-        needed_gpus = self.workers.count * self.workers.gpus
-        fits = int(cpus / needed_cpus + ROUNDING)
-        if needed_gpus:
-            fits = min(fits, int(gpus / needed_gpus + ROUNDING))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fits = max(self.fits(nodes), int(at_least_one))
         if fits < 1:
+            workers = self.workers
+            each = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes[:3])
+            more = f", and {len(nodes) - 3} more nodes" if len(nodes) > 3 else ""
             raise UserError(
-                f"one trial needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, the cluster has {cpus:g} and {gpus:g};"
-                " lower --workers-per-trial, --cpus-per-worker, --gpus-per-worker or data.reader_cpus"
+                f"one trial needs {workers.cpus:g} CPUs and {workers.gpus:g} GPUs on one node, {workers.count} times,"
+                f" and {workers.count * self.reader_cpus} CPUs to read data; the cluster has {each}{more}; lower"
+                " --workers-per-trial, --cpus-per-worker, --gpus-per-worker or data.reader_cpus"
             )
         return min(fits, self.concurrency or fits)
+
+    def fits(self, nodes: list[dict[str, float]]) -> int:
+        """How many trials nodes with these resources hold side by side: all their workers, each on one node.
+
+        All workers ask for the same, so it does not matter in which order nodes are filled.
+        """
+        workers = self.workers
+        places = sum(
+            min(int(node.get("CPU", 0) / workers.cpus + ROUNDING), _gpu_shares(node.get("GPU", 0), workers.gpus))
+            for node in nodes
+        )
+        cpus = sum(node.get("CPU", 0) for node in nodes)
+        return min(places // workers.count, int(cpus / (workers.count * (workers.cpus + self.reader_cpus)) + ROUNDING))
 
     def request(self) -> dict[str, float]:
         """What Tune reserves for a trial: its worker, or the driver of its workers."""
@@ -74,8 +99,15 @@ class Resources:
         return {"CPU": self.workers.cpus} | ({"GPU": self.workers.gpus} if self.workers.gpus else {})
 
     def nested(self) -> Workers:
-        """The Ray Train workers of a trial; their driver's share comes off their CPUs."""
-        return Workers(self.workers.count, self.workers.cpus - DRIVER_CPUS, self.workers.gpus)
+        """The Ray Train workers of a trial; what drivers need comes off their CPUs."""
+        return replace(self.workers, cpus=self.workers.cpus - 10 * DRIVER_CPUS)
+
+
+def _gpu_shares(gpus: float, each: float) -> int:
+    """How many requests for `each` GPUs a node with `gpus` can grant; a part of a GPU is never of two."""
+    if not each:
+        return sys.maxsize
+    return int(gpus) * int(1 / each + ROUNDING) if each < 1 else int(gpus / each + ROUNDING)
 
 
 def cluster_hardware() -> str:
@@ -101,29 +133,99 @@ def run_sweep(
     study = sweep.study
     if not study.remaining() or not study.has_epochs():
         return
+    check_nodes(source, sweep.folder / SWEEP)
     trainable = tune.with_parameters(
         run_trial,
         source=source,
         space=sweep.space,
-        sweep=sweep.folder.absolute(),
+        sweep=name_of(sweep.folder),
         workers=resources.nested(),
     )
-    config = tune.TuneConfig(time_budget_s=time_budget)
+    config = tune.TuneConfig()
+    searcher: Searcher
     if sweep.space.epochs_a_round:
         if resources.workers.count > 1:
             raise UserError("--population trains each member in one process; leave out --workers-per-trial")
+        if "://" in name_of(sweep.folder):
+            raise UserError("--population copies checkpoints between its members: give a --storage that is a folder")
         population = Population(sweep)
-        config.search_alg, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
+        searcher, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
         config.num_samples = population.remaining()
     else:
-        config.search_alg, config.scheduler = StudySearcher(study), StudyScheduler(study)
+        searcher, config.scheduler = StudySearcher(study, sweep.folder), StudyScheduler(study)
         config.num_samples = study.remaining()
-    _tune(trainable, config, sweep.folder, resources, callbacks)
+    config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
+    keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
+    callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
+    _tune(trainable, config, sweep.folder, resources, callbacks, stop=TimeBudget(time_budget) if time_budget else None)
+    keep_best.tidy()
+    push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
 
-def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: Path, workers: Workers) -> None:
+def check_nodes(source: Source, written: Path) -> None:
+    """Asks every node of a cluster whether it can read the data and the file `written`, which this node wrote.
+
+    Raises:
+        UserError: one cannot, which is named; nothing has been started.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    ask = ray.remote(num_cpus=0)(_missing)
+    here = NodeAffinitySchedulingStrategy
+    answers = [
+        (node, ask.options(scheduling_strategy=here(node["NodeID"], soft=False)).remote(source, name_of(written)))
+        for node in nodes
+    ]
+    for node, answer in answers:
+        address = node["NodeManagerAddress"]
+        try:
+            missing = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            lines = str(error).strip().splitlines()
+            raise UserError(f"node {address}: cannot run lfm_ray: {lines[-1]}") from None
+        if missing:
+            raise UserError(f"node {address}: {missing}")
+
+
+def _missing(source: Source, written: str) -> str:
+    """What the node that this runs on lacks for a trial; nothing: it lacks nothing."""
+    path = source.shards.path
+    try:
+        if not source.in_memory and read_card(path).fingerprint != source.shards.card.fingerprint:
+            return f"{path} holds other data; put the shards on storage that all nodes share"
+    except UserError:
+        return (
+            f"cannot read the shards in {path}; put them on storage that all nodes share (NFS), or give the object"
+            " store of the nodes the memory to hold them (data.memory_share)"
+        )
+    try:
+        if exists(working_folder(written)):
+            return ""
+    except OSError as error:
+        return f"cannot read {written} ({str(error).splitlines()[0]}); it needs the keys that this machine has"
+    return f"does not see {written}; give a --storage that all nodes share (NFS) or reach (s3://, gs://)"
+
+
+class Growth(DriverOnly, tune.Callback):
+    """Lets a sweep use the nodes that join the cluster while it runs; those that leave are seen as well."""
+
+    EVERY = 5.0  # s
+
+    def __init__(self, limiter: ConcurrencyLimiter, resources: Resources) -> None:
+        self.limiter, self.resources = limiter, resources
+        self._looked = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Counts how many trials fit, from time to time."""
+        if time.monotonic() - self._looked > self.EVERY:
+            self._looked = time.monotonic()
+            self.limiter.max_concurrent = self.resources.trials_at_once(at_least_one=True)
+
+
+def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: str, workers: Workers) -> None:
     """One trial of a sweep, in a process of Ray Tune."""
-    folder = trial_folder(sweep, config[NUMBER])
+    folder = trial_folder(working_folder(sweep), config[NUMBER])
     _run(lambda: space.config(config[SETTINGS]), folder, source, workers, measure=None)
 
 
@@ -141,10 +243,10 @@ def run_configs(
     Raises:
         TrainingFailed: one of them failed; the others have run.
     """
-    trainable = tune.with_parameters(
-        _run_one, runs=list(runs.items()), source=source, workers=resources.nested(), measure=measure
-    )
+    named = [(name_of(folder), run) for folder, run in runs.items()]
+    trainable = tune.with_parameters(_run_one, runs=named, source=source, workers=resources.nested(), measure=measure)
     where = next(iter(runs)).parent
+    check_nodes(source, next(file for file in (where / SWEEP, where.parent / SWEEP) if file.exists()))
     config = tune.TuneConfig(num_samples=1)
     grid = _tune(trainable, config, where, resources, callbacks, {"run": tune.grid_search(list(range(len(runs))))})
     for (folder, _), result in zip(runs.items(), (grid[i] for i in range(len(grid))), strict=True):
@@ -153,10 +255,10 @@ def run_configs(
 
 
 def _run_one(
-    config: dict[str, Any], runs: list[tuple[Path, RunConfig]], source: Source, workers: Workers, measure: str | None
+    config: dict[str, Any], runs: list[tuple[str, RunConfig]], source: Source, workers: Workers, measure: str | None
 ) -> None:
     folder, run = runs[config["run"]]
-    _run(lambda: run, folder, source, workers, measure)
+    _run(lambda: run, working_folder(folder), source, workers, measure)
 
 
 def _tune(
@@ -166,20 +268,38 @@ def _tune(
     resources: Resources,
     callbacks: list[tune.Callback],
     grid: dict[str, Any] | None = None,
+    stop: tune.Stopper | None = None,
 ) -> tune.ResultGrid:
-    """Runs trials on Ray Tune, which keeps files of its own under `folder`/ray."""
+    """Runs trials on Ray Tune, which keeps files of its own under `folder`/ray.
+
+    A trial whose process died (killed from outside, out of memory, its node lost) is started again.
+    """
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports its reason and no metrics
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # what is worth keeping, we keep
-    config.max_concurrent_trials = resources.trials_at_once()
+    if config.search_alg is None:
+        config.max_concurrent_trials = resources.trials_at_once()
     config.reuse_actors = True
     config.trial_dirname_creator = lambda trial: trial.trial_id
-    return tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, resources.request()),
         param_space=grid or {},
         tune_config=config,
-        run_config=tune.RunConfig(name="ray", storage_path=str(folder.absolute()), verbose=0, callbacks=callbacks),
-    ).fit()
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(folder.absolute()),
+            verbose=0,
+            callbacks=callbacks,
+            stop=stop,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    try:
+        return tuner.fit()
+    except tune.TuneError as error:
+        if "TrainingFailed: " not in str(error):
+            raise
+        raise TrainingFailed(first_reason(error)) from None
 
 
 def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers: Workers, measure: str | None) -> None:
@@ -191,11 +311,14 @@ def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers:
             run_on_workers(config(), source, folder, workers, [TuneReportCallback()], measure)
         else:
             threads = max(1, round(workers.cpus))
-            run_in_process(config(), source, folder, lambda row: tune.report(dict(row)), threads, measure)
+            run_in_process(
+                config(), source, folder, lambda row: tune.report(dict(row)), threads, measure, workers.epoch_time_limit
+            )
     except (TrainingFailed, UserError) as error:
         tune.report({FAILED: str(error)})
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        push(folder / "error.txt")
         reason = (str(error).splitlines() or [""])[0]
         tune.report({FAILED: f"{type(error).__name__}: {reason} (see {folder.name}/error.txt)"})

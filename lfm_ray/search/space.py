@@ -92,6 +92,9 @@ class Space(Settings):
     epochs_a_round: int | None = Field(
         None, ge=1, description="of a population (lfm_ray.search.population), set by --population; null: none"
     )
+    keep_checkpoints: int = Field(
+        10, ge=0, description="how many of the finished trials, the best, keep their checkpoint; all keep their curves"
+    )
 
     @field_validator("objective", mode="before")
     @classmethod

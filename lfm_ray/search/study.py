@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfm_ray.config import RunConfig
 from lfm_ray.search.evidence import Evidence, pooled
+from lfm_ray.search.journal import PatientJournal
 from lfm_ray.search.pruning import PROTECTED, SuccessiveHalving
 from lfm_ray.search.samplers import sampler_for
 from lfm_ray.search.space import Space
@@ -62,7 +63,7 @@ class Study:
         journal.parent.mkdir(parents=True, exist_ok=True)
         self.space, self.seed, self.evidence = space, seed, evidence
         pruning = space.pruning
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        storage = JournalStorage(PatientJournal(journal))
         names = optuna.get_all_study_names(storage)  # the folder may have been renamed since
         self._study = optuna.create_study(
             storage=storage,

@@ -34,6 +34,9 @@ from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
+from lfm_ray.storage import pull, push, shown
+
+SWEEP, JOURNAL = "sweep.yaml", "study.journal"
 
 WARM_START, LEARNED = "warm_start.jsonl", "learned"
 STATES = {
@@ -108,10 +111,12 @@ class Sweep:
         Raises:
             UserError: there is a sweep, or something else, already.
         """
-        if (folder / "sweep.yaml").exists():
-            raise UserError(f"{folder}: is a sweep already; go on with --resume {folder.name}, or use another --name")
+        pull(folder, skip=_only_trials_need)
+        where = shown(folder)
+        if (folder / SWEEP).exists():
+            raise UserError(f"{where}: is a sweep already; go on with --resume {folder.name}, or use another --name")
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is not empty and not a sweep; use another --name")
+            raise UserError(f"{where}: is not empty and not a sweep; use another --name")
 
     @classmethod
     def create(
@@ -141,7 +146,9 @@ class Sweep:
         )
         if evidence:
             write_evidence(folder / WARM_START, evidence)
-        write_atomically(folder / "sweep.yaml", file.to_yaml())
+            push(folder / WARM_START)
+        write_atomically(folder / SWEEP, file.to_yaml())
+        push(folder / SWEEP)
         return cls(folder, file)
 
     @classmethod
@@ -151,9 +158,10 @@ class Sweep:
         Raises:
             UserError: there is none in the folder.
         """
-        if not (folder / "sweep.yaml").exists():
-            raise UserError(f"{folder}: there is no sweep here (no sweep.yaml)")
-        return cls(folder, load(SweepFile, folder / "sweep.yaml"))
+        pull(folder, skip=_only_trials_need)
+        if not (folder / SWEEP).exists():
+            raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
+        return cls(folder, load(SweepFile, folder / SWEEP))
 
     def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
         """Changes the number of trials of the sweep, or their epochs altogether."""
@@ -166,7 +174,8 @@ class Sweep:
         """Goes on with another space; that of a sweep with trials can only differ in its budget."""
         self.space = space
         self.file = self.file.model_copy(update={"space": space, "from_learned": False})
-        write_atomically(self.folder / "sweep.yaml", self.file.to_yaml())
+        write_atomically(self.folder / SWEEP, self.file.to_yaml())
+        push(self.folder / SWEEP)
 
     def check_data(self, fingerprint: str) -> None:
         """Refuses to go on with other data.
@@ -182,24 +191,24 @@ class Sweep:
     def study(self) -> Study:
         """The sweep's study."""
         evidence = read_evidence(self.folder / WARM_START)
-        return Study(self.folder / "study.journal", self.space, self.file.seed, evidence)
+        return Study(self.folder / JOURNAL, self.space, self.file.seed, evidence)
 
     def trials(self) -> list[Trial]:
         """All trials that have been started, by number. Nothing is written: the sweep may be running."""
-        return [
-            Trial(
-                number=frozen.number,
-                label=frozen.user_attrs.get(LABEL, ""),
-                state=STATES[frozen.state],
-                reason=frozen.user_attrs.get(REASON, ""),
-                config=self.space.config(frozen.user_attrs[SETTINGS]),
-                rows=read_epochs(trial_folder(self.folder, frozen.number)),
-                frozen=frozen,
-                space=self.space,
-            )
-            for frozen in read_trials(self.folder / "study.journal")
-            if SETTINGS in frozen.user_attrs
-        ]
+        return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
+
+    def trial(self, frozen: FrozenTrial) -> Trial:
+        """What Optuna knows as `frozen`."""
+        return Trial(
+            number=frozen.number,
+            label=frozen.user_attrs.get(LABEL, ""),
+            state=STATES[frozen.state],
+            reason=frozen.user_attrs.get(REASON, ""),
+            config=self.space.config(frozen.user_attrs[SETTINGS]),
+            rows=read_epochs(trial_folder(self.folder, frozen.number)),
+            frozen=frozen,
+            space=self.space,
+        )
 
     def table(self) -> pd.DataFrame:
         """One row a trial: its state, its settings, the metrics of its last epoch."""
@@ -217,6 +226,11 @@ class Sweep:
 def trial_folder(sweep: Path, number: int) -> Path:
     """Where trial `number` of the sweep in a folder keeps its run."""
     return sweep / "trials" / f"{number:04d}"
+
+
+def _only_trials_need(name: str) -> bool:
+    """Files in the store that the command which runs a sweep does not read."""
+    return name.endswith(".pt") or name.startswith(("ray/", "tensorboard/"))
 
 
 def strategy_name(config: RunConfig) -> str:

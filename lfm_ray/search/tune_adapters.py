@@ -1,19 +1,27 @@
 """Ray Tune on one side, the study on the other: Tune runs the trials, the study decides.
 
 Ray's own `OptunaSearch` tells Optuna the last value of a stopped trial as if it were final, and
-keeps what it knows in the memory of the driver. These two small classes ask the study instead.
+keeps what it knows in the memory of the driver. These small classes ask the study instead, and
+keep the sweep's folder in order.
 """
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from lfm_ray import checkpoint
+from lfm_ray.launch import CHECKPOINT, DIED, EPOCHS, add_notice, died_reason
 from lfm_ray.search.population import Population
 from lfm_ray.search.study import SETTINGS, Study
+from lfm_ray.search.sweep import JOURNAL, Sweep, trial_folder
+from lfm_ray.storage import fetch, patiently, push, remove
 
 NUMBER, FAILED = "number", "failed"
 
@@ -28,9 +36,9 @@ class DriverOnly:
 class StudySearcher(DriverOnly, Searcher):
     """Tune's source of trials: a trial's Tune config is its number and its drawn settings."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, folder: Path) -> None:
         super().__init__(metric=next(iter(study.space.objective)), mode="max")  # Tune wants one; the study decides
-        self.study = study
+        self.study, self.folder = study, folder
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -39,6 +47,7 @@ class StudySearcher(DriverOnly, Searcher):
             running = any(not self.study.ended(number) for number in self._numbers.values())
             return None if running else Searcher.FINISHED
         number, settings = self.study.ask()
+        patiently(lambda: push(self.folder / JOURNAL), self.folder / JOURNAL)
         self._numbers[trial_id] = number
         return {NUMBER: number, SETTINGS: settings}
 
@@ -51,7 +60,7 @@ class StudySearcher(DriverOnly, Searcher):
         if self.study.ended(number):
             return
         if error:
-            self.study.fail(number, "the trial's process died; see Ray's log files")
+            self.study.fail(number, died_reason(trial_folder(self.folder, number)))
         elif result and FAILED in result:
             self.study.fail(number, result[FAILED])
         elif result and result.get("epoch") == self.study.epochs(number):
@@ -140,3 +149,76 @@ class PopulationScheduler(DriverOnly, FIFOScheduler):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, likewise."""
+
+
+class Recoveries(DriverOnly, Callback):
+    """Notes in a trial's folder that it had to be started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Adds the notice."""
+        add_notice(trial_folder(self.folder, trial.config[NUMBER]), DIED)
+
+
+class Mirror(DriverOnly, Callback):
+    """Keeps a copy of the journal in the store, where a sweep has one: at least every few seconds."""
+
+    EVERY = 5.0  # s
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = folder / JOURNAL
+        self._pushed = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Copies it if it is time."""
+        if time.monotonic() - self._pushed > self.EVERY:
+            self._pushed = time.monotonic()
+            patiently(lambda: push(self.journal), self.journal)
+
+
+class KeepBest(DriverOnly, Callback):
+    """Removes the checkpoints of trials that have ended, but for those of the best."""
+
+    def __init__(self, sweep: Sweep, keep: int) -> None:
+        self.sweep, self.keep = sweep, keep
+        self._ranks: dict[int, tuple[float, ...]] = {}
+        self._removed: set[int] = set()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Removes what the end of a trial has made needless."""
+        self.tidy()
+
+    on_trial_error = on_trial_complete
+
+    def tidy(self) -> None:
+        """Leaves the checkpoints of the best `keep` finished trials, and of those that have not ended."""
+        ended = {frozen.number: frozen for frozen in self.sweep.study.started() if frozen.state.is_finished()}
+        for number in ended.keys() - self._ranks.keys():
+            fetch(trial_folder(self.sweep.folder, number) / EPOCHS)
+            trial = self.sweep.trial(ended[number])
+            self._ranks[number] = trial.rank if trial.state == "finished" else ()
+        best = sorted(self._ranks, key=lambda number: (self._ranks[number], -number), reverse=True)
+        kept = {number for number in best[: self.keep] if self._ranks[number]}
+        for number in ended.keys() - kept - self._removed:
+            file = trial_folder(self.sweep.folder, number) / CHECKPOINT
+            remove(file, checkpoint.previous(file))
+            self._removed.add(number)
+
+
+class TimeBudget(Stopper):
+    """Stops a sweep after so many seconds; setting the machine's clock makes no difference, unlike Tune's own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._began: float | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Single trials are not stopped."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the time is up, counted from the first call."""
+        self._began = time.monotonic() if self._began is None else self._began
+        return time.monotonic() - self._began >= self.seconds

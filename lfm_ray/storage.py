@@ -1,0 +1,189 @@
+"""Where runs and sweeps are kept: a folder, local or shared (NFS), or a URI of an object store.
+
+`s3://BUCKET/PATH` and `gs://BUCKET/PATH` are reached through pyarrow. A node works in a folder of its
+own, below ~/.cache/lfm_ray, which stands for the URI: `working_folder` gives it, `push` and `pull` copy
+its files to the store and back. For any other folder they do nothing, so whoever writes a file and
+pushes it need not know where it is kept. An object is replaced whole: a reader finds the old one or
+the new one.
+
+Keys come from where the store's own tools find them (AWS_ACCESS_KEY_ID, a profile, the machine's role,
+GOOGLE_APPLICATION_CREDENTIALS) and are never part of a URI, so they reach no log and no file of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from lfm_ray.errors import TrainingFailed, UserError
+
+Result = TypeVar("Result")
+
+SCHEMES = ("s3", "gs")
+PATIENCE = 300.0  # s, for which a failing file is tried again
+LONGEST_WAIT = 10.0  # s, between two tries
+
+
+def working_folder(text: str) -> Path:
+    """The folder in which this node works on what is kept at `text`, a folder or a URI.
+
+    Raises:
+        UserError: a URI of another kind, or one that holds a key or settings.
+    """
+    if "://" not in text:
+        return Path(text)
+    uri = urlsplit(text)
+    if uri.scheme not in SCHEMES or not uri.netloc:
+        raise UserError(f"{uri.scheme}://...: storage is a folder, s3://BUCKET/PATH or gs://BUCKET/PATH")
+    if "@" in uri.netloc or uri.query or uri.fragment:
+        raise UserError(
+            f"{uri.scheme}://...: give keys, region and endpoint by the environment (AWS_ACCESS_KEY_ID,"
+            " AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL), not in the URI, which is shown and saved"
+        )
+    return _cache() / uri.scheme / uri.netloc / uri.path.strip("/")
+
+
+def name_of(path: Path) -> str:
+    """What `working_folder` takes on any node: the URI that a path stands for, or the absolute path."""
+    parts = _parts(path)
+    return f"{parts[0]}://{'/'.join(parts[1:])}" if parts else str(path.absolute())
+
+
+def shown(path: Path) -> str:
+    """A path as the user named it: the URI, or the path as it is."""
+    return name_of(path) if _parts(path) else str(path)
+
+
+def exists(file: Path) -> bool:
+    """Whether a file is where it is kept."""
+    place = _place(file)
+    return place.store.get_file_info(place.path).is_file if place else file.exists()
+
+
+def push(*files: Path) -> None:
+    """Copies files to the store, those that exist; of a folder, all that is in it."""
+    for file in files:
+        if not (place := _place(file)):
+            return
+        if file.is_dir():
+            push(*file.iterdir())
+        elif file.exists():
+            with place.store.open_output_stream(place.path) as stream:
+                stream.write(file.read_bytes())
+
+
+def fetch(file: Path) -> None:
+    """Copies one file from the store, if it is there."""
+    if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
+        _download(place, file)
+
+
+def copy(file: Path, to: Path) -> None:
+    """Copies a file to another of the same bucket, in the store only."""
+    if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
+        place.store.copy_file(place.path, "/".join(_parts(to)[1:]))
+
+
+def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None:
+    """Makes a folder what it is in the store; names (relative to it) for which `skip` holds are left alone."""
+    import pyarrow.fs
+
+    if not (place := _place(folder)):
+        return
+    store, root = place.store, place.path
+    found = store.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=True))
+    objects = {info.path.removeprefix(f"{root}/"): info.path for info in found if info.is_file}
+    if not objects:
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        name = file.relative_to(folder).as_posix()
+        if name not in objects and not skip(name):
+            file.unlink(missing_ok=True)
+    for name, path in objects.items():
+        if not skip(name):
+            _download(Place(store, path), folder / name)
+
+
+def remove(*files: Path) -> None:
+    """Removes files here and in the store, where there are any."""
+    for file in files:
+        file.unlink(missing_ok=True)
+        if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
+            place.store.delete_file(place.path)
+
+
+def patiently(
+    action: Callable[[], Result], where: Path, notice: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+) -> Result:
+    """What `action` returns, which is done again for `PATIENCE` seconds while storage fails (OSError).
+
+    action: must do the same when it is done twice. notice: is told when storage begins to fail, and
+    when it works again.
+
+    Raises:
+        TrainingFailed: it failed all that time.
+    """
+    began, wait, failed = time.monotonic(), 0.25, ""
+    while True:
+        try:
+            result = action()
+            break
+        except OSError as error:
+            reason = f"{name_of(where)}: {(error.strerror or str(error)).splitlines()[0]}"
+            if time.monotonic() - began + wait > PATIENCE:
+                raise TrainingFailed(f"{reason}, for {PATIENCE:.0f} s; start this again when it works") from None
+            if not failed:
+                notice(f"{reason}; trying again for {PATIENCE:.0f} s")
+            failed = reason
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+    if failed:
+        notice(f"{failed}, for {time.monotonic() - began:.1f} s; then it worked again")
+    return result
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfm_ray"
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Scheme, bucket and the names below it, of a path that stands for a URI; nothing for any other."""
+    try:
+        parts = path.absolute().relative_to(_cache().absolute()).parts
+    except ValueError:
+        return ()
+    return parts if len(parts) >= 2 and parts[0] in SCHEMES else ()
+
+
+class Place(NamedTuple):
+    """Where an object is kept: pyarrow's file system, and the path there."""
+
+    store: Any
+    path: str
+
+
+def _place(path: Path) -> Place | None:
+    parts = _parts(path)
+    return Place(_store(parts[0], parts[1]), "/".join(parts[1:])) if parts else None
+
+
+@functools.cache
+def _store(scheme: str, bucket: str) -> Any:
+    import pyarrow.fs
+
+    return pyarrow.fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
+
+
+def _download(place: Place, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.pulling")
+    with place.store.open_input_stream(place.path) as stream, temporary.open("wb") as copy_of_it:
+        shutil.copyfileobj(stream, copy_of_it)
+    temporary.replace(file)

@@ -1,0 +1,160 @@
+"""A run that is killed at any step and goes on from its checkpoint equals one that never stopped, bit for bit.
+
+pytest tests/test_kills.py             one kill of each strategy, on one rank and on two
+pytest tests/test_kills.py -m long     20 kills of each
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from synthetic import write_dataset
+from test_loop import SMALL, STRATEGIES, splits, without_time
+from torch import multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from lfm_ray import checkpoint
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.launch import Source, read_notices, run_in_process
+from lfm_ray.loop import fit
+from lfm_ray.run import Run
+from lfm_ray.settings import load
+
+STEPS = 24  # of a whole run: 8 epochs of 3
+
+
+class Killed(Exception):
+    """Stands for a kill: everything but the checkpoint is gone."""
+
+
+def trained(config: RunConfig, shards: Shards, rank: int, size: int, file: Path | None, kill_at: int = 0) -> Run:
+    """A run that goes on from the checkpoint `file`, writes one after every epoch, and dies before a step."""
+    torch.manual_seed(kill_at + 1)  # the state of another process
+    run = Run(config, shards.card, wrap=DistributedDataParallel if size > 1 else None)
+    if file and (state := checkpoint.load_newest(file)[0]):
+        run.load_state_dict(state)
+    update = run.update_theta
+
+    def update_or_die(*arguments: Any, **named: Any) -> Any:
+        if run.steps + 1 == kill_at:
+            raise Killed
+        return update(*arguments, **named)
+
+    def on_epoch(run: Run) -> None:
+        if file and rank == 0:
+            checkpoint.save(file, run.state_dict(), keep_previous=True)
+        if size > 1:
+            dist.barrier()
+
+    run.update_theta = update_or_die  # type: ignore[method-assign]
+    fit(run, splits(shards, config, rank, size), on_epoch)
+    return run
+
+
+def compare(rank: int, size: int, folder: str, overrides: list[str], kills: list[int]) -> None:
+    """Trains once as a whole, and once for each kill; fails where a weight or a figure differs."""
+    torch.set_num_threads(1)
+    if size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    config, shards = load(RunConfig, None, [*SMALL, *overrides]), Shards(f"{folder}/shards")
+    whole = trained(config, shards, rank, size, None)
+    assert whole.steps == STEPS
+    for kill in kills:
+        file = Path(folder) / f"{kill}.pt"
+        with pytest.raises(Killed):
+            trained(config, shards, rank, size, file, kill)
+        again = trained(config, shards, rank, size, file)
+        assert without_time(again.history) == without_time(whole.history), kill
+        assert all(torch.equal(a, b) for a, b in zip(again.parameters, whole.parameters, strict=True)), kill
+    if size > 1:
+        dist.destroy_process_group()
+
+
+def kills_of(strategy: str, count: int) -> list[int]:
+    """Steps before which a run is killed, at random."""
+    random = np.random.default_rng(sorted(STRATEGIES).index(strategy))
+    return [1 + int(step) for step in random.permutation(STEPS)[:count]]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kills", [pytest.param(1, id="once"), pytest.param(20, id="20", marks=pytest.mark.long)])
+def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, strategy: str, ranks: int, kills: int) -> None:
+    if kills == 1 and ranks == 2 and strategy not in ("learned", "official"):
+        pytest.skip("two ranks with one kill for the strategies that hold a state of their own")
+    write_dataset(tmp_path / "shards")
+    overrides = [*STRATEGIES[strategy], "model.dropout=0.3", "optimizer.name=sgd", "epochs=8"]
+    arguments = (ranks, str(tmp_path), overrides, kills_of(strategy, kills))
+    if ranks == 1:
+        compare(0, *arguments)
+    else:
+        multiprocessing.spawn(compare, args=arguments, nprocs=ranks)
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return load(RunConfig, None, [*SMALL, "alpha.strategy=learned", "model.dropout=0.3"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "begins_with"), [(["checkpoint.pt"], 3), (["checkpoint.pt", "checkpoint.previous.pt"], 1)]
+)
+@pytest.mark.parametrize("how", ["altered", "truncated", "empty"])
+def test_a_broken_checkpoint_costs_an_epoch_and_no_figure(
+    tmp_path: Path, config: RunConfig, broken: list[str], begins_with: int, how: str
+) -> None:
+    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    torch_rows: dict[str, list[Any]] = {}
+    for name in ("whole", "broken"):
+        rows: list[Any] = []
+        run_in_process(config, source, tmp_path / name, rows.append, threads=1)
+        torch_rows[name] = rows
+    folder = tmp_path / "broken"
+    for name in broken:
+        content = (folder / name).read_bytes()
+        middle = len(content) // 2
+        (folder / name).write_bytes(
+            {"altered": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+             "truncated": content[:-1], "empty": b""}[how]
+        )  # fmt: skip
+    rows = []
+    run_in_process(config, source, folder, rows.append, threads=1)
+    assert without_time(rows) == without_time(torch_rows["whole"])
+    notices = read_notices(folder)
+    assert len(notices) == len(broken)
+    where = f"epoch {begins_with}" if begins_with > 1 else "the beginning"
+    assert all("its checksum differs" in notice and notice.endswith(f"went on from {where}") for notice in notices)
+    for name in ("checkpoint.pt", *broken):
+        assert checkpoint.load(folder / name)["epoch"] in (3, 4)
+
+
+def _die(folder: str, config: RunConfig) -> None:
+    """Runs until its process is killed in epoch 3, in the middle of whatever it does then."""
+    source = Source(Shards(f"{folder}/shards"), {})
+
+    def report(row: Any) -> None:
+        if row["epoch"] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_in_process(config, source, Path(folder) / "killed", report, threads=1)
+
+
+def test_a_process_that_is_killed_goes_on(tmp_path: Path, config: RunConfig) -> None:
+    write_dataset(tmp_path / "shards")
+    process = multiprocessing.get_context("spawn").Process(target=_die, args=(str(tmp_path), config))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    source = Source(Shards(tmp_path / "shards"), {})
+    rows: dict[str, list[Any]] = {"killed": [], "whole": []}
+    for name, its_rows in rows.items():
+        run_in_process(config, source, tmp_path / name, its_rows.append, threads=1)
+    assert without_time(rows["killed"]) == without_time(rows["whole"])
