@@ -1,0 +1,114 @@
+"""What trials fit on which nodes, what a node must see, and the files of docs/cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from synthetic import write_dataset
+
+import lfm_ray.tune
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.launch import Source, Workers
+from lfm_ray.search.run import Resources, _missing
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+CPU1, CPU2, CPU3, GPU = {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}, {"CPU": 4.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("workers", "readers", "nodes", "trials"),
+    [
+        (Workers(1, 1), 0, [CPU2], 2),
+        (Workers(1, 2), 0, [CPU1, CPU1], 0),  # two CPUs, but not on one node
+        (Workers(1, 2), 0, [CPU3, CPU3], 2),  # six CPUs, of which each node wastes one
+        (Workers(2, 1), 0, [CPU1, CPU1, CPU1], 1),
+        (Workers(2, 1), 0, [CPU1, CPU1, CPU1, CPU1], 2),
+        (Workers(3, 2), 0, [CPU2, CPU3], 0),
+        (Workers(1, 1), 1, [CPU2, CPU1], 1),  # a trial reads its data on a second CPU, of any node
+        (Workers(1, 1), 1, [CPU2, CPU2], 2),
+        (Workers(1, 1, 1), 0, [CPU2, CPU2, GPU], 1),  # nodes without a GPU hold none
+        (Workers(1, 1, 0.5), 0, [GPU, GPU], 4),
+        (Workers(1, 1, 0.4), 0, [{"CPU": 8.0, "GPU": 2.0}], 4),  # five times 0.4 would need a part of both
+        (Workers(1, 1, 1 / 3), 0, [GPU], 3),
+        (Workers(2, 1, 1), 0, [GPU, GPU, GPU], 1),
+        (Workers(1, 4, 2), 0, [{"CPU": 8.0, "GPU": 4.0}], 2),
+        (Workers(1, 1), 0, [{"memory": 1e9}], 0),  # a head that computes nothing
+    ],
+)
+def test_trials_are_counted_node_by_node(workers: Workers, readers: int, nodes: list[Any], trials: int) -> None:
+    assert Resources(workers, None, readers).fits(nodes) == trials
+
+
+def test_a_node_that_lacks_data_or_storage_says_what_to_do(tmp_path: Path) -> None:
+    written = tmp_path / "sweep.yaml"
+    written.touch()
+    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    assert _missing(source, str(written)) == ""
+    assert "--storage that all nodes share" in _missing(source, str(tmp_path / "absent"))
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    assert "cannot read the shards" in _missing(source, str(written))
+    assert _missing(Source(source.shards, {"train": object()}), str(written)) == ""  # they are in the object store
+    write_dataset(tmp_path / "shards")
+    card = tmp_path / "shards/dataset.json"
+    card.write_text(card.read_text().replace("synthetic", "other"))
+    assert "holds other data" in _missing(source, str(written))
+
+
+def test_the_ray_cluster_file_follows_rays_schema() -> None:
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    config = yaml.safe_load((DOCS / "cluster/aws.yaml").read_text())
+    jsonschema.validate(config, schema)
+    assert config["head_node_type"] in config["available_node_types"]
+    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line)
+
+
+def test_the_kuberay_job_has_what_the_operator_needs() -> None:
+    job = yaml.safe_load((DOCS / "cluster/kuberay.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]
+    assert set(spec) == {"entrypoint", "shutdownAfterJobFinishes", "rayClusterSpec"}
+    cluster = spec["rayClusterSpec"]
+    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["rayVersion"].split(".")[:2] >= ["2", "60"] and cluster["authOptions"] == {"mode": "token"}
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert all(group["minReplicas"] == group["replicas"] == group["maxReplicas"] for group in groups[1:])
+    for group in groups:
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert {"name", "image", "resources"} <= set(container)
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_slurm_script_is_one_that_bash_reads() -> None:
+    script = DOCS / "cluster/slurm.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    assert "ray symmetric-run" in script.read_text()
+    known = subprocess.run(["ray", "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
+    assert {"--address", "--min-nodes"} <= set(re.findall(r"--[a-z-]+", known))
+
+
+def test_the_command_lines_of_the_page_and_its_files_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "cluster.md").read_text()
+    lines = re.findall(r"python -m (lfm_ray\.tune .*)", text)
+    job = yaml.safe_load((DOCS / "cluster/kuberay.yaml").read_text())["spec"]["entrypoint"]
+    slurm = (DOCS / "cluster/slurm.sh").read_text()
+    again, first = re.findall(r"sweep=\((.*?)\)", slurm)
+    rest = slurm.partition('"${sweep[@]}"')[2].strip()
+    lines += [job.removeprefix("python -m "), f"lfm_ray.tune {first} {rest}", f"lfm_ray.tune {again} {rest}"]
+    assert len(lines) >= 6
+    for line in lines:
+        monkeypatch.setattr("sys.argv", shlex.split(line))
+        lfm_ray.tune.arguments()
