@@ -128,6 +128,8 @@ def space_of(given: Namespace) -> Space:
         objective=given.objective,
     )
     check_sampler(space)
+    if given.warm_start and given.warm_start_as == "evidence" and space.sampler in ("random", "cmaes"):
+        raise UserError(f"--warm-start: sampler {space.sampler} learns from no other sweep; add --warm-start-as points")
     for start in given.start_from:
         space = with_fitted_point(space, start)
     if given.warm_start_as == "points":
@@ -171,7 +173,7 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources) ->
     console.print(f"learned run     {folder}, {config.epochs} epochs")
     with RunsProgress(console, 1) as progress:
         run_configs({folder.absolute(): config}, source, resources, [progress], measure=None)
-    sweep.replace_space(with_fitted_point(sweep.space, folder, NEIGHBOURS))
+    sweep.start_around(with_fitted_point(sweep.space, folder, NEIGHBOURS))
     return sweep.space
 
 

@@ -38,6 +38,11 @@ BUILD = "tests/datasets/test_build.py -k killed"
 FUSION = "tests/models/test_fusion.py -k logits_are"
 ENCODERS = "tests/models/test_encoders.py"
 COMPUTE = "tests/test_compute.py"
+DISTRIBUTIONS = "tests/search/test_distributions.py"
+OBJECTIVE = "tests/search/test_objective.py"
+SPACE = "tests/search/test_space.py"
+STUDY = "tests/search/test_study.py"
+WARM_START = "tests/search/test_warm_start.py -k not kill"
 GRADCAM = "tests/report/test_gradcam.py"
 PROFILE = "tests/test_profile.py"
 
@@ -383,6 +388,54 @@ MUTATIONS = [
     ("optimizer", OPTIMIZER,
      "table[min(step, steps - 1) * len(table) // steps]",
      "table[min(step, len(table) - 1)]"),
+    ("search/distributions", DISTRIBUTIONS,
+     "share ** (1 / (len(shares) - i))",
+     "share ** (1 / (i + 1))"),
+    ("search/distributions", DISTRIBUTIONS,
+     "** (len(values) - i)",
+     "** (i + 1)"),
+    ("search/distributions", DISTRIBUTIONS,
+     "top if self.order == \"decreasing\" else 1 - top",
+     "top"),
+    ("search/objective", OBJECTIVE,
+     "max(lower) - min(upper)",
+     "min(lower) - max(upper)"),
+    ("search/objective", OBJECTIVE,
+     "return math.ulp(1.0)",
+     "pass"),
+    ("search/objective", OBJECTIVE,
+     "else -row[name]",
+     "else row[name]"),
+    ("search/space", SPACE,
+     "return {text: amount for text, amount in amounts.items() if amount > 0} or refused",
+     "return refused"),
+    ("search/space", SPACE,
+     "merge(inherited.get(\"run\") or {}, flatten(own.get(\"run\") or {}))",
+     "{**(inherited.get(\"run\") or {}), **(own.get(\"run\") or {})}"),
+    ("search/study", STUDY,
+     "trial.set_constraint(constraint, amount)\n            self._set_reason",
+     "self._set_reason"),
+    ("search/study", STUDY,
+     "self.epochs_taken() + longest <=",
+     "self.epochs_taken() <"),
+    ("search/study", STUDY,
+     "if trial.number not in self._again",
+     "if True"),
+    ("search/evidence", STUDY,
+     "(rank - 0.5) / len(values)",
+     "rank / (len(values) + 1)"),
+    ("search/evidence", STUDY,
+     "values=own_scores.pop(0)",
+     "values=trial.values"),
+    ("search/warm_start", WARM_START,
+     "sweep.file.fingerprint == fingerprint and not differing",
+     "not differing"),
+    ("search/warm_start", WARM_START,
+     "return differing if all(",
+     "return differing if any("),
+    ("search/pruning", "tests/search/test_pruning.py",
+     "            sign = -1",
+     "            sign = 1"),
 ]  # fmt: skip
 
 

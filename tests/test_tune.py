@@ -16,7 +16,9 @@ from synthetic import write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lfm_ray.config import RunConfig
+from lfm_ray.launch import read_epochs
 from lfm_ray.schedules import Polynomial
+from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load, read_yaml
 
@@ -93,11 +95,18 @@ def test_confirm_measures_on_the_test_split_and_says_that_it_did(
     assert f"{100 * first.mean():.1f} ± {100 * first.std():.1f}" in done.stdout
 
 
-def test_train_on_two_workers_takes_the_steps_of_one(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+def test_best_yaml_gives_the_trial_again_and_two_workers_take_the_same_steps(
+    folder: Path, sweep: subprocess.CompletedProcess[str]
+) -> None:
     for workers in ("1", "2"):
-        done = run(folder, "train", "sweeps/one/best.yaml", "--workers", workers, "--name", f"w{workers}", "--set",
-                   "alpha.strategy=heuristic")  # fmt: skip
+        done = run(folder, "train", "sweeps/one/best.yaml", "--workers", workers, "--name", f"w{workers}")
         assert done.returncode == 0, done.stderr
+    best = best_of(Sweep.open(folder / "sweeps/one").trials())
+    assert best
+    timed = {"seconds"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in read_epochs(folder / "runs/w1")] == [
+        {k: v for k, v in row.items() if k not in timed} for row in best.rows
+    ]  # best.yaml gives the trial's numbers again, to the last bit
     one, two = (pd.read_json(folder / f"runs/w{n}/epochs.jsonl", lines=True) for n in (1, 2))
     assert list(one["alpha"]) == pytest.approx(list(two["alpha"]))
     assert list(one["train/loss"]) == pytest.approx(list(two["train/loss"]), abs=1e-3)
@@ -207,6 +216,19 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
         ("tune", ["--data", "shards/tiny", "--set", "loss.tua=1"], "did you mean tau"),
         ("tune", ["--data", "shards/tiny", "--set", "data.modalities=[audoi]", "--name", "x"], "did you mean audio"),
         ("tune", ["--data", "shards/tiny", "--start-from", "absent"], "holds no run"),
+        (
+            "tune",
+            ["search_spaces/learned.yaml", "--data", "shards/tiny", "--from-learned"],
+            "does not search alpha.coef",
+        ),
+        ("tune", ["--data", "shards/tiny", "--warm-start", "absent", "--name", "x"], "absent: there is no sweep here"),
+        (
+            "tune",
+            ["--data", "shards/tiny", "--objective", "val/fused/mpa", "--name", "x"],
+            "did you mean val/fused/map",
+        ),
+        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "add --warm-start-as points"),
+        ("tune", ["--resume", "one", "--objective", "val/fused/map"], "only budgets and resources can change"),
         ("tune", ["--resume", "absent"], "there is no sweep here"),
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
         ("tune", ["--trials", "0"], "at least 1"),

@@ -15,7 +15,8 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
     Rungs are at the epochs `first_rung * reduction**k`. A trial that reaches a rung goes on if its
     value there is among the best 1/`reduction` of all values seen at that rung so far; nothing is
     stopped before `reduction` trials have reached the rung. What the rungs compare is decided by
-    the caller, see `lfm_ray.search.space.Pruning.by`.
+    the caller, see `lfm_ray.search.space.Pruning.by`; the best is the highest, or the lowest where
+    the study minimises.
 
     Everything is computed from the values in the study, so a resumed sweep decides as one that was
     never interrupted. Protected trials (known points) take part in the comparison but go on.
@@ -40,7 +41,10 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
             for other in study.get_trials(deepcopy=False)
             if epoch in other.intermediate_values and other.number != trial.number
         ]
-        values = sorted([*others, trial.intermediate_values[epoch]], reverse=True)
+        own, sign = trial.intermediate_values[epoch], 1
+        if study.direction == optuna.study.StudyDirection.MINIMIZE:
+            sign = -1
+        values = sorted((sign * value for value in [*others, own]), reverse=True)
         if len(values) < self.reduction:
             return False
-        return trial.intermediate_values[epoch] < values[math.ceil(len(values) / self.reduction) - 1]
+        return sign * own < values[math.ceil(len(values) / self.reduction) - 1]

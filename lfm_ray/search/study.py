@@ -11,9 +11,7 @@ sweep was interrupted. optuna-dashboard and Optuna's plots open the same file:
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +29,6 @@ from lfm_ray.search.samplers import sampler_for
 from lfm_ray.search.space import Space
 
 SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-logging.getLogger("optuna").setLevel(logging.ERROR)
 
 
 def read_trials(journal: Path) -> list[FrozenTrial]:
@@ -162,7 +156,9 @@ class Study:
             return False
         trial = optuna.trial.Trial(self._study, frozen._trial_id)
         if epoch not in told:
-            trial.report(row[f"val/{self.space.pruning.by}"], epoch)
+            # Optuna ranks stopped trials by these values in the direction of the objective.
+            sign = 1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+            trial.report(sign * row[f"val/{self.space.pruning.by}"], epoch)
         return epoch < self.epochs(number) and trial.should_prune()
 
     def epochs(self, number: int) -> int:

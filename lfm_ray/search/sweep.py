@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
@@ -166,14 +167,17 @@ class Sweep:
     def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
         """Changes the number of trials of the sweep, or their epochs altogether."""
         changes = {"trials": trials, "epoch_budget": epoch_budget}
-        self.replace_space(
-            self.space.model_copy(update={name: value for name, value in changes.items() if value is not None})
-        )
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given:
+            self._rewrite(space=self.space.model_copy(update=given))
 
-    def replace_space(self, space: Space) -> None:
-        """Goes on with another space; that of a sweep with trials can only differ in its budget."""
-        self.space = space
-        self.file = self.file.model_copy(update={"space": space, "from_learned": False})
+    def start_around(self, space: Space) -> None:
+        """The learned run has ended; `space` has its fit among the points."""
+        self._rewrite(space=space, from_learned=False)
+
+    def _rewrite(self, **changes: Any) -> None:
+        self.file = self.file.model_copy(update=changes)
+        self.space = self.file.space
         write_atomically(self.folder / SWEEP, self.file.to_yaml())
         push(self.folder / SWEEP)
 

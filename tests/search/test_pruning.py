@@ -37,6 +37,11 @@ def test_one_in_three_goes_on(study: optuna.Study) -> None:
     assert not run_to_rung(study, 0.3)
 
 
+def test_where_the_study_minimises_the_lowest_go_on() -> None:
+    study = optuna.create_study(direction="minimize", pruner=SuccessiveHalving(4, 3))
+    assert [run_to_rung(study, value) for value in (0.9, 0.8, 0.85, 0.81, 0.7)] == [False, False, True, False, False]
+
+
 def test_known_points_go_on_but_are_compared_with(study: optuna.Study) -> None:
     for value in (0.9, 0.8, 0.1):
         assert not run_to_rung(study, value, protected=True)

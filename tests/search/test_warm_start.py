@@ -1,0 +1,119 @@
+"""Searches that start from what is known: a learned run, the trials of other sweeps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import write_dataset
+
+from lfm_ray import tune
+from lfm_ray.launch import read_epochs
+from lfm_ray.schedules import Polynomial
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.warm_start import evidence_from, with_best_points
+
+SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
+SEARCH = {
+    "alpha.strategy": {"choice": ["constant", "heuristic"]},
+    "alpha.value": {"uniform": [0, 1], "when": {"alpha.strategy": "constant"}},
+    "loss.tau": {"loguniform": [0.1, 1]},
+}
+
+
+class Killed(Exception):
+    """What a test raises where a command is to be interrupted."""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    write_dataset(tmp_path / "shards" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", *arguments])
+    tune.main()
+
+
+def test_the_loop_from_a_learned_run_to_polynomials_around_its_fit_survives_a_kill(
+    ray_local: None, command: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*_: object) -> Space:
+        raise Killed
+
+    with command.context() as patch:
+        patch.setattr(Sweep, "start_around", killed)
+        with pytest.raises(Killed):
+            run(command, "search_spaces/cubic.yaml", "--from-learned", "--data", "shards/tiny", "--name", "loop",
+                "--epochs", "3", "--epoch-budget", "16", *SMALL)  # fmt: skip
+    folder = Path("sweeps/loop")
+    checkpoint = folder / "learned" / "checkpoint.pt"
+    trained = checkpoint.stat().st_mtime_ns
+    assert not (folder / "study.journal").exists()
+
+    run(command, "--resume", "loop")
+    assert checkpoint.stat().st_mtime_ns == trained
+    trials = Sweep.open(folder).trials()
+    labels = ["fit of learned", "near it, 1", "near it, 2", "near it, 3", "the paper's cubic"]
+    assert [trial.label for trial in trials] == labels  # 5 trials of 3 epochs; a sixth would make 18
+    assert "the epoch budget of 16 is used: 15 epochs" in capsys.readouterr().out
+    rows = read_epochs(folder / "learned")
+    assert len({row["alpha"] for row in rows}) == 3
+    fit, _ = Polynomial.fit([row["alpha"] for row in rows], 3)
+    assert trials[0].config.alpha.bernstein == pytest.approx(fit.coefficients)
+    for near in trials[1:4]:
+        distances = [abs(a - b) for a, b in zip(near.config.alpha.bernstein, fit.coefficients, strict=True)]
+        assert 0 < max(distances) < 0.6
+    assert trials[0].config.optimizer.learning_rate == trials[0].space.base.optimizer.learning_rate
+
+
+def made_sweep(folder: Path, run: dict[str, object], fingerprint: str = "same", trials: int = 8) -> Sweep:
+    """A sweep whose trials were never trained: the best have an alpha of 0.7."""
+    space = Space.model_validate({"run": run, "search": SEARCH, "pruning": {"by": "none"}, "trials": trials})
+    sweep = Sweep.create(folder, space, 0, fingerprint)
+    for _ in range(trials):
+        number, settings = sweep.study.ask()
+        accuracy = 1 - abs(settings.get("alpha.value", 0.2) - 0.7)
+        row = {"epoch": 20, "val/fused/accuracy": accuracy, "val/fused/loss": 1.0}
+        trial = folder / "trials" / f"{number:04d}"
+        trial.mkdir(parents=True)
+        (trial / "epochs.jsonl").write_text(str(row).replace("'", '"') + "\n")
+        sweep.study.finish(number, row)
+    return sweep
+
+
+def test_what_earlier_trials_are_evidence_of(tmp_path: Path) -> None:
+    here = Space.model_validate({"search": SEARCH})
+    same = evidence_from(made_sweep(tmp_path / "same", {}), here, "same")
+    assert len(same) == 8
+    assert {one.group for one in same} == {""}
+    assert all(set(one.params) <= set(here.parameters) for one in same)
+    # Other data, and another model, are ranked among themselves.
+    assert {one.group for one in evidence_from(made_sweep(tmp_path / "data", {}), here, "other")} == {
+        str(tmp_path / "data")
+    }
+    larger = made_sweep(tmp_path / "larger", {"model": {"width": 32}})
+    assert {one.group for one in evidence_from(larger, here, "same")} == {str(tmp_path / "larger")}
+    # The seed makes no difference; the matching loss, which this space holds fixed, makes another problem.
+    assert {one.group for one in evidence_from(made_sweep(tmp_path / "seed", {"seed": 5}), here, "same")} == {""}
+    assert evidence_from(made_sweep(tmp_path / "js", {"loss": {"matching": "js"}}), here, "same") == []
+    # What is drawn from elsewhere does not fit: only the trials of the heuristic have no alpha.value.
+    narrow = Space.model_validate({"search": {**SEARCH, "alpha.value": {"uniform": [2e-3, 3e-3]}}})
+    strategies = {one.params["alpha.strategy"] for one in evidence_from(Sweep.open(tmp_path / "same"), narrow, "same")}
+    assert strategies <= {"heuristic"}
+    # A metric that the earlier runs lack cannot be an objective of evidence.
+    other = Space.model_validate({"search": SEARCH, "objective": "val/fused/map"})
+    assert evidence_from(Sweep.open(tmp_path / "same"), other, "same") == []
+
+
+def test_the_best_trials_of_an_earlier_sweep_become_known_points(tmp_path: Path) -> None:
+    sweep = made_sweep(tmp_path / "earlier", {})
+    space = with_best_points(Space.model_validate({"search": SEARCH}), sweep)
+    best = sorted(sweep.trials(), key=lambda trial: -trial.accuracy)[:3]
+    assert list(space.points) == ["earlier, place 1", "earlier, place 2", "earlier, place 3"]
+    assert [space.config(point).alpha for point in space.points.values()] == [trial.config.alpha for trial in best]
+    assert [point["loss.tau"] for point in space.points.values()] == [trial.config.loss.tau for trial in best]
