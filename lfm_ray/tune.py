@@ -242,7 +242,7 @@ def arguments() -> Namespace:
         help="folder of a run, whose alpha(t) is fitted and tried among the first; repeatable")  # fmt: skip
     add("--from-learned", action="store_true",
         help="train the learned alpha(t) once, fit it, and search polynomials around the fit")  # fmt: skip
-    add("--warm-start", type=Path, metavar="SWEEP", action="append", default=[],
+    add("--warm-start", type=storage_folder, metavar="SWEEP", action="append", default=[],
         help="folder of an earlier sweep, also of other data, from whose trials this one learns")  # fmt: skip
     add("--warm-start-as", choices=("evidence", "points"), default="evidence",
         help="evidence: for the sampler, the default; points: its 3 best trials are trained first")  # fmt: skip
