@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lfm_ray.errors import UserError
 
@@ -74,6 +76,13 @@ def load_newest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
             except UserError as error:
                 troubles.append(str(error))
     return None, troubles
+
+
+def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that a run's metrics are of: their moving average, where there is one."""
+    if averaged := state.get("averaged"):  # of torch's AveragedModel, which counts its updates beside them
+        return {name[7:]: value for name, value in averaged.items() if name.startswith("module.")}
+    return state["model"]
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

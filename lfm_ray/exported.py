@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lfm_ray.checkpoint import evaluated_weights
 from lfm_ray.config import PrepareConfig, RunConfig
 from lfm_ray.datasets import text
 from lfm_ray.datasets.shards import DatasetCard, sha256
@@ -82,7 +83,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             folder = Path(scratch) / out.name
             folder.mkdir()
-            save_file(_of_average(state["averaged"]) if averaged else _plain(state["model"]), folder / WEIGHTS)
+            save_file(_plain(evaluated_weights(state)), folder / WEIGHTS)
             for name in used:
                 if source := config.model.of(name).pretrained:
                     load_config(source).save_pretrained(folder / ENCODERS / name)
@@ -191,11 +192,6 @@ def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
     if any((card.vocabulary, card.padding) != found for card in dataset.modalities.values() if card.kind == "text"):
         raise UserError(f"text.tokenizer: {settings.tokenizer} is another one than the shards were made with")
     text.load_tokenizer(settings.tokenizer).save_pretrained(folder / TOKENIZER)
-
-
-def _of_average(averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in the state of torch's AveragedModel, under the model's own names."""
-    return _plain({name[7:]: value for name, value in averaged.items() if name.startswith("module.")})
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,9 +3,15 @@
     python -m lfm_ray.report sweeps/mine                      writes sweeps/mine/report.html
     python -m lfm_ray.report sweeps/mine sweeps/joint         compares them: sweeps/report-mine-joint.html
     python -m lfm_ray.report sweeps/mine --to mine.html
+    python -m lfm_ray.report --gradcam runs/joint runs/lfm --samples 3
 
 The page needs no network and can be sent to anyone. Its figures lie beside it in a folder of its
 name, as PNG and SVG, with their data as CSV. A sweep that is still running is shown as far as it is.
+
+--gradcam writes one PNG instead: where in images, frames and spectrograms the logit of a class comes
+from, for each run over its epochs (paper Figure 4). Runs keep several with --set
+checkpoint.keep_every=5; a sweep stands for the best trial of each of its strategies. It reads the
+validation and the training split, never test.
 """
 
 from __future__ import annotations
@@ -20,6 +26,9 @@ from lfm_ray.errors import UserError
 def main() -> None:
     """The command."""
     given = arguments()
+    if given.gradcam:
+        show_gradcam(given)
+        return
     page = given.to or default_page(given.sweeps)
 
     from lfm_ray.report.page import write_report
@@ -30,17 +39,41 @@ def main() -> None:
     console.print(f"figures, data   {page.with_suffix('')}", soft_wrap=True)
 
 
+def show_gradcam(given: Namespace) -> None:
+    """Writes the figure of Grad-CAM."""
+    from lfm_ray.report.gradcam import Kept, gradcam_figure
+
+    path = given.to or Path("gradcam.png")
+    with console.status("looking"):
+        kept = [one for source in given.gradcam for one in Kept.of(source)]
+        gradcam_figure(kept, given.samples, path, given.class_of, given.data)
+    for one in kept:
+        if len(one.files) == 1:
+            console.print(f"{' '.join(one.name.split())}: one epoch is kept; --set checkpoint.keep_every=5 keeps more")
+    console.print(f"Grad-CAM        {path}", soft_wrap=True)
+
+
 def arguments() -> Namespace:
     """The command line."""
     result = ArgumentParser(
         prog="python -m lfm_ray.report", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     add = result.add_argument
-    add("sweeps", nargs="+", type=Path, metavar="SWEEP", help="folder of a sweep, running or ended")
-    add("--to", type=Path, metavar="FILE.html", help="the page; default: in the sweep's folder, or beside several")
+    add("sweeps", nargs="*", type=Path, metavar="SWEEP", help="folder of a sweep, running or ended")
+    add("--to", type=Path, metavar="FILE", help="the .html page (default: in the sweep's folder, or beside several), or"
+        " the .png of --gradcam (default gradcam.png)")  # fmt: skip
+    add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or files of weights")
+    add("--samples", nargs="+", default=["3"], metavar="SAMPLE",
+        help="of --gradcam: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
+    add("--class-of", choices=("true", "predicted"), default="true",
+        help="of --gradcam: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
+    add("--data", type=Path, metavar="FOLDER", help="of --gradcam: shards; default: the runs'")
     given = result.parse_args()
-    if given.to and given.to.suffix != ".html":
-        raise UserError(f"--to {given.to}: the page is an .html file")
+    if bool(given.sweeps) == bool(given.gradcam):
+        raise UserError("give the folders of sweeps, or --gradcam with runs")
+    kind, what = (".png", "figure") if given.gradcam else (".html", "page")
+    if given.to and given.to.suffix != kind:
+        raise UserError(f"--to {given.to}: the {what} is {'a' if given.gradcam else 'an'} {kind} file")
     if len({folder.resolve() for folder in given.sweeps}) < len(given.sweeps):
         raise UserError("the same sweep is given twice")
     return given

@@ -26,16 +26,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfm_ray import checkpoint
-from lfm_ray.config import ComputeSettings, RunConfig
+from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.launch import CHECKPOINT, CONFIG, WEIGHTS
+from lfm_ray.methods import Method, method_of
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
-from lfm_ray.run import Run
+from lfm_ray.run import build_model
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import build
@@ -52,7 +53,7 @@ ClassOf = Literal["true", "predicted"]
 def grad_cam(
     model: MultimodalClassifier, inputs: Mapping[str, Tensor], logit_of: Callable[[Outputs], Tensor]
 ) -> tuple[dict[str, Tensor], Outputs]:
-    """The maps of B samples, and what the model says of them, in float32 and in evaluation mode.
+    """The maps of B samples, and what the model says of them in evaluation mode.
 
     inputs: modality -> (B, ...) as the model takes it; logit_of: outputs -> (B,), the logits to
     explain. Returns modality -> (B, H, W) or, of a video, (B, F, H, W), at least 0 and in the units
@@ -69,7 +70,6 @@ def grad_cam(
         return hook
 
     with ExitStack() as stack:
-        stack.enter_context(model.in_float32())
         for name, encoder in model.encoders.items():
             if has_map(encoder):
                 stack.enter_context(_image_encoder(encoder).last_map.register_forward_hook(kept(name)))
@@ -107,18 +107,13 @@ class Kept:
 
     @cached_property
     def config(self) -> RunConfig:
-        """Its settings; computed in float32, without compilation."""
-        config = build(RunConfig, _state(list(self.files.values())[-1])["config"])
-        return config.model_copy(update={"compute": ComputeSettings(precision="fp32")})
+        """Its settings."""
+        return build(RunConfig, _state(list(self.files.values())[-1])["config"])
 
-    def model(self, run: Run, epoch: int) -> MultimodalClassifier:
-        """The model that was evaluated after `epoch`, loaded into that of `run`."""
-        state = _state(self.files[epoch])
-        weights = state["model"]
-        if averaged := state.get("averaged"):
-            weights = {name[7:]: value for name, value in averaged.items() if name.startswith("module.")}
-        run.model.load_state_dict(weights)
-        return run.model
+    def load(self, epoch: int, model: MultimodalClassifier) -> MultimodalClassifier:
+        """`model`, with the weights that were evaluated after `epoch`."""
+        model.load_state_dict(checkpoint.evaluated_weights(_state(self.files[epoch])))
+        return model
 
     @classmethod
     def of(cls, source: Path) -> list[Kept]:
@@ -189,7 +184,7 @@ def _row(shards: Shards, sample: str) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Maps:
     """What the figure shows of one run: the samples as it receives them, and each of its epochs.
 
     inputs: modality -> (N, ...); heat: epoch -> modality -> (N, [F,] H, W); probability: epoch ->
@@ -204,7 +199,7 @@ class Seen:
 
 def look(
     kept: Sequence[Kept], samples: Sequence[str], class_of: ClassOf = "true", data: Path | None = None
-) -> Iterator[Seen]:
+) -> Iterator[Maps]:
     """Grad-CAM of the samples for each run, over at most `COLUMNS` of its epochs, the first and last included.
 
     class_of: whether the logit of a sample's label or of the predicted class is explained; data:
@@ -219,24 +214,22 @@ def look(
         config = one.config
         if Shards(data or config.data.path).card.fingerprint != shards.card.fingerprint:
             raise UserError(f"{config.data.path}: are other shards than those of the first run, {shards.path}")
-        run = Run(config, shards.card)
-        if not any(has_map(encoder) for encoder in run.model.encoders.values()):
-            kinds = ", ".join(f"{name} ({config.model.of(name).name})" for name in run.model.encoders)
+        model, method = build_model(config, shards.card), method_of(config)
+        if not any(has_map(encoder) for encoder in model.encoders.values()):
+            kinds = ", ".join(f"{name} ({config.model.of(name).name})" for name in model.encoders)
             raise UserError(f"Grad-CAM needs a feature map over a picture, and no encoder has one: {kinds}")
         batch = _batch(shards, config, chosen)
-        on_device = batch.to(run.device)
 
-        def logit_of(outputs: Outputs, run: Run = run, labels: Tensor = on_device.labels) -> Tensor:
-            logits = run.method.predict(outputs)
+        def logit_of(outputs: Outputs, method: Method = method, labels: Tensor = batch.labels) -> Tensor:
+            logits = method.predict(outputs)
             which = labels if class_of == "true" else logits.argmax(dim=1)
             return logits.gather(1, which[:, None])[:, 0]
 
-        seen = Seen(one.name, batch.inputs, {}, {})
+        seen = Maps(one.name, batch.inputs, {}, {})
         for index in sorted({round(float(place)) for place in np.linspace(0, len(one.files) - 1, COLUMNS)}):
             epoch = list(one.files)[index]
-            heat, outputs = grad_cam(one.model(run, epoch), on_device.inputs, logit_of)
-            seen.heat[epoch] = {name: value.cpu() for name, value in heat.items()}
-            seen.probability[epoch] = run.method.predict(outputs).detach().softmax(dim=1).cpu()
+            seen.heat[epoch], outputs = grad_cam(one.load(epoch, model), batch.inputs, logit_of)
+            seen.probability[epoch] = method.predict(outputs).detach().softmax(dim=1)
         yield seen
 
 
@@ -258,7 +251,7 @@ def gradcam_figure(
     path: Path,
     class_of: ClassOf = "true",
     data: Path | None = None,
-    track: Callable[[Iterator[Seen]], Iterator[Seen]] = iter,
+    track: Callable[[Iterator[Maps]], Iterator[Maps]] = iter,
 ) -> None:
     """Writes a PNG: for each sample and modality a row for each run, a column for each epoch, the input first.
 
@@ -284,7 +277,7 @@ def gradcam_figure(
         split, row = chosen[i]
         if one is seen[0]:
             _draw(line[0], sample, card)
-            line[0].set_title(f"{ids[split][row][-24:]}: {shards.card.classes[label][:14]}", fontsize=8, loc="left")
+            line[0].set_title(f"{ids[split][row][-14:]}: {shards.card.classes[label][:10]}", fontsize=8, loc="left")
         line[0].text(
             -0.06, 0.5, f"{name}, {one.title}", rotation=90, fontsize=8, ha="right", va="center",
             transform=line[0].transAxes,
@@ -295,9 +288,12 @@ def gradcam_figure(
             _draw(axis, sample, card)
             _overlay(axis, heat[name][i].numpy(), card)
             probability = one.probability[epoch][i]
-            says = shards.card.classes[int(probability.argmax())][:14]
-            axis.set_title(f"epoch {epoch}: {says}, {float(probability[label]):.2f}", fontsize=8, loc="left")
-    figure.tight_layout(h_pad=0.6)
+            says = shards.card.classes[int(probability.argmax())][:10]
+            axis.set_title(f"epoch {epoch}: {says} {float(probability[label]):.2f}", fontsize=8, loc="left")
+    figure.text(
+        0.01, 0.004, "Above each map: the predicted class, and the probability of the sample's own.", fontsize=8
+    )  # fmt: skip
+    figure.tight_layout(h_pad=0.6, rect=(0, 0.2 / len(lines), 1, 1))
     temporary = path.with_suffix(".writing.png")
     figure.savefig(temporary, dpi=110)
     plt.close(figure)

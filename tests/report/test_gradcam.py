@@ -17,7 +17,9 @@ from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.launch import CHECKPOINT, Source, execute, weights_file
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.report.__main__ import main
 from lfm_ray.report.gradcam import Kept, _image_encoder, choose, grad_cam, gradcam_figure, look
+from lfm_ray.run import build_model
 from lfm_ray.settings import build, load
 
 
@@ -222,12 +224,9 @@ def test_what_is_kept_of_a_moving_average_is_the_average_that_was_evaluated(runs
         assert torch.equal(value, state["averaged"][f"module.{key}"])
     assert not all(torch.equal(value, state["model"][key]) for key, value in kept.items())
     weights_file(runs / "ema", 3).unlink()  # so that it is taken from the checkpoint
-    (seen,) = look(Kept.of(runs / "ema"), ["4"])
-    for epoch, file in {3: None, 2: weights_file(runs / "ema", 2)}.items():
-        expected = kept if file is None else checkpoint.load(file)["model"]
-        heads = {key: value for key, value in expected.items() if key.startswith("head")}
-        assert heads
-        assert epoch in seen.heat
+    (run,) = Kept.of(runs / "ema")
+    loaded = run.load(3, build_model(run.config, Shards(runs / "shards").card)).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in kept.items())
 
 
 def test_samples_are_numbers_ids_and_rows_but_not_of_the_test_split(runs: Path) -> None:
@@ -263,6 +262,24 @@ def test_the_figure_has_a_row_for_each_run_and_a_column_for_each_epoch(runs: Pat
     gradcam_figure(kept, ["val/0", "val/5"], tmp_path / "gradcam.png")
     height, width = matplotlib.image.imread(tmp_path / "gradcam.png").shape[:2]
     assert (width, height) == (round((1.5 * 4 + 1) * 110), round(1.75 * 12 * 110))
+
+
+def test_the_command_writes_the_figure(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*words: object) -> None:
+        monkeypatch.setattr("sys.argv", ["report", *map(str, words)])
+        main()
+
+    command("--gradcam", runs / "joint", runs / "bare", "--samples", "val/1", "--to", tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 10_000
+    assert "alpha = 0 bare: one epoch is kept" in capsys.readouterr().out
+    for words, reason in {
+        ("--gradcam", runs / "joint", "--to", "one.html"): "the figure is a .png file",
+        (runs, "--gradcam", runs / "joint"): "give the folders of sweeps, or --gradcam with runs",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            command(*words)
 
 
 def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
