@@ -91,7 +91,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UserError(f"--set {item}: write it as path.to.setting=value")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
+            changes[in_full(key.strip()) if isinstance(read, str) else key.strip()] = read
         except yaml.YAMLError:
             raise UserError(f"--set {item}: the value is not valid YAML") from None
     return changes
@@ -107,7 +108,7 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     for name, kind in KINDS.items():
         if isinstance(result.get(name), str):
             result[name] = {kind: result[name]}
-    changes = {_in_full(key, value): value for key, value in changes.items()}
+    changes = {in_full(key) if isinstance(value, str) else key: value for key, value in changes.items()}
     kind_keys = [f"{name}.{kind}" for name, kind in KINDS.items()]
     for dotted in sorted(changes, key=lambda key: key not in kind_keys):
         *sections, key = dotted.split(".")
@@ -125,9 +126,9 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _in_full(key: str, value: Any) -> str:
-    """`method` -> `method.name`, where the value is a bare name."""
-    return f"{key}.{KINDS[key]}" if key in KINDS and isinstance(value, str) else key
+def in_full(key: str) -> str:
+    """`method` -> `method.name`: the key that says which kind a section is, where only the section is named."""
+    return f"{key}.{KINDS[key]}" if key in KINDS else key
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

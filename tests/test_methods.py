@@ -22,6 +22,8 @@ from lfm_ray.methods.ogm_ge import OGMGE
 from lfm_ray.run import Run
 from lfm_ray.settings import load
 
+CG = ["alpha.strategy=learned", "alpha.solver=cg"]
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
@@ -82,6 +84,8 @@ def test_a_method_is_chosen_by_its_name_or_with_its_settings(tmp_path: Path) -> 
         (["method=ogm_ge", "method.modulation=-1"], ["method.modulation", "greater than or equal to 0"]),
         (["method=3"], ["method"]),
         (["method=unimodal", "alpha.value=0.3"], ["unimodal cannot be combined"]),
+        (["method=pmr", *CG], ["pmr has no Gauss-Newton product"]),
+        (["method=agm", *CG, "alpha.product=hessian"], ["agm works with alpha.solver identity only"]),
     ],
 )
 def test_a_wrong_method_is_one_line_that_names_it(overrides: list[str], said: list[str]) -> None:

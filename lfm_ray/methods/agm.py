@@ -15,10 +15,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lfm_ray.config import RunConfig
 from lfm_ray.losses import classification_loss, label_probability
 from lfm_ray.methods.base import Losses, Method, State
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Head
+from lfm_ray.schedules import Learned
 
 LOWEST_CHANCE = 1e-8  # of the label, in a score
 
@@ -55,6 +57,12 @@ class AGM(Method):
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """As ever; alpha is judged by the loss as it is, not by its modulated gradient."""
         return replace(super().loss(outputs, labels, state), outer=super().classification(outputs, labels, state))
+
+    def check(self, run: RunConfig) -> None:
+        """Its modulated gradient is that of no loss, so there is no Hessian of it."""
+        super().check(run)
+        if isinstance(run.alpha, Learned) and run.alpha.solver != "identity":
+            raise ValueError("method agm works with alpha.solver identity only: its gradient has no Hessian")
 
     def kappa(self, phi: dict[str, Tensor], labels: Tensor, state: State) -> dict[str, Tensor]:
         """kappa_j of each modality; scalars."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from lfm_ray.config import LossSettings, MethodSettings, RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.losses import ConvexPart, classification_loss, matching_loss, matching_parts
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.schedules import Constant
+from lfm_ray.schedules import Constant, Learned
 from lfm_ray.settings import nearest
 
 Row = dict[str, float]
@@ -74,7 +75,8 @@ class State:
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Random numbers of this step, the same on every rank and in a resumed run."""
-        return torch.Generator(device).manual_seed((self.seed << 32) + self.steps)
+        mixed = np.random.SeedSequence((self.seed, self.steps)).generate_state(1)[0]  # torch uses 32 bits on a CPU
+        return torch.Generator(device).manual_seed(int(mixed))
 
 
 class Method(MethodSettings):
@@ -125,8 +127,12 @@ class Method(MethodSettings):
 
             return [ConvexPart(1 - alpha, -1.0, outputs.fused, of_fused), *matching_parts(outputs, alpha, settings)]
 
-        convex = type(self).classification is Method.classification
-        return Losses(total, classification, matching, parts if convex else None)
+        return Losses(total, classification, matching, parts if self.convex else None)
+
+    @property
+    def convex(self) -> bool:
+        """Whether its total is a sum of convex parts, which the Gauss-Newton product needs: that of LFM is."""
+        return type(self).classification is Method.classification and type(self).loss is Method.loss
 
     def phases(self, state: State) -> Sequence[str]:
         """Names of the steps on theta that one batch is used for, one after the other (`State.phase`)."""
@@ -170,6 +176,11 @@ class Method(MethodSettings):
             raise ValueError(f"method {self.name} needs model.fusion {' or '.join(self.heads)}, not {run.model.fusion}")
         if not self.combines and run.alpha != Constant():
             raise ValueError(f"method {self.name} cannot be combined with the matching loss; leave out alpha")
+        learned = run.alpha if isinstance(run.alpha, Learned) else None
+        if learned and learned.solver != "identity" and learned.product == "gauss_newton" and not self.convex:
+            raise ValueError(
+                f"method {self.name} has no Gauss-Newton product; set alpha.product=hessian or alpha.solver=identity"
+            )
         if self.apart and run.learns_alpha:
             raise ValueError(f"method {self.name} has no gradient of alpha; choose another alpha.strategy")
         if self.apart and run.data.micro_batch_size:

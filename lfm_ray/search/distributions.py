@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lfm_ray.settings import Settings
+from lfm_ray.settings import Settings, in_full
 
 KINDS = ("choice", "uniform", "loguniform", "integer", "same_as")
 
@@ -39,6 +39,11 @@ class Distribution(Settings):
     )
     when: dict[str, Any] = Field({}, description="setting -> value, or list of values, under which this one exists")
     source: str = Field("", description="where the range comes from, in a few words; --describe prints it")
+
+    @field_validator("when")
+    @classmethod
+    def _in_full(cls, when: dict[str, Any]) -> dict[str, Any]:
+        return {in_full(name): value for name, value in when.items()}
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

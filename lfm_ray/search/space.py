@@ -44,7 +44,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.search.distributions import Distribution
 from lfm_ray.search.objective import FUSED_ACCURACY, Direction, Relation, objective_of
-from lfm_ray.settings import Settings, build, flatten, line_of, merge, nearest, parse_overrides, read_yaml
+from lfm_ray.settings import Settings, build, flatten, in_full, line_of, merge, nearest, parse_overrides, read_yaml
 
 TRIED_DRAWS = 1000  # a space of which so many random draws all break a constraint is refused
 
@@ -95,6 +95,19 @@ class Space(Settings):
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the finished trials, the best, keep their checkpoint; all keep their curves"
     )
+
+    @field_validator("search")
+    @classmethod
+    def _in_full(cls, search: dict[str, Distribution]) -> dict[str, Distribution]:
+        return {in_full(name): distribution for name, distribution in search.items()}
+
+    @field_validator("points")
+    @classmethod
+    def _points_in_full(cls, points: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            label: {in_full(key) if isinstance(value, str) else key: value for key, value in point.items()}
+            for label, point in points.items()
+        }
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -239,7 +252,7 @@ def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Spa
     flat_fixed = flatten(fixed)
     changed: dict[str, Any] = {
         "run": merge(space.run, fixed),
-        "search": {key: value for key, value in values.get("search", {}).items() if key not in flat_fixed},
+        "search": {key: value for key, value in values.get("search", {}).items() if in_full(key) not in flat_fixed},
         "points": {
             label: {key: value for key, value in point.items() if key not in flat_fixed}
             for label, point in space.points.items()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +25,16 @@ def test_coefficients_worked_out_by_hand() -> None:
     factors = OGMGE(modulation=0.4).gradient_factors(made, torch.tensor([0, 1]), state())
     assert float(factors["audio"]) == pytest.approx(1 - 0.5370496)  # tanh(0.4 * 1.5)
     assert float(factors["image"]) == 1.0
+
+
+def test_the_noise_is_a_function_of_seed_and_step() -> None:
+    def drawn(seed: int, steps: int) -> list[float]:
+        at = replace(state(), seed=seed, steps=steps)
+        return torch.randn(3, generator=at.generator(torch.device("cpu"))).tolist()
+
+    assert drawn(1, 2) == drawn(1, 2)
+    assert drawn(1, 2) != drawn(1, 3)
+    assert drawn(1, 2) != drawn(2, 2)
 
 
 def test_epochs_outside_the_given_ones_are_not_modulated() -> None:

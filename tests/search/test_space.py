@@ -135,6 +135,31 @@ def test_a_wrong_space_is_one_line_that_names_the_place(tmp_path: Path, old: str
     assert all(part in message for part in ["space.yaml", *said]), message
 
 
+def test_the_method_is_searched_with_the_settings_of_each(tmp_path: Path) -> None:
+    """`method` is short for `method.name`, in a space as in --set."""
+    file = write(
+        tmp_path,
+        "run: {epochs: 3}\n"
+        "search:\n"
+        "  method: {choice: [lfm, ogm_ge, pmr]}\n"
+        "  method.modulation: {uniform: [0, 1], when: {method: ogm_ge}}\n"
+        "points:\n"
+        "  held back: {method: ogm_ge, method.modulation: 0.5}\n",
+    )
+    space, study = load_space(file), optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = set()
+    for _ in range(30):
+        drawn = space.suggest(study.ask())
+        found.add(space.config(drawn).method.name)
+        assert ("method.modulation" in drawn) == (drawn["method.name"] == "ogm_ge")
+    assert found == {"lfm", "ogm_ge", "pmr"}
+    assert space.known_points()["held back"] == {"method.name": "ogm_ge", "method.modulation": 0.5}
+    fixed = load_space(file, ["method=ogm_ge"])
+    assert list(fixed.search) == ["method.modulation"]
+    assert set(fixed.suggest(study.ask())) == {"method.modulation"}
+    assert not load_space(file, ["method=lfm"]).points
+
+
 def test_a_condition_must_stand_before_what_depends_on_it(tmp_path: Path) -> None:
     text = "search:\n  loss.tau: {uniform: [0.1, 1], when: {loss.matching: js}}\n  loss.matching: {choice: [js]}\n"
     with pytest.raises(UserError, match=r"loss\.matching must stand before loss\.tau"):
