@@ -48,7 +48,7 @@ def main() -> None:
     console.print(
         f"model           {given.out}, {len(card.dataset.classes)} classes, {size / 1e6:.1f} MB", soft_wrap=True
     )
-    console.print(f"use it          lfm_ray.load({str(given.out)!r}).predict({{{sample}}})", soft_wrap=True)
+    console.print(f'use it          lfm_ray.load("{given.out}").predict({{{sample}}})', soft_wrap=True)
 
 
 def checkpoint_of(path: Path) -> Path:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lfm_ray.checkpoint import evaluated_weights
@@ -83,7 +83,8 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             folder = Path(scratch) / out.name
             folder.mkdir()
-            save_file(_plain(evaluated_weights(state)), folder / WEIGHTS)
+            # save_file's would be readable by their owner only
+            (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
             for name in used:
                 if source := config.model.of(name).pretrained:
                     load_config(source).save_pretrained(folder / ENCODERS / name)

@@ -73,7 +73,8 @@ def main() -> None:
     console.print(f"{given.out} {'is ready' if made else 'was ready already, nothing to do'}: {summary(shards)}")
     if shards.skipped:
         console.print(f"{len(shards.skipped)} bad rows were left out: {given.out / BAD_ROWS}")
-    console.print(f"Next: python -m lfm_ray.tune --data {given.out}", soft_wrap=True)
+    recipe = f" search_spaces/{given.dataset}.yaml" if given.dataset else ""
+    console.print(f"Next: python -m lfm_ray.tune{recipe} --data {given.out}", soft_wrap=True)
 
 
 def _of_manifest(given: argparse.Namespace, columns: dict[str, Kind]) -> tuple[Manifest, PrepareConfig]:

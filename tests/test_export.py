@@ -199,10 +199,10 @@ def test_a_folder_that_is_there_or_a_failure_leaves_everything_as_it_was(
     with pytest.raises(UserError, match="earlier version"):
         write({key: value for key, value in state.items() if key != "card"}, tmp_path / "out")
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lfm_ray.exported.save_file", full)
+    monkeypatch.setattr("lfm_ray.exported.save", full)
     with pytest.raises(UserError, match="out: cannot be written: No space left"):
         write(state, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from synthetic import write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lfm_ray.config import RunConfig
+from lfm_ray.exported import read_card
 from lfm_ray.launch import read_epochs
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.selection import best_of
@@ -63,6 +64,17 @@ def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(
     best = table[table["state"] == "finished"].sort_values("val/fused/accuracy").iloc[-1]
     assert read_yaml(where / "best.yaml")["optimizer"]["learning_rate"] > 0
     assert f"{best['val/fused/accuracy']:.3f}" in sweep.stdout
+
+
+def test_the_best_trial_of_a_sweep_is_exported(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+    done = run(folder, "export", "sweeps/one", "--out", "exported/one")
+    assert done.returncode == 0, done.stderr
+    card = read_card(folder / "exported" / "one")
+    best = load(RunConfig, folder / "sweeps/one/best.yaml")
+    assert card.run == best
+    assert (card.epoch, card.dataset.classes) == (4, ["0", "1", "2"])
+    assert f"fused {card.metrics['val/fused/accuracy']:.3f}" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
 
 
 def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
@@ -237,6 +249,8 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
         ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
         ("confirm", ["absent"], "absent: there is no sweep here"),
+        ("export", ["absent", "--out", "x"], "absent: holds no run (checkpoint.pt) and no sweep (sweep.yaml)"),
+        ("export", ["sweeps/one", "--out", "shards"], "--out shards: is there already"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
