@@ -17,14 +17,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lfm_ray.cli import console, parser, run
+from lfm_ray.cli import console, parser, run, storage_folder
 from lfm_ray.errors import UserError
+from lfm_ray.storage import exists, fetch, shown
 
 
 def main() -> None:
     """The command."""
     arguments = parser("export", __doc__ or "", settings=False)
-    arguments.add_argument("run", type=Path, metavar="RUN", help="folder of a run, of a trial, or of a sweep")
+    arguments.add_argument(
+        "run", type=storage_folder, metavar="RUN", help="folder of a run, of a trial, or of a sweep; or its URI"
+    )
     arguments.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
     given = arguments.parse_args()
 
@@ -42,7 +45,7 @@ def main() -> None:
     sample = ", ".join(
         f'"{name}": "{"TEXT" if one.kind == "text" else "FILE"}"' for name, one in card.dataset.modalities.items()
     )
-    console.print(f"run             {file.parent}, epoch {card.epoch} of {card.run.epochs}{weights}{unfinished}",
+    console.print(f"run             {shown(file.parent)}, epoch {card.epoch} of {card.run.epochs}{weights}{unfinished}",
                   soft_wrap=True)  # fmt: skip
     console.print(f"val accuracy    {figures}", soft_wrap=True)
     console.print(
@@ -59,15 +62,17 @@ def checkpoint_of(path: Path) -> Path:
     """
     from lfm_ray.launch import CHECKPOINT
     from lfm_ray.search.selection import best_of
-    from lfm_ray.search.sweep import Sweep, trial_folder
+    from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
 
+    fetch(path / CHECKPOINT)
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT
-    if not (path / "sweep.yaml").is_file():
-        raise UserError(f"{path}: holds no run ({CHECKPOINT}) and no sweep (sweep.yaml)")
+    if not exists(path / SWEEP):
+        raise UserError(f"{shown(path)}: holds no run ({CHECKPOINT}) and no sweep ({SWEEP})")
     best = best_of(Sweep.open(path).trials())
     if best is None:
-        raise UserError(f"{path}: no trial of this sweep has finished; name one of its folders under trials/")
+        raise UserError(f"{shown(path)}: no trial of this sweep has finished; name one of its folders under trials/")
+    fetch(trial_folder(path, best.number) / CHECKPOINT)
     return trial_folder(path, best.number) / CHECKPOINT
 
 

@@ -80,7 +80,9 @@ def main() -> None:
     for notice in read_notices(folder):
         console.print(f"[yellow]notice[/]          {escape(notice)}", soft_wrap=True)
     console.print(f"run             {shown(folder)}", soft_wrap=True)
-    console.print(f"use it          python -m lfm_ray.export {shown(folder)} --out exported/{folder.name}", soft_wrap=True)
+    console.print(
+        f"use it          python -m lfm_ray.export {shown(folder)} --out exported/{folder.name}", soft_wrap=True
+    )
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
 
 

@@ -227,7 +227,9 @@ def show(folder: Path) -> None:
     console.print(f"report          {folder / 'report.html'}", soft_wrap=True)
     console.print(f"train it        python -m lfm_ray.train {folder / 'best.yaml'}", soft_wrap=True)
     console.print(f"test figures    python -m lfm_ray.confirm {shown(folder)}", soft_wrap=True)
-    console.print(f"use it          python -m lfm_ray.export {shown(folder)} --out exported/{folder.name}", soft_wrap=True)
+    console.print(
+        f"use it          python -m lfm_ray.export {shown(folder)} --out exported/{folder.name}", soft_wrap=True
+    )
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)
 
 
