@@ -89,7 +89,7 @@ def counts(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
 
 
-def summary(seen: Seen) -> list[str]:
+def summary(seen: Seen) -> list[str | Markup]:
     """What was done, what was found, and how far it can be believed: a sentence each."""
     space, trials, folder = seen.sweep.space, seen.trials, seen.sweep.folder
     if not trials:
@@ -116,14 +116,15 @@ def summary(seen: Seen) -> list[str]:
     joint = by_strategy(trials).get("alpha = 0")
     if joint is not None and joint.number != seen.best.number:
         second += f", {seen.best.accuracy - joint.accuracy:+.3f} against the best joint training (alpha = 0)"
-    third = f"The best of many trials looks better than it is: python -m lfm_ray.confirm {folder} trains it anew."
+    third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
+    third = third.format(folder) + " trains it anew with other seeds."
     for split, confirmed in confirmed_runs(seen):
         ours = confirmed[confirmed["trial"] == seen.best.number][f"{split}/fused/accuracy"]
         if len(ours):
             theirs = _joint(confirmed, split)
             against = f", against {_percent(theirs)} % of joint training" if len(theirs) else ""
             seeds = f"with {len(ours)} other seeds"
-            third = f"Trained anew {seeds}, it reaches {_percent(ours)} % on the {split} split{against}."
+            third = escape(f"Trained anew {seeds}, it reaches {_percent(ours)} % on the {split} split{against}.")
             break
     return [first, f"{second}.", third]
 
@@ -148,7 +149,7 @@ def warnings(all_seen: Sequence[Seen]) -> list[str]:
 def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
     """One row for each strategy of each sweep, the best last.
 
-    The accuracies, the gaps and `trial` are those of its best finished trial; mean and std are over
+    The accuracies, the gaps and `best trial` are those of its best finished trial; mean and std are over
     the fused accuracies of all its finished trials.
     """
     rows: list[dict[str, Any]] = []
@@ -161,15 +162,15 @@ def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
             accuracies = pd.Series([trial.accuracy for trial in mine if trial.state == "finished"], dtype=float)
             last: Row = best[name].rows[-1] if name in best else {}
             rows.append(
-                {"sweep": seen.name, "strategy": name, "trials": len(mine)}
-                | {state: states[state] for state in STATES[:3]}
-                | {"trial": best[name].number if name in best else None}
+                {"sweep": seen.name, "strategy": name}
                 | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *seen.modalities)}
                 | {
                     "gap": last.get("val/accuracy_gap", math.nan),
                     "modality gap": last.get("val/modality_gap", math.nan),
                 }
                 | {"mean": accuracies.mean(), "std": accuracies.std()}
+                | {"best trial": best[name].number if name in best else None, "trials": len(mine)}
+                | {state: states[state] for state in STATES[:3]}
             )
     frame = pd.DataFrame(rows)
     return frame.sort_values("fused", na_position="first", ignore_index=True) if len(frame) else frame
@@ -184,7 +185,7 @@ def strategy_table(frame: pd.DataFrame) -> Table:
         frame = frame.drop(columns="sweep")
     if not frame["failed"].any():
         frame = frame.drop(columns="failed")
-    decimals = [column for column in frame if frame[column].dtype == float and column != "trial"]
+    decimals = [column for column in frame if frame[column].dtype == float and column != "best trial"]
     rows = [
         [_number(value) if column in decimals else _cell(value) for column, value in row.items()]
         for _, row in frame.iterrows()
@@ -207,6 +208,7 @@ def formulas(seen: Seen) -> list[Markup]:
         schedule, residual = schedule_of(trial)
         text = str(escape(formula(schedule.power_basis(trial.config.epochs))))
         text = re.sub(r"t\^(\d+)", r"<i>t</i><sup>\1</sup>", text.replace("omega_hat(t)", "ω̂(<i>t</i>)"))
+        text = re.sub(r"(?<=\d) t(?= |$)", " <i>t</i>", text)
         fitted = f", fitted with a residual of {residual:.3f}" if residual else ""
         said.append(
             Markup(f"{text} <span class='faint'>")

@@ -52,12 +52,11 @@ function draw(panel) {
     svg.setAttribute(key, value);
   svg.setAttribute("aria-label", box.dataset.title);
   if (parallel) {
-    plot.axes.forEach(([label, marks], i) => {
+    plot.axes.forEach(([label], i) => {
       add(svg, "line", { x1: across(i), x2: across(i), y1: down(0), y2: down(1), class: "axis" });
       const [section, ...rest] = label.split(".");
       add(svg, "text", { x: across(i), y: 14, class: "label" }, rest.length ? `${section}.` : "");
       add(svg, "text", { x: across(i), y: 28, class: "label" }, rest.length ? rest.join(".") : section);
-      for (const [text, at] of marks) add(svg, "text", { x: across(i) + 5, y: down(at) + 4, class: "tick" }, text);
     });
   } else {
     for (const x of ticks(x0, x1, width / 80)) {
@@ -88,6 +87,9 @@ function draw(panel) {
     const style = `stroke: ${colour(data.names[curve.named][1])}; stroke-opacity: ${curve.bold ? 1 : dot ? 0.75 : faint}`;
     curve.node = add(svg, "path", { d: outline(curve), class: kind, style });
   }
+  plot.axes.forEach(([, marks], i) => {
+    for (const [text, at] of marks) add(svg, "text", { x: across(i) + 5, y: down(at) + 4, class: "tick" }, text);
+  });
   panel.hot = add(svg, "path", { class: "hot", d: "" });
   svg.addEventListener("pointermove", (event) => point(panel, svg, event));
   svg.addEventListener("pointerdown", (event) => point(panel, svg, event));

@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.patheffects import withStroke
 
 from lfm_ray.cli import write_atomically
 
@@ -151,7 +152,8 @@ class Plot:
         for i, axis in enumerate(self.axes):
             axes.axvline(i, color="#888888", linewidth=0.8)
             for text, height in axis.ticks.items():
-                axes.annotate(text, (i, height), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center")
+                axes.annotate(text, (i, height), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center",
+                              path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
 
 
 @dataclass(frozen=True)
