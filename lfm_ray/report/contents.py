@@ -276,13 +276,18 @@ class Figures:
     @cached_property
     def charts(self) -> list[Bars]:
         """Importances of the settings, where there are enough trials."""
-        if self.several or not (values := importances(self.all_seen[0].trials)):
+        if not self.importances:
             return []
         note = (
             "PED-ANOVA (Watanabe et al., IJCAI 2023) of the finished trials: how much a setting matters for being among"
             " the best tenth. Settings that few trials have, and few trials, make it uncertain."
         )
-        return [Bars("importance", "Importance of the settings", "share of the importance", values, note)]
+        return [Bars("importance", "Importance of the settings", "share of the importance", self.importances, note)]
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """Of the settings of the only sweep."""
+        return {} if self.several else importances(self.all_seen[0].trials)
 
     def alpha(self) -> Plot:
         """alpha(t) over the share of the epochs, as paper Figure 3."""
@@ -353,7 +358,7 @@ class Figures:
             return None
         names = list(dict.fromkeys(name for trial in finished for name in trial.frozen.params))
         varied = [name for name in names if len({str(trial.frozen.params.get(name)) for trial in finished}) > 1]
-        weight = importances(seen.trials)
+        weight = self.importances
         shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
         scales = [Scale.of(name, finished) for name in varied if name in shown]
         low, high = min(trial.accuracy for trial in finished), max(trial.accuracy for trial in finished)
@@ -483,15 +488,20 @@ def pruned_table(seen: Seen) -> Table:
     )
 
 
-def failed_table(all_seen: Sequence[Seen], most: int = 100) -> Table:
-    """The trials that failed, and why."""
-    failed = [(seen, trial) for seen in all_seen for trial in seen.trials if trial.state == "failed"]
-    rows = [[seen.name, str(t.number), t.strategy, str(len(t.rows)), t.reason] for seen, t in failed[:most]]
-    note = f"The first {most} of {len(failed)}." if len(failed) > most else ""
-    columns = ["sweep", "trial", "strategy", "epochs", "reason"]
-    if len(all_seen) == 1:
-        columns, rows = columns[1:], [row[1:] for row in rows]
-    return Table("failed", "Failures", columns, rows, frozenset({"sweep", "strategy", "reason"}), note=note)
+def failed_table(all_seen: Sequence[Seen]) -> Table:
+    """Why trials failed: one row for each sweep and reason, the most frequent first."""
+    reasons: dict[tuple[str, str], list[Trial]] = {}
+    for seen in all_seen:
+        for trial in seen.trials:
+            if trial.state == "failed":
+                reasons.setdefault((seen.name, trial.reason), []).append(trial)
+    rows = []
+    for (sweep, reason), trials in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        numbers = ", ".join(str(trial.number) for trial in trials[:8]) + (", ..." if len(trials) > 8 else "")
+        strategies = ", ".join(dict.fromkeys(trial.strategy for trial in trials))
+        rows.append([sweep, str(len(trials)), numbers, strategies, reason][len(all_seen) == 1 :])
+    columns = ["sweep", "failed", "trials", "strategies", "reason"][len(all_seen) == 1 :]
+    return Table("failed", "Failures", columns, rows, frozenset(columns) - {"failed"})
 
 
 def differences(all_seen: Sequence[Seen]) -> Table:
