@@ -4,6 +4,7 @@ It is the same `execute` in both. A run lives in a folder of its own:
 
     config.yaml     the RunConfig
     epochs.jsonl    the metrics of each epoch, one JSON object a line
+    alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
     checkpoint.pt   the state after the last epoch, from which it goes on
     checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
     notices.txt     what went wrong and was overcome, a line each; missing where nothing was
@@ -43,7 +44,7 @@ from lfm_ray.run import Row, Run
 from lfm_ray.schedules import Adaptive, Learned
 from lfm_ray.storage import patiently
 
-CONFIG, EPOCHS, CHECKPOINT = "config.yaml", "epochs.jsonl", "checkpoint.pt"
+CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
 WEIGHTS, PROFILE = "weights", "profile.json"
 NOTICES, HUNG = "notices.txt", "hung.txt"
 RETRIES = 3  # how often a run whose process died is started again, from its last epoch
@@ -154,13 +155,16 @@ def execute(
         report(row)
 
     def save() -> None:
+        if run.alpha_updates:
+            with (folder / ALPHA).open("a", encoding="utf-8") as updates:
+                updates.write("\n" + json.dumps(run.alpha_updates))  # a line of its own, also after one that was cut
         write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
         if config.checkpoint.keeps(run.epoch, config.epochs):
             checkpoint.save(weights_file(folder, run.epoch), run.weights())
             storage.push(weights_file(folder, run.epoch))
         checkpoint.save(file, run.state_dict(), keep_previous=not troubles)
         storage.copy(file, checkpoint.previous(file))
-        storage.push(folder / CONFIG, folder / EPOCHS, file)
+        storage.push(folder / CONFIG, folder / EPOCHS, folder / ALPHA, file)
         troubles.clear()
 
     def on_epoch(run: Run) -> None:
@@ -315,6 +319,23 @@ def read_epochs(folder: Path) -> list[Row]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def read_alpha_updates(folder: Path) -> dict[int, float]:
+    """alpha after each of its updates so far, by the step on theta that it followed; empty where none is learned."""
+    file = folder / ALPHA
+    storage.fetch(file)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    # A run that was killed and goes on from its checkpoint takes some of its steps, and writes them, again.
+    return dict(sorted({step: alpha for line in lines for step, alpha in _whole(line)}.items()))
+
+
+def _whole(line: str) -> list[tuple[int, float]]:
+    """The content of a line that a kill may have cut."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return []
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from itertools import count
 
 import torch
+from torch import Tensor
 
 from lfm_ray.datasets.batches import Batch, Batches
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses
+from lfm_ray.metrics import evaluate
+from lfm_ray.models.classifier import Outputs
 from lfm_ray.run import Row, Run
 from lfm_ray.schedules import Adaptive
+
+TRAIN_SAMPLES = 10_000  # of an epoch, whose outputs are kept for the metrics of the training split
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,19 @@ def fit(run: Run, splits: Splits, on_epoch: Callable[[Run], None] = lambda run: 
     run.prepare(splits.train.steps)
     for t in range(run.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
-        total = Sums()
+        total, run.alpha_updates = Epoch(), []
         outer = endless(splits.outer, t, config.epochs)
         if not isinstance(config.alpha, Adaptive):
             run.alpha = config.alpha.alpha(t, config.epochs)
         for batch in splits.train.epoch(t):
             due = adaptive is not None and adaptive.due(run.steps + 1, splits.train.steps)
-            total.add(run.update_theta(batch, before_alpha=due), run.alpha)
+            total.add(run.update_theta(batch, before_alpha=due), run.alpha, *run.seen)
             if adaptive and due:
                 run.alpha = adaptive.updated(run.alpha, run.alpha_gradient(batch, outer), t)
+                run.alpha_updates.append((run.steps, run.alpha))
         row = {"epoch": t, **total.means(t), "learning_rate": run.learning_rate, "alpha_end": run.alpha}
         row |= run.learned_tau()
+        row |= {f"train/{name}": value for name, value in total.metrics(run.method.predict).items()}
         row |= {f"val/{name}": value for name, value in run.evaluate(splits.val).items()}
         row |= run.end_of_epoch(row)
         run.epoch = t
@@ -62,15 +69,20 @@ def fit(run: Run, splits: Splits, on_epoch: Callable[[Run], None] = lambda run: 
     return run.history
 
 
-class Sums:
-    """Means over an epoch's steps of the losses and of alpha."""
+class Epoch:
+    """What the steps of an epoch tell of it: means of the losses and of alpha, and metrics of the training split."""
 
     def __init__(self) -> None:
         self.values = torch.zeros(3)
         self.alpha, self.steps = 0.0, 0
+        self.outputs: list[Outputs] = []
+        self.labels: list[Tensor] = []
 
-    def add(self, losses: Losses, alpha: float) -> None:
-        """Adds one step."""
+    def add(self, losses: Losses, alpha: float, outputs: Outputs, labels: Tensor) -> None:
+        """Adds one step; outputs and labels of its global batch, without a graph."""
+        if sum(map(len, self.labels)) < TRAIN_SAMPLES:
+            self.outputs.append(outputs)
+            self.labels.append(labels)
         parts = torch.stack([losses.total, losses.classification, losses.matching]).detach().float()
         self.values = self.values.to(parts.device) + parts
         self.alpha, self.steps = self.alpha + alpha, self.steps + 1
@@ -82,6 +94,15 @@ class Sums:
         if not all(math.isfinite(value) for value in means.values()):
             raise TrainingFailed(f"the loss became NaN or infinite in epoch {t}; a lower learning rate may help")
         return {"alpha": self.alpha / self.steps, **means}
+
+    def metrics(self, predict: Callable[[Outputs], Tensor]) -> Row:
+        """`lfm_ray.metrics.evaluate` of the first `TRAIN_SAMPLES` samples, a random part of the split.
+
+        From the outputs of training itself, which cost nothing: of each sample as the model was at
+        its step, with dropout and augmentation.
+        """
+        whole = Outputs.join(self.outputs)
+        return evaluate(predict(whole), whole, torch.cat(self.labels))
 
 
 def endless(batches: Batches | None, t: int, epochs: int) -> Iterator[Batch]:

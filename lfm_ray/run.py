@@ -90,7 +90,8 @@ class Run:
         self.steps = 0
         self.history: list[Row] = []
         self.memory: dict[str, Any] = {}
-        self._seen: tuple[Outputs, Tensor]
+        self.seen: tuple[Outputs, Tensor]  # outputs and labels of the global batch that was last passed on
+        self.alpha_updates: list[tuple[int, float]] = []  # of this epoch: the step on theta, and alpha after it
         self._d: list[Tensor] = []
         self._restored: dict[str, Any] | None = None
 
@@ -180,8 +181,8 @@ class Run:
                 if keep:
                     self._d = self._unscaled(self._d)
                     d = dict(zip(self.named, self._d, strict=True))
-                    scale_encoders(d, self.method.gradient_factors(*self._seen, state))
-                self.method.after_backward(*self._seen, state)
+                    scale_encoders(d, self.method.gradient_factors(*self.seen, state))
+                self.method.after_backward(*self.seen, state)
             if self.config.optimizer.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
             with scaled_rates(self.optimizer, self.method.learning_rate_factors(state)):
@@ -251,7 +252,7 @@ class Run:
     @part("loss")
     def _losses(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
-        self._seen = gathered.detach(), labels
+        self.seen = gathered.detach(), labels
         return self.method.loss(gathered, labels, state)
 
     def _cached(

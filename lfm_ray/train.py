@@ -102,7 +102,7 @@ def followed(folder: Path, config: RunConfig) -> Iterator[None]:
     from lfm_ray.report.tensorboard import RunWriter
 
     ended = threading.Event()
-    writer = RunWriter(folder / "tensorboard", config, {})
+    writer = RunWriter(folder / "tensorboard", config, {}, folder)
     columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("starting", total=config.epochs)

@@ -107,7 +107,7 @@ def main() -> None:
             space = search_around_learned(sweep, source, resources)
         runs = space.trials * rounds(space)
         with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
-            tensorboard = TensorBoardCallback(folder / "tensorboard", space)
+            tensorboard = TensorBoardCallback(folder, space, source.shards.card.modalities)
             run_sweep(sweep, source, resources, given.time_budget, [tensorboard, progress])
     show(folder)
 

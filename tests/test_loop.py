@@ -84,6 +84,23 @@ def test_joint_training_learns_the_classes(shards: Shards) -> None:
     assert run.history[-1]["train/loss"] < run.history[0]["train/loss"]
 
 
+@pytest.mark.parametrize("micro", ["null", "5"])
+def test_training_metrics_are_those_of_the_steps_outputs(shards: Shards, micro: str) -> None:
+    rate = "optimizer.learning_rate=1e-12"  # the model stays as it is, so an evaluation must give the same
+    run = train(shards, "epochs=1", "data.batch_size=14", rate, f"data.micro_batch_size={micro}", *LEARNED)
+    everything = Order(np.arange(42), 42, 0, False, 0, 1)
+    expected = run.evaluate(ReadBatches(from_memory(*shards.arrays("train")), everything, Inputs.of(shards.card)))
+    found = {name.removeprefix("train/"): value for name, value in run.history[0].items() if name.startswith("train/")}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert 0 < found["fused/accuracy"] < 1
+
+
+def test_updates_of_alpha_are_kept_for_an_epoch(shards: Shards) -> None:
+    run = train(shards, *STRATEGIES["learned"])
+    assert [step for step, _ in run.alpha_updates] == [10, 12]  # of steps 10 to 12, an update after every second
+    assert run.alpha_updates[-1][1] == run.alpha == run.history[-1]["alpha_end"]
+
+
 @pytest.mark.parametrize("strategy", ["stepwise", "heuristic", "polynomial"])
 def test_alpha_follows_its_schedule(shards: Shards, strategy: str) -> None:
     run = train(shards, *STRATEGIES[strategy])

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_ray.metrics import classification_metrics, evaluate, mean_average_precision, modality_gap, probe_scores
+from lfm_ray.metrics import (
+    average_precisions,
+    classification_metrics,
+    evaluate,
+    mean_average_precision,
+    modality_gap,
+    probe_scores,
+)
 from lfm_ray.models.classifier import Outputs
 
 
@@ -24,6 +31,16 @@ def test_average_precision_worked_out_by_hand() -> None:
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]])
     # class 0 at ranks 1 and 3: (1/1 + 2/3) / 2; class 1 (scores .9 .3 .2 .1) at ranks 1 and 3: the same
     assert classification_metrics(scores, labels)["map"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_average_precisions_are_those_of_scikit_learn_also_of_equal_scores() -> None:
+    from sklearn.metrics import average_precision_score
+
+    random = np.random.default_rng(0)
+    for levels in (2, 5, 10**6):
+        scores, hits = random.integers(0, levels, (60, 7)) / levels, random.random((60, 7)) < 0.3
+        expected = [average_precision_score(hits[:, k], scores[:, k]) for k in range(7)]
+        assert average_precisions(scores, hits) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_class_that_does_not_occur_is_left_out_of_map() -> None:

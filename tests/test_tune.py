@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lfm_ray.config import RunConfig
 from lfm_ray.exported import read_card
-from lfm_ray.launch import read_epochs
+from lfm_ray.launch import read_alpha_updates, read_epochs
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
@@ -57,6 +57,7 @@ def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(
     assert "Traceback" not in sweep.stderr
     where = folder / "sweeps" / "one"
     assert (where / "strategies.png").stat().st_size > 10_000
+    assert "python -m lfm_ray.tune --data shards/tiny --name one" in (where / "report.html").read_text()
     table = pd.read_csv(where / "trials.csv")
     assert list(table["number"]) == list(range(7))
     assert list(table["strategy"][:4]) == ["alpha = 0", "heuristic", "learned", "polynomial"]
@@ -82,7 +83,8 @@ def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
 ) -> None:
     runs = sorted(path for path in (folder / "sweeps/one/tensorboard").iterdir() if path.name != "layout")
     assert len(runs) == 7
-    assert runs[1].name == "001-heuristic"
+    table = pd.read_csv(folder / "sweeps/one/trials.csv")
+    assert runs[1].name == f"001-heuristic-acc{table['val/fused/accuracy'][1]:.2f}"
     events = EventAccumulator(str(runs[1]))
     events.Reload()
     assert {"alpha", "train/loss", "train/matching_loss", "val/fused/accuracy", "val/audio/accuracy"} <= set(
@@ -90,7 +92,10 @@ def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
     )
     assert [event.step for event in events.Scalars("alpha")] == [1, 2, 3, 4]
     assert events.Scalars("alpha")[0].value == pytest.approx(0.6321, abs=1e-4)
+    assert {"train/audio/macro_f1", "val/modality_gap", "learning_rate", "seconds"} <= set(events.Tags()["scalars"])
     assert "_hparams_/session_start_info" in events.summary_metadata
+    updates = EventAccumulator(str(runs[2])).Reload().Scalars("alpha_per_update")
+    assert [event.step for event in updates] == list(read_alpha_updates(folder / "sweeps/one/trials/0002"))
 
 
 def test_confirm_measures_on_the_test_split_and_says_that_it_did(

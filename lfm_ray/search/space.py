@@ -172,6 +172,23 @@ class Space(Settings):
         values = flatten(config.model_dump())
         return [path for path, distribution in self.search.items() if self.conditions_hold(distribution, values)]
 
+    def searched_values(self, config: RunConfig) -> dict[str, Any]:
+        """The values of the searched settings that exist in a run; those of a list entry by entry, `PATH.0` first."""
+        values = flatten(config.model_dump(mode="json"))
+        return _entries({path: values[path] for path in self.searched_in(config)})
+
+    def searched_examples(self) -> dict[str, list[Any]]:
+        """The names that `searched_values` can have, each with the ends of its range or all of its choices."""
+        examples: dict[str, list[Any]] = {}
+        for path, distribution in self.search.items():
+            while distribution.same_as in self.search:
+                distribution = self.search[distribution.same_as]
+            extremes = list(distribution.extremes()) or [self._base_values.get(distribution.same_as or "")]
+            for value in extremes:
+                for name, entry in _entries({path: value}).items():
+                    examples.setdefault(name, []).append(entry)
+        return examples
+
     @cached_property
     def parameters(self) -> dict[str, BaseDistribution]:
         """Optuna's parameters of all searched settings: name -> distribution."""
@@ -380,3 +397,11 @@ def _check_constraints(space: Space, files: Sequence[Path], known: set[str]) -> 
 def _prefixes(names: list[str]) -> Iterator[list[str]]:
     for i in range(len(names)):
         yield names[:i]
+
+
+def _entries(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with `PATH.0`, `PATH.1`, ... in place of a list."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{i}": entry for i, entry in enumerate(value)} if isinstance(value, list) else {name: value}
+    return flat
