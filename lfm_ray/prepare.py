@@ -43,6 +43,7 @@ def main() -> None:
     arguments.add_argument("--dataset", metavar="NAME", help=f"a dataset with a card in data/: {', '.join(names())}")
     arguments.add_argument("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     arguments.add_argument("--out", metavar="FOLDER", type=Path, help="where the shards go")
+    arguments.add_argument("--allow-outside", action="store_true", help="read media outside the manifest's folder too")
     arguments.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     arguments.add_argument("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
     arguments.add_argument("--address", help="a Ray cluster; without it, this machine")
@@ -81,7 +82,9 @@ def _of_manifest(given: argparse.Namespace, columns: dict[str, Kind]) -> tuple[M
     from lfm_ray.datasets.manifest import read_manifest
 
     config = load(PrepareConfig, given.config, given.overrides)
-    return read_manifest(given.manifest, columns, limit=config.limit, seed=config.seed), config
+    return read_manifest(
+        given.manifest, columns, limit=config.limit, seed=config.seed, allow_outside=given.allow_outside
+    ), config
 
 
 def _of_dataset(given: argparse.Namespace) -> tuple[Manifest, PrepareConfig]:

@@ -50,7 +50,7 @@ def prepare_demo(out: Path, address: str | None = None) -> None:
         return
     check_replaceable(out)
     with tempfile.TemporaryDirectory(prefix="lfm_ray-demo-") as raw:
-        manifest = read_manifest(write_raw_demo(Path(raw)), {"audio": "audio", "image": "image"})
+        manifest = read_manifest(write_raw_demo(Path(raw)), {"audio": "audio", "image": "image"}, allow_outside=True)
         build(manifest, settings(PrepareConfig, merge({}, DEMO_SETTINGS)), out, address=address)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def read_manifest(
     *,
     limit: Mapping[str, int] | None = None,
     seed: int = 0,
+    allow_outside: bool = False,
 ) -> Manifest:
     """Reads and checks a manifest.
 
@@ -81,6 +83,7 @@ def read_manifest(
         kinds: modality -> kind.
         limit: split -> highest number of rows, drawn by the seed and kept in the manifest's order.
         seed: decides the split and the limit.
+        allow_outside: media may lie outside the manifest's folder, which a table from elsewhere should not say.
 
     Raises:
         UserError: in one line, what is wrong with the table as a whole. Rows that are wrong are
@@ -92,7 +95,7 @@ def read_manifest(
     for name in set(kinds) & set(RESERVED):
         raise UserError(f"--{kinds[name]} {name}: this column has a meaning of its own; give the modality another name")
     table = _read_table(path)
-    return check_manifest(path, table, kinds, limit=limit, seed=seed)
+    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_outside=allow_outside)
 
 
 def check_manifest(
@@ -103,6 +106,7 @@ def check_manifest(
     classes: Sequence[str] | None = None,
     limit: Mapping[str, int] | None = None,
     seed: int = 0,
+    allow_outside: bool = False,
 ) -> Manifest:
     """`read_manifest` for a table that is there already; `path` stands in messages, and paths start at its folder.
 
@@ -128,6 +132,8 @@ def check_manifest(
         table = without(_unknown_classes(table, classes))
     table = _keep(table, limit or {}, seed)
     table = without(_classes_not_in_train(table))
+    if not allow_outside:
+        table = without(_outside(table, kinds, path.absolute().parent))
     files = _media_files(table, kinds, path.absolute().parent)
     sizes = files.map(_size)
     table = without(
@@ -272,6 +278,15 @@ def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -
     """The paths of the media, a column for each modality but texts."""
     media = [name for name, kind in kinds.items() if kind != "text"]
     return pd.DataFrame({name: [str(folder / value) for value in table[name]] for name in media}, index=table.index)
+
+
+def _outside(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> Iterator[Problem]:
+    """Media that are named by a path which leaves `folder`; links in it may lead anywhere."""
+    files = _media_files(table, kinds, folder)
+    for name in files:
+        for number, file in files[name].items():
+            if not Path(os.path.normpath(file)).is_relative_to(folder):
+                yield int(number), str(name), f"lies outside {folder}; --allow-outside reads it all the same"
 
 
 def _size(file: str) -> int:

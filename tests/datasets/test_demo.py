@@ -110,7 +110,7 @@ def test_made_twice_it_is_the_same(manifest_path: Path, tmp_path: Path) -> None:
 
 
 def test_prepare_accepts_the_manifest_and_the_settings(manifest_path: Path) -> None:
-    manifest = read_manifest(manifest_path, {"audio": "audio", "image": "image"})
+    manifest = read_manifest(manifest_path, {"audio": "audio", "image": "image"}, allow_outside=True)
     assert manifest.classes == [str(digit) for digit in range(10)]
     config = settings.build(PrepareConfig, settings.merge({}, demo.DEMO_SETTINGS))
     assert set(config.noise) == {"audio", "image"}

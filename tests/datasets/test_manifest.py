@@ -188,3 +188,21 @@ def test_limit_draws_by_the_seed_and_keeps_the_order(tmp_path: Path) -> None:
         read_manifest(path, {"words": "text"}, limit={"trian": 1})
     with pytest.raises(UserError, match=r"limit\.train: must be at least 1"):
         read_manifest(path, {"words": "text"}, limit={"train": 0})
+
+
+@pytest.mark.parametrize("value", ["../elsewhere.wav", "a/../../elsewhere.wav", "/etc/hostname"])
+def test_media_outside_the_manifests_folder_are_read_only_if_that_is_allowed(tmp_path: Path, value: str) -> None:
+    folder = tmp_path / "in"
+    (folder / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere.wav").write_bytes(b"x")
+    for name in "abc":
+        (folder / f"{name}.wav").write_bytes(b"x")
+    lines = ["sound,label,split", "a.wav,0,train", "./b.wav,1,train", "c.wav,0,val", f"{value},1,train"]
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    refused = read_manifest(folder / "manifest.csv", {"sound": "audio"})
+    assert [row.value for row in refused.bad] == [value]
+    assert "lies outside" in refused.bad[0].reason and "--allow-outside" in refused.bad[0].reason
+    if value.startswith("/"):
+        return
+    allowed = read_manifest(folder / "manifest.csv", {"sound": "audio"}, allow_outside=True)
+    assert not allowed.bad and len(allowed.splits["train"]) == 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -152,5 +153,44 @@ def test_a_missing_folder_or_card_says_what_to_run(folder: Path) -> None:
 )
 def test_a_wrong_card_is_named(folder: Path, text: str, message: str) -> None:
     (folder / CARD).write_text(text)
+    with pytest.raises(UserError, match=rf"dataset\.json: .*{message}"):
+        Shards(folder)
+
+
+def test_a_label_that_is_no_class_and_a_missing_value_are_named(folder: Path) -> None:
+    path = folder / "val-00000.arrow"
+    for label in (5, -1):
+        write_shard(path, list("abcd"), [0, 1, 2, label], content(4, 0))
+        with pytest.raises(UserError, match="a label is none of the 5 classes"):
+            Shards(folder).arrays("val")
+    batch = pa.ipc.open_file(pa.memory_map(str(folder / "train-00000.arrow"))).get_batch(0)
+    columns = {name: batch.column(name) for name in batch.schema.names} | {"id": pa.array([None, *"bcde"])}
+    with pa.OSFile(str(folder / "train-00000.arrow"), "wb") as sink:
+        lacking = pa.record_batch(columns)
+        with pa.ipc.new_file(sink, lacking.schema) as writer:
+            writer.write_batch(lacking)
+    with pytest.raises(UserError, match="column 'id' lacks values"):
+        Shards(folder).arrays("train")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("splits", "val", 0, "file"), "../val-00000.arrow", "file"),
+        (("splits", "val", 0, "file"), "/etc/passwd", "file"),
+        (("splits", "val"), [], "splits.val"),
+        (("modalities", "sound", "dtype"), "object", "dtype must be one of float16"),
+        (("modalities", "sound", "shape"), [1, -3], "shape"),
+        (("modalities", "sound", "storage"), "jpeg", "stored_shape is missing"),
+    ],
+)
+def test_a_card_cannot_name_files_elsewhere_nor_what_no_shard_holds(
+    folder: Path, where: tuple[Any, ...], value: Any, message: str
+) -> None:
+    node = card = json.loads((folder / CARD).read_text())
+    for key in where[:-1]:
+        node = node[key]
+    node[where[-1]] = value
+    (folder / CARD).write_text(json.dumps(card))
     with pytest.raises(UserError, match=rf"dataset\.json: .*{message}"):
         Shards(folder)
