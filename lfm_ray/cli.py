@@ -87,8 +87,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if started_here:
         try:
             ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-                configure_logging=True,
+                # "local": None would join whatever cluster happens to run on this machine
+                address=address or "local", include_dashboard=False, log_to_driver=False,
+                logging_level=logging.ERROR, configure_logging=True,
             )  # fmt: skip
         except ConnectionError:
             raise UserError(f"--address {address}: no Ray cluster answers there") from None

@@ -222,11 +222,13 @@ def limited(report: Callable[[Row], None], folder: Path, seconds: float | None) 
         yield report
         return
     folder.mkdir(parents=True, exist_ok=True)
+    known = len(read_epochs(folder))
     with (folder / HUNG).open("a", encoding="utf-8") as file:
 
         def in_time(row: Row) -> None:
             report(row)
-            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+            again = START_UP if row["epoch"] <= known else 0.0  # an epoch of an earlier start
+            faulthandler.dump_traceback_later(again + seconds, exit=True, file=file)
 
         faulthandler.dump_traceback_later(START_UP + seconds, exit=True, file=file)
         try:

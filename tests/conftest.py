@@ -25,6 +25,6 @@ def ray_local() -> Iterator[None]:
     """A Ray session of two cores that all tests share."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -274,6 +275,7 @@ def _tune(
 
     A trial whose process died (killed from outside, out of memory, its node lost) is started again.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is recorded with its reason, and printed
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports its reason and no metrics
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # what is worth keeping, we keep
