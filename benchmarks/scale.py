@@ -1,0 +1,105 @@
+"""How many concurrent trials one driver is good for: what a report and a trial cost it.
+
+    python benchmarks/scale.py                              16 trials at once on 4 simulated nodes
+    python benchmarks/scale.py --nodes 8 --at-once 64
+
+The trials only sleep. Everything else is as in a sweep: Tune, the study with TPE and its journal, pruning,
+TensorBoard. Two sweeps of as many trials, which report seldom and often, give the two costs, in seconds of the
+driver's CPU time. The driver is one thread, so it is busy when trials x cost / (seconds an epoch) reaches 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.cluster_utils import Cluster
+from rich.table import Table
+
+import lfm_ray.search.run
+from lfm_ray.cli import console, ray_session
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.demo import prepare_demo
+from lfm_ray.launch import Source, Workers
+from lfm_ray.report.tensorboard import TensorBoardCallback
+from lfm_ray.search.run import Resources, run_sweep
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.settings import build
+
+SELDOM, OFTEN = 1, 20  # reports of a trial
+SEARCH = {
+    "alpha.value": {"uniform": [0, 1]},
+    "loss.tau": {"loguniform": [0.05, 1]},
+    "optimizer.learning_rate": {"loguniform": [0.001, 0.03]},
+}
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--nodes", type=int, default=4)
+    arguments.add_argument("--at-once", type=int, default=16, help="a multiple of --nodes")
+    arguments.add_argument("--trials", type=int, help="of each sweep; default: four times as many as at once")
+    given = arguments.parse_args()
+    trials = given.trials or 4 * given.at_once
+    lfm_ray.search.run.run_trial = sleeping  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as temporary:
+        shards = Path(temporary) / "shards"
+        prepare_demo(shards)
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": f"{temporary}/ray"}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(given.nodes):
+            cluster.add_node(num_cpus=given.at_once // given.nodes)
+        try:
+            with ray_session(cluster.address):
+                source = Source.open(build(RunConfig, {"data": {"path": str(shards)}}))
+                used = {}
+                for reports in (SELDOM, OFTEN):
+                    run = {"data": {"path": str(shards)}, "epochs": reports}
+                    space = Space.model_validate({"run": run, "search": SEARCH, "trials": trials})
+                    folder = Path(temporary) / f"sweep{reports}"
+                    sweep = Sweep.create(folder, space, seed=0, fingerprint="")
+                    board = TensorBoardCallback(folder / "tensorboard", space)
+                    began, cpu = time.monotonic(), time.process_time()
+                    run_sweep(sweep, source, Resources(Workers(1)), None, [board])
+                    used[reports] = time.process_time() - cpu, time.monotonic() - began
+        finally:
+            cluster.shutdown()
+    per_report = (used[OFTEN][0] - used[SELDOM][0]) / (trials * (OFTEN - SELDOM))
+    per_trial = used[SELDOM][0] / trials - SELDOM * per_report
+    table = Table(title=f"{trials} trials, {given.at_once} at once, {given.nodes} nodes", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("driver's CPU time of a report", f"{1e3 * per_report:.2f} ms")
+    table.add_row("driver's CPU time of a trial", f"{1e3 * per_trial:.1f} ms")
+    for epoch in (1, 10, 60):
+        cost = per_report / epoch + per_trial / (20 * epoch)
+        table.add_row(f"trials at once, epochs of {epoch} s, 20 a trial, half a core", f"{0.5 / cost:.0f}")
+    table.add_row("wall time of the two sweeps", " + ".join(f"{wall:.0f} s" for _, wall in used.values()))
+    console.print(table)
+
+
+def sleeping(config: dict[str, Any], source: Source, space: Space, sweep: str, workers: Workers) -> None:
+    """A trial that reports what one would, and sleeps in between."""
+    folder = trial_folder(Path(sweep), config["number"])
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = ("fused/accuracy", "fused/loss", "fused/macro_f1", "fused/map", "audio/accuracy", "image/accuracy",
+               "unimodal_accuracy", "accuracy_gap", "modality_gap")  # fmt: skip
+    for epoch in range(1, space.base.epochs + 1):
+        time.sleep(0.05)
+        value = (config["number"] * 7 + epoch) % 13 / 13
+        row = {"epoch": epoch, "alpha": value, "train/loss": value, "learning_rate": 0.01, "seconds": 0.05}
+        row |= {f"val/{name}": value for name in metrics}
+        with (folder / "epochs.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        tune.report(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Whether a long sweep stays as fast and as small as it began.
+
+    python benchmarks/soak.py                           500 short trials, 2 at a time
+    python benchmarks/soak.py --trials 50
+
+Compares the first and the last fifth of the trials: seconds per trial, memory of the driver and of all
+processes of Ray (each shared page counted once: PSS), their open files; and what the sweep takes on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from rich.table import Table
+
+from lfm_ray.cli import console, ray_session
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.demo import prepare_demo
+from lfm_ray.launch import Source, Workers
+from lfm_ray.report.tensorboard import TensorBoardCallback
+from lfm_ray.search.run import Resources, run_sweep
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.tune_adapters import DriverOnly
+from lfm_ray.settings import build
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--trials", type=int, default=500)
+    arguments.add_argument("--at-once", type=int, default=2)
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        shards, folder = Path(temporary) / "shards", Path(temporary) / "sweep"
+        prepare_demo(shards)
+        run = {"data": {"path": str(shards)}, "epochs": 2, "model": {"width": 4, "embedding_size": 8}}
+        search = {"alpha.value": {"uniform": [0, 1]}, "optimizer.learning_rate": {"loguniform": [0.001, 0.03]}}
+        space = Space.model_validate({"run": run, "search": search, "trials": given.trials, "pruning": {"by": "none"}})
+        with ray_session():
+            source = Source.open(build(RunConfig, run))
+            sweep = Sweep.create(folder, space, seed=0, fingerprint="")
+            watch = Watch()
+            resources = Resources(Workers(1), concurrency=given.at_once)
+            run_sweep(sweep, source, resources, None, [TensorBoardCallback(folder / "tensorboard", space), watch])
+        size = {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in PARTS}
+        size["study.journal"] = (folder / "study.journal").stat().st_size
+    fifth = given.trials // 5
+    table = Table(title=f"{given.trials} trials, {given.at_once} at once", title_justify="left")
+    for heading in ("per trial or at its end", f"first {fifth}", f"last {fifth}", "last / first"):
+        table.add_column(heading, justify="left" if heading.startswith("per") else "right")
+    for name, values in watch.means(fifth).items():
+        table.add_row(name, *(f"{value:.2f}" for value in values), f"{values[1] / values[0]:.2f}")
+    console.print(table)
+    each = ", ".join(f"{name} {total / given.trials / 1e3:.1f} kB" for name, total in size.items())
+    console.print(f"on disk, for each trial: {each}")
+
+
+PARTS = ("trials", "tensorboard", "ray")
+
+
+class Watch(DriverOnly, tune.Callback):
+    """Takes the time and looks at the processes whenever a trial ends."""
+
+    def __init__(self) -> None:
+        self.seen = [(time.monotonic(), *usage())]
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Looks."""
+        self.seen.append((time.monotonic(), *usage()))
+
+    on_trial_error = on_trial_complete
+
+    def means(self, count: int) -> dict[str, tuple[float, float]]:
+        """What is compared: its value over the first `count` trials but one, and over the last."""
+        first, last = self.seen[1 : count + 1], self.seen[-count:]
+        names = ("driver, MB", "all processes, MB", "driver's open files", "all open files")
+        result = {"seconds": tuple((part[-1][0] - part[0][0]) / (len(part) - 1) for part in (first, last))}
+        for i, name in enumerate(names, start=1):
+            result[name] = tuple(sum(row[i] for row in part) / len(part) for part in (first, last))
+        return result  # type: ignore[return-value]
+
+
+def usage() -> tuple[float, float, int, int]:
+    """MB of this process and of it with its descendants, and the same of open files."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has ended
+    family = {os.getpid()}
+    while grown := {child for child, parent in parents.items() if parent in family} - family:
+        family |= grown
+    sizes = {pid: _of(pid) for pid in family}
+    own = sizes[os.getpid()]
+    return own[0], sum(size for size, _ in sizes.values()), own[1], sum(files for _, files in sizes.values())
+
+
+def _of(pid: int) -> tuple[float, int]:
+    """MB and open files of a process; nothing where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        pss = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return pss / 1e3, len(os.listdir(f"/proc/{pid}/fd"))
+    except (OSError, StopIteration):
+        return 0.0, 0
+
+
+if __name__ == "__main__":
+    main()
