@@ -47,6 +47,8 @@ class Distribution(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
+        if [] in self.when.values():
+            raise ValueError("when: name at least one value, or leave the setting out")
         kinds = [name for name in KINDS if getattr(self, name) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of {', '.join(KINDS)} (here: {', '.join(kinds) or 'none'})")

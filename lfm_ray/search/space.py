@@ -72,7 +72,7 @@ class Space(Settings):
 
     question: str = Field("", description="the question that the search answers, in one sentence")
     run: dict[str, Any] = Field({}, description="settings of every trial, as in a run's YAML file")
-    search: dict[str, Distribution] = Field({}, description="setting -> distribution; later ones may depend on earlier")
+    search: dict[str, Distribution] = Field({}, description="setting -> distribution")
     points: dict[str, dict[str, Any]] = Field({}, description="name -> settings that are tried first and never pruned")
     objective: dict[str, Direction] = Field(
         {FUSED_ACCURACY: "maximize"},
@@ -269,7 +269,7 @@ def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Spa
     flat_fixed = flatten(fixed)
     changed: dict[str, Any] = {
         "run": merge(space.run, fixed),
-        "search": {key: value for key, value in values.get("search", {}).items() if in_full(key) not in flat_fixed},
+        "search": {key: space.search[key] for key in _in_order(space.search) if key not in flat_fixed},
         "points": {
             label: {key: value for key, value in point.items() if key not in flat_fixed}
             for label, point in space.points.items()
@@ -280,6 +280,21 @@ def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Spa
     space = build(Space, {**values, **changed, **given})
     _check(space, files)
     return space
+
+
+def _in_order(search: Mapping[str, Distribution]) -> list[str]:
+    """The searched settings in their order, but each after those that it depends on."""
+    placed: dict[str, None] = {}
+
+    def place(name: str, dependants: tuple[str, ...] = ()) -> None:
+        if name in search and name not in placed and name not in dependants:
+            for other in [*search[name].when, search[name].same_as]:
+                place(other or "", (*dependants, name))
+            placed[name] = None
+
+    for name in search:
+        place(name)
+    return list(placed)
 
 
 def _read(path: Path, extending: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
@@ -350,7 +365,7 @@ def _check(space: Space, files: Sequence[Path]) -> None:
             if name not in known:
                 raise UserError(f"{where}: {kind}: unknown setting {name}{nearest(name, sorted(known))}")
             if name in space.search and name not in earlier:
-                raise UserError(f"{where}: {kind}: {name} must stand before {setting}")
+                raise UserError(f"{where}: {kind}: {name} itself depends on {setting}")
         conditions = space.conditions(distribution)
         for value in distribution.extremes():
             try:

@@ -103,6 +103,7 @@ def test_a_fixed_setting_is_no_longer_searched_and_contradicting_points_go(tmp_p
         ("loguniform: [0.05, 1]", "normal: [0.05, 1]", ["loss.tau", "normal"]),
         ("integer: [2, 4]", "integer: [2.5, 4]", ["alpha.inner_iters", "integer"]),
         ("choice: [infonce, js]", "choice: [infonce, kl]", ["loss.matching", "'infonce' or 'js'"]),
+        ("{loss.matching: infonce}", "{loss.matching: []}", ["line 9", "loss.tau", "at least one value"]),
         ("{loss.matching: infonce}", "{loss.matcing: infonce}", ["loss.matcing", "did you mean loss.matching"]),
         ("alpha.inner_iters: 3}", "alpha.inner_iters: 0}", ["points, learned", "alpha.inner_iters"]),
         ("alpha.inner_iters: 3}", "alpha.inner_iters: 9}", ["line 12", "points, learned", "9", "integer 2 ... 4"]),
@@ -113,7 +114,7 @@ def test_a_fixed_setting_is_no_longer_searched_and_contradicting_points_go(tmp_p
         ),
         ("length: 3", "order: increasing", ["line 6", "alpha.coefficients", "order goes with length"]),
         ("length: 3", "length: 3, order: up", ["alpha.coefficients.order", "'decreasing' or 'increasing'"]),
-        ("{choice: [infonce, js]}", "{same_as: loss.tau}", ["line 8", "loss.tau must stand before loss.matching"]),
+        ("{choice: [infonce, js]}", "{same_as: loss.tau}", ["line 9", "loss.matching itself depends on loss.tau"]),
         ("{choice: [infonce, js]}", "{same_as: loss.tua}", ["same_as", "loss.tua", "did you mean loss.tau"]),
         ("points:", "constraints: [loss.tua <= 1]\npoints:", ["constraints", "loss.tua", "did you mean loss.tau"]),
         ("points:", "constraints: [loss.tau = 1]\npoints:", ["line 10", "constraints", "write it as `left <= right`"]),
@@ -160,10 +161,12 @@ def test_the_method_is_searched_with_the_settings_of_each(tmp_path: Path) -> Non
     assert not load_space(file, ["method=lfm"]).points
 
 
-def test_a_condition_must_stand_before_what_depends_on_it(tmp_path: Path) -> None:
+def test_a_condition_is_drawn_before_what_depends_on_it_and_a_circle_is_refused(tmp_path: Path) -> None:
     text = "search:\n  loss.tau: {uniform: [0.1, 1], when: {loss.matching: js}}\n  loss.matching: {choice: [js]}\n"
-    with pytest.raises(UserError, match=r"loss\.matching must stand before loss\.tau"):
-        load_space(write(tmp_path, text))
+    assert list(load_space(write(tmp_path, text)).search) == ["loss.matching", "loss.tau"]
+    circle = text.replace("choice: [js]", "choice: [js], when: {loss.tau: 0.5}")
+    with pytest.raises(UserError, match=r"line \d, search, loss\.\w+: when: loss\.\w+ itself depends on loss\.\w+"):
+        load_space(write(tmp_path, circle))
 
 
 def test_a_constraint_that_no_draw_satisfies_is_refused(tmp_path: Path) -> None:
