@@ -12,8 +12,7 @@ from lfm_ray.models.classifier import Outputs
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
-# Methods with settings under which they do in a few steps what tells them from joint training. Those that
-# alternate over modalities or fuse otherwise have tests/methods/test_alternating_and_fusing.py.
+# Methods with settings under which they do in a few steps what tells them from joint training.
 CASES = {
     "lfm": ["method=lfm", "alpha.value=0.4"],
     "official": ["method=official", "alpha.value=0.4"],
@@ -26,6 +25,12 @@ CASES = {
     "pmr": ["method=pmr", "method.entropy_weight=0.1"],
     "greedy": ["method=greedy", "method.window=2"],
     "domfn": ["method=domfn", "method.gamma=0.02"],
+    "etmc": ["method=etmc", "method.annealing_epochs=2"],
+    "mla": ["method=mla", "alpha.value=0.3"],
+    "mmpareto": ["method=mmpareto", "alpha.value=0.3"],
+    "qmf": ["method=qmf"],
+    "recon_boost": ["method=recon_boost", "alpha.value=0.3"],
+    "umt": ["method=umt"],
 }
 
 

@@ -20,30 +20,30 @@ from lfm_ray.methods.base import Losses, Method, State
 from lfm_ray.models.classifier import Outputs
 
 
-def common_direction(multimodal: Tensor, unimodal: Tensor, gamma: float) -> Tensor:
+def common_direction(multimodal: Tensor, unimodal: Tensor, magnitude: float) -> Tensor:
     """The gradient of one encoder, flat (n,), from those of the two losses, each (n,).
 
     2 (w g_m + (1 - w) g_u): where the two agree (a positive inner product) w = 1/2, which is their
     sum; else w makes it the shortest convex combination, whose inner product with neither gradient
     is negative (Désidéri, "Multiple-gradient descent algorithm", 2012). It is lengthened to the length
-    of g_m + g_u where it is shorter, and then by gamma.
+    of g_m + g_u where it is shorter, and then by `magnitude`, the gamma of the published code.
     """
     total = multimodal + unimodal
     if multimodal @ unimodal > 0:
-        return gamma * total
+        return magnitude * total
     difference = multimodal - unimodal
     weight = -(difference @ unimodal) / (difference @ difference).clamp_min(torch.finfo(total.dtype).tiny)
     direction = 2 * (weight * multimodal + (1 - weight) * unimodal)
     length = direction.norm()
     longer = (total.norm() / length).clamp_min(1) if length > 0 else 0.0
-    return gamma * longer * direction
+    return magnitude * longer * direction
 
 
 class MMPareto(Method):
     """The multimodal loss and one loss for each modality; what they share no encoder of is their sum."""
 
     name: Literal["mmpareto"] = "mmpareto"
-    gamma: float = Field(1.5, gt=0, le=10, description="what the gradient of every encoder is lengthened by")
+    magnitude: float = Field(1.5, gt=0, le=10, description="what the gradient of every encoder is lengthened by")
     heads: ClassVar[tuple[str, ...]] = ("multitask",)
     apart: ClassVar[bool] = True
 
@@ -61,6 +61,6 @@ class MMPareto(Method):
             names = [name for name in result if name.startswith(f"encoders.{modality}.")]
             if names:
                 joint, alone = (torch.cat([term[name].reshape(-1) for name in names]) for term in (terms[0], own))
-                pieces = common_direction(joint, alone, self.gamma).split([result[name].numel() for name in names])
+                pieces = common_direction(joint, alone, self.magnitude).split([result[name].numel() for name in names])
                 result |= {name: piece.view_as(result[name]) for name, piece in zip(names, pieces, strict=True)}
         return result

@@ -4,6 +4,7 @@
     python -m lfm_ray.report sweeps/mine sweeps/joint         compares them: sweeps/report-mine-joint.html
     python -m lfm_ray.report sweeps/mine --to mine.html
     python -m lfm_ray.report --gradcam runs/joint runs/lfm --samples 3
+    python -m lfm_ray.report --paper table1 --data shards/mine --budget 4h      every method, tuned alike
 
 The page needs no network and can be sent to anyone. Its figures lie beside it in a folder of its
 name, as PNG and SVG, with their data as CSV. A sweep that is still running is shown as far as it is.
@@ -12,20 +13,29 @@ name, as PNG and SVG, with their data as CSV. A sweep that is still running is s
 from, for each run over its epochs (paper Figure 4). Runs keep several with --set
 checkpoint.keep_every=5; a sweep stands for the best trial of each of its strategies. It reads the
 validation and the training split, never test.
+
+--paper makes one of the paper's tables for your data: every method is tuned with the same number of
+trials and epochs, and its best trial trained with several seeds and measured on the test split. Given
+again, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
-from lfm_ray.cli import console, run
+from lfm_ray.cli import console, parser, positive, run, seconds
 from lfm_ray.errors import UserError
 
 
 def main() -> None:
     """The command."""
     given = arguments()
+    if given.paper:
+        from lfm_ray.report.comparison import compare
+
+        compare(given)
+        return
     if given.gradcam:
         show_gradcam(given)
         return
@@ -55,9 +65,7 @@ def show_gradcam(given: Namespace) -> None:
 
 def arguments() -> Namespace:
     """The command line."""
-    result = ArgumentParser(
-        prog="python -m lfm_ray.report", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
+    result = parser("report", __doc__ or "")
     add = result.add_argument
     add("sweeps", nargs="*", type=Path, metavar="SWEEP", help="folder of a sweep, running or ended")
     add("--to", type=Path, metavar="FILE", help="the .html page (default: in the sweep's folder, or beside several), or"
@@ -67,10 +75,26 @@ def arguments() -> Namespace:
         help="of --gradcam: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
         help="of --gradcam: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
-    add("--data", type=Path, metavar="FOLDER", help="of --gradcam: shards; default: the runs'")
+    add("--data", type=Path, metavar="FOLDER", help="shards: of --paper, or of --gradcam in place of the runs'")
+    add = result.add_argument_group("the paper's tables").add_argument
+    add("--paper", choices=("table1", "table5"), help="which; table5 has the encoders of CLIP")
+    add("--budget", type=seconds, metavar="TIME", help="of everything, such as 4h; decides the trials of each row")
+    add("--trials", type=positive, help="of each row, in place of --budget")
+    add("--epochs", type=positive, help="of each trial; default: 20")
+    add("--seeds", type=positive, default=3, help="with which the best trial of each row is trained; default 3")
+    add("--rows", nargs="+", default=[], metavar="ROW", help='only these, such as Concat MLA "LFM learned"')
+    add("--split", choices=("test", "val"), default="test", help="what the table shows; default test")
+    add("--name", help="of the folder; default: the table's and the data's. The same name goes on after a kill")
+    add("--storage", type=Path, default=Path("sweeps"), metavar="FOLDER", help="where it is kept; default sweeps")
+    add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
+    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
     given = result.parse_args()
-    if bool(given.sweeps) == bool(given.gradcam):
-        raise UserError("give the folders of sweeps, or --gradcam with runs")
+    if sum(map(bool, (given.sweeps, given.gradcam, given.paper))) != 1:
+        raise UserError("give the folders of sweeps, or --gradcam with runs, or --paper")
+    if given.paper and (given.to or not given.data or not (given.budget or given.trials)):
+        raise UserError("--paper needs --data, and --budget or --trials; it takes no --to")
+    if given.overrides and not given.paper:
+        raise UserError("--set goes with --paper")
     kind, what = (".png", "figure") if given.gradcam else (".html", "page")
     if given.to and given.to.suffix != kind:
         raise UserError(f"--to {given.to}: the {what} is {'a' if given.gradcam else 'an'} {kind} file")

@@ -7,7 +7,7 @@ sweeps mean the same to a sampler as what it drew itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 import optuna
@@ -98,6 +98,14 @@ class Distribution(Settings):
         numbers = all(isinstance(entry, int | float) and self.bounds[0] <= entry <= self.bounds[1] for entry in entries)
         ordered = self.order is None or entries == sorted(entries, reverse=self.order == "decreasing")
         return numbers and ordered
+
+    def possible(self, fixed: Mapping[str, Any]) -> bool:
+        """Whether its condition can hold, given settings that are fixed."""
+        return all(
+            fixed[name] in (allowed if isinstance(allowed, list) else [allowed])
+            for name, allowed in self.when.items()
+            if name in fixed
+        )
 
     def parameters(self, path: str) -> dict[str, BaseDistribution]:
         """Optuna's parameters for setting `path`: name -> distribution."""

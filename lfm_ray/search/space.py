@@ -256,6 +256,8 @@ class Space(Settings):
 def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Space:
     """Reads a space file. An overridden setting is fixed for all trials, and no longer searched.
 
+    Nor is one whose condition an overridden setting contradicts.
+
     changes: fields of the space to replace, such as trials=50; None leaves one as it is.
 
     Raises:
@@ -267,9 +269,10 @@ def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Spa
     space = build(Space, values)
     fixed = parse_overrides(overrides)
     flat_fixed = flatten(fixed)
+    searched = {key for key, one in space.search.items() if key not in flat_fixed and one.possible(flat_fixed)}
     changed: dict[str, Any] = {
         "run": merge(space.run, fixed),
-        "search": {key: space.search[key] for key in _in_order(space.search) if key not in flat_fixed},
+        "search": {key: space.search[key] for key in _in_order(space.search) if key in searched},
         "points": {
             label: {key: value for key, value in point.items() if key not in flat_fixed}
             for label, point in space.points.items()

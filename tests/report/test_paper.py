@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import small_shards
+from rich.console import Console
+from synthetic import write_dataset
+
+from lfm_ray.datasets.shards import DatasetCard, read_card
+from lfm_ray.errors import UserError
+from lfm_ray.report.comparison import compare
+from lfm_ray.report.paper import cells, friedman, markdown, paper_table, summary
+from lfm_ray.search.paper import plan, trials_that_fit
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep
+
+# Accuracies of three rows with three seeds, and a fourth row that ties with the first.
+FUSED = {"Concat": [0.5, 0.6, 0.7], "MLA": [0.6, 0.75, 0.8], "LFM learned": [0.7, 0.7, 0.9], "Sum": [0.5, 0.6, 0.7]}
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"row": row, "trial": 0, "selected_by": 0.5, "seed": seed, "seconds_an_epoch": 0.5}
+            | {"test/fused/accuracy": value, "test/fused/map": value / 2, "test/accuracy_gap": 0.1}
+            | {"test/audio/accuracy": 0.3, "test/image/accuracy": 0.4}
+            for row, values in FUSED.items()
+            for seed, value in enumerate(values, start=1)
+        ]
+    )
+
+
+def test_figures_ranks_and_corrected_tests_by_hand() -> None:
+    found = summary(frame(), "test", "map").set_index("row")
+    assert found.loc["MLA", "accuracy"] == pytest.approx(215 / 3)
+    assert found.loc["Concat", "std"] == pytest.approx(10)
+    assert found.loc["Concat", "map"] == pytest.approx(30)
+    assert found.loc["Concat", "gap"] == pytest.approx(10)
+    # Ranks by seed: LFM 1 2 1, MLA 2 1 2; Concat and Sum share the third and fourth place
+    assert found["rank"].to_dict() == pytest.approx({"Concat": 3.5, "MLA": 5 / 3, "LFM learned": 4 / 3, "Sum": 3.5})
+    # MLA - Concat: 10, 15, 10 points: t = (35 / 3) / (2.8868 / sqrt 3) = 7, p = 0.0198 with 2 degrees of freedom;
+    # LFM - Concat: 20, 10, 20: t = 5, p = 0.0377; Sum: 1. Holm: 3 p1, 2 p2, 1.
+    assert found.loc["MLA", "minus concat"] == pytest.approx(35 / 3)
+    assert found.loc["MLA", "p"] == pytest.approx(3 * 0.0198, abs=2e-4)
+    assert found.loc["LFM learned", "p"] == pytest.approx(2 * 0.0377, abs=2e-4)
+    assert found.loc["Sum", "p"] == 1
+    assert pd.isna(found.loc["Concat", "p"])
+
+
+def test_friedmans_test_by_hand() -> None:
+    one = frame()[lambda all_rows: all_rows["row"] != "Sum"]
+    # Rank sums 9, 5, 4 of 3 rows and 3 seeds: 12 / (3 * 3 * 4) * (81 + 25 + 16) - 3 * 3 * 4 = 14 / 3; chi^2 with 2
+    assert friedman(one, "test") == pytest.approx(2.718281828 ** (-7 / 3), rel=1e-6)
+
+
+def test_the_table_has_a_line_of_dashes_for_what_the_data_rule_out_and_fits_the_terminal() -> None:
+    shown = cells(summary(frame(), "test", "map"), ["Concat", "Affine", "LFM learned"])
+    assert shown.iloc[1].tolist() == ["Affine", *["-"] * (len(shown.columns) - 1)]
+    assert shown.iloc[0]["ACC"] == "60.0 ± 10.0"
+    console = Console(width=100, record=True)
+    console.print(paper_table("Table 1", shown))
+    assert max(len(line) for line in console.export_text().splitlines()) <= 100
+    assert markdown(shown).splitlines()[1].startswith("| ---")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> DatasetCard:
+    """sound, picture and words."""
+    return read_card(small_shards.write(tmp_path_factory.mktemp("three")))
+
+
+def test_every_row_is_in_the_table_with_a_reason_where_the_data_rule_it_out(three: DatasetCard) -> None:
+    planned = plan("table1", three, [])
+    assert list(planned)[:4] == ["Unimodal-1: sound", "Unimodal-2: picture", "Unimodal-3: words", "Concat"]
+    refused = {row for row, space in planned.items() if isinstance(space, str)}
+    assert refused == {"Affine", "OGM-GE", "DOMFN", "PMR"}
+    for row, space in planned.items():
+        if isinstance(space, Space):
+            assert space.pruning.by == "none"
+            assert "method.name" not in space.search
+            assert ("alpha.eta_alpha" in space.search) == (row == "LFM learned")
+            assert list(space.known_points()) == ["defaults"]
+    mslr = planned["MSLR"]
+    assert isinstance(mslr, Space)
+    assert {"method.factors.sound", "method.factors.words"} <= set(mslr.search)
+
+
+def test_table_5_has_the_encoders_of_clip_and_refuses_sound(three: DatasetCard) -> None:
+    with pytest.raises(UserError, match="CLIP has no encoder for sound"):
+        plan("table5", three, [])
+    planned = plan("table5", three, ["data.modalities=[picture, words]"])
+    mla = planned["CLIP + MLA"]
+    assert isinstance(mla, Space)
+    assert mla.base.method.name == "mla"
+    assert {name: one.name for name, one in mla.base.model.encoders.items()} == {
+        "picture": "clip_image",
+        "words": "clip_text",
+    }
+    assert list(planned) == ["Unimodal-1: picture", "Unimodal-2: words", "CLIP", "CLIP + MLA", "CLIP + LFM"]
+
+
+def test_a_row_that_does_not_exist_is_refused_with_the_nearest(three: DatasetCard) -> None:
+    with pytest.raises(UserError, match="--rows Concatt: there is no such row; did you mean Concat"):
+        plan("table1", three, [], ["Concatt"])
+
+
+def test_the_budget_pays_for_the_first_round_further_ones_and_one_for_each_seed() -> None:
+    assert trials_that_fit(100, 10, 10, 3) == 1 + 9 - 3
+    assert trials_that_fit(100, 30, 30, 3) == 1
+    assert trials_that_fit(0, 10, 10, 3) == 1
+
+
+def test_a_comparison_runs_and_goes_on_where_it_was(
+    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = Namespace(
+        paper="table1", data=write_dataset(tmp_path / "tiny"), name="try", storage=tmp_path, rows=["Concat", "MLA"],
+        overrides=["model.width=4", "model.embedding_size=8"], epochs=1, trials=2, budget=None, seeds=2, split="test",
+        address=None, concurrency=None,
+    )  # fmt: skip
+    compare(given)
+    frame = pd.read_csv(tmp_path / "try" / "table1.csv")
+    assert frame["row"].tolist() == ["Concat", "Concat", "MLA", "MLA"]
+    assert (tmp_path / "try" / "test_reads.log").exists()
+    trials = Sweep.open(tmp_path / "try" / "mla").trials()
+    assert [trial.state for trial in trials] == ["finished", "finished"]
+    assert trials[0].config.method.model_dump() == {"name": "mla", "damping": 0.1, "weighting": "entropy"}
+    assert "| MLA |" in (tmp_path / "try" / "table1.md").read_text()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("epochs.jsonl")}
+    time.sleep(0.01)
+    compare(given)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("epochs.jsonl")} == written
+    assert "MLA" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is a comparison with other seeds"):
+        compare(Namespace(**{**vars(given), "seeds": 3}))
