@@ -58,13 +58,13 @@ class Pruning(Settings):
         " is unfair to schedules that start with alpha near 1",
     )
     first_rung: int | None = Field(
-        None, ge=1, description="epoch at which trials are compared for the first time; null: a twelfth of them"
+        None, ge=1, description="epoch at which trials are compared for the first time; null: 1 of 24, at least 1"
     )
-    reduction: int = Field(3, ge=2, description="one in that many goes on; also the factor between rungs")
+    reduction: int = Field(2, ge=2, description="one in that many goes on; also the factor between rungs")
 
     def first_of(self, epochs: int) -> int:
         """The epoch of the first rung of trials of so many epochs."""
-        return self.first_rung or max(1, round(epochs / 12))
+        return self.first_rung or max(1, round(epochs / 24))
 
 
 class Space(Settings):

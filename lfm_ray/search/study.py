@@ -45,7 +45,8 @@ class Study:
 
     What Optuna learns of a stopped trial: that it was pruned, with the values it reported up to
     then. TPE ranks such trials behind all finished ones, by how far they came; it never takes an
-    early accuracy for a final one.
+    early accuracy for a final one. So they tell it where not to look, which is all that is known
+    of them: a final value that was guessed from an early one would favour fast starters again.
 
     A draw that the space's constraints forbid is told to Optuna and never handed out; it has a
     number, but no settings.
