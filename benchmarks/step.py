@@ -6,7 +6,7 @@
 
 ResNet-18 for spectrograms (1 x 257 x 299) and ResNet-18 for images (3 x 224 x 224), SGD.
 
-    ours            Run.update_theta with the default settings (`compute`: auto)
+    ours            Run.update_theta with the default settings (`compute`: auto), in a process set up as a run's
     bare            forward, mean square, backward, SGD of the same encoders in the same precision and
                     memory format, and nothing else
     plain           the usual loop: float32, default memory format, the same losses, PyTorch's default SGD
@@ -40,6 +40,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from lfm_ray import compute
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
@@ -62,7 +63,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, help="timed steps after one more; default 7, and 3 above batch 16")
     arguments.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    arguments.add_argument("--equality-batch-size", type=int, default=8, help="of the 20 steps; 0: not compared")
+    arguments.add_argument("--equality-batch-size", type=int, default=16, help="of the 20 steps; 0: not compared")
     given = arguments.parse_args()
     console = Console(width=110, highlight=False)
     settings = [*SETTINGS, f"compute.precision={given.precision}", f"device={given.device}"]
@@ -201,6 +202,8 @@ STARTED: dict[str, Any] = {}  # of this process
 def start(name: str, settings: list[str], batch_size: int) -> None:
     """Makes a variant in this process."""
     torch.autograd.set_detect_anomaly(name == "plain, anomaly")
+    if name == "ours":
+        compute.prepare_process(torch.get_num_threads())
     step, device = step_of(name, settings)
     STARTED.update(step=step, batch=batch_of(batch_size), cuda=device.type == "cuda")
 

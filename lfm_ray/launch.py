@@ -28,7 +28,7 @@ import ray
 import torch
 from torch import nn
 
-from lfm_ray import checkpoint, distributed, storage
+from lfm_ray import checkpoint, compute, distributed, storage
 from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batches, Order, ReadBatches, from_memory, from_shards
@@ -205,7 +205,7 @@ def run_in_process(
     epoch_time_limit: float | None = None,
 ) -> None:
     """Runs `config` in this process, on `threads` CPU threads."""
-    torch.set_num_threads(threads)
+    compute.prepare_process(threads)
     _take_over(folder)
     with limited(report, folder, epoch_time_limit) as report_in_time:
         execute(config, source, folder, report_in_time, measure=measure)
@@ -348,7 +348,7 @@ def _worker(settings: dict[str, Any]) -> None:
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
     config = RunConfig.model_validate(settings["config"])
-    torch.set_num_threads(settings["threads"])
+    compute.prepare_process(settings["threads"])
     folder = storage.working_folder(settings["folder"])
     _take_over(folder)
     torch.distributed.barrier()  # so that no other rank is still taking over when rank 0 begins to write
