@@ -130,18 +130,23 @@ def test_best_yaml_gives_the_trial_again_and_two_workers_take_the_same_steps(
     assert (folder / "runs/w2/checkpoint.pt").exists()
 
 
-def test_trials_with_two_workers_each(folder: Path) -> None:
+def test_trials_with_two_workers_each(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
     done = run(folder, "tune", "--data", "shards/tiny", "--name", "nested", "--trials", "2", "--epochs", "2",
-               "--workers-per-trial", "2", *SMALL)  # fmt: skip
+               "--workers-per-trial", "2", "--warm-start", "sweeps/one", *SMALL)  # fmt: skip
     assert done.returncode == 0, done.stderr
+    finished = [trial for trial in Sweep.open(folder / "sweeps/one").trials() if trial.state == "finished"]
+    assert f"{len(finished)} trials of sweeps/one, {len(finished)} of them compared by rank" in done.stdout  # other T
     assert [trial.state for trial in Sweep.open(folder / "sweeps/nested").trials()] == ["finished"] * 2
 
 
 def test_shards_too_large_for_the_object_store_reach_the_trials_by_any_way(folder: Path) -> None:
     arguments = ["--data", "shards/tiny", "--trials", "2", "--epochs", "2", *SMALL]
+    arguments += ["--objective", "val/fused/map", "--objective", "val/accuracy_gap"]
     for name, setting in (("mapped", "memory_share=0"), ("streamed", "reader_cpus=1")):
         done = run(folder, "tune", "--name", name, *arguments, "--set", f"data.{setting}")
         assert done.returncode == 0, done.stderr
+        assert "Pareto front" in done.stdout
+        assert "best trial of each strategy, validation map" in done.stdout
     mapped, streamed = (pd.read_csv(folder / f"sweeps/{name}/trials.csv") for name in ("mapped", "streamed"))
     assert list(mapped["train/loss"]) == pytest.approx(list(streamed["train/loss"]), rel=1e-5)
 

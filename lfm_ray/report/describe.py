@@ -32,14 +32,16 @@ def describe(space: Space) -> Group:
 
 def facts(space: Space) -> list[str]:
     """The rest of a space, one line each."""
-    pruning = space.pruning
+    pruning, first = space.pruning, space.pruning.first_of(space.base.epochs)
     lines = {
         "all trials": ", ".join(f"{name} {_text(value)}" for name, value in flatten(space.run).items()) or "defaults",
         "objective": ", ".join(f"{direction} {metric}" for metric, direction in space.objective.items()),
         "constraints": ", ".join(space.constraints) or "none",
         "trials": f"{space.trials}" + (f", of {space.epoch_budget} epochs in all" if space.epoch_budget else ""),
         "sampler": space.sampler,
-        "pruning": ", ".join(f"{name} {_text(value)}" for name, value in pruning.model_dump().items()),
+        "pruning": "none"
+        if pruning.by == "none"
+        else f"by {pruning.by}, first after epoch {first}, where one in {pruning.reduction} goes on",
     }
     if at_random := drawn_at_random(space):
         lines["sampler"] += f"; drawn at random, as it cannot model them: {', '.join(at_random)}"
