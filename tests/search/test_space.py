@@ -197,11 +197,11 @@ def test_a_setting_can_take_the_value_of_another(tmp_path: Path) -> None:
 def test_a_space_extends_others(tmp_path: Path) -> None:
     write(tmp_path, TEXT)
     (tmp_path / "tau.yaml").write_text(
-        "run: {loss: {matching: infonce}}\nsearch: {loss.tau: {uniform: [1, 2]}}\ntrials: 3\n"
-        "constraints: [loss.tau < 1.9]\n"
+        "run: {loss: {matching: js}}\nsearch: {loss.tau: {uniform: [1, 2]}}\ntrials: 3\nconstraints: [loss.tau < 1.9]\n"
     )
     (tmp_path / "own.yaml").write_text(
-        "extends: [space.yaml, tau.yaml]\nquestion: own?\nrun: {alpha: {strategy: heuristic}}\n"
+        "extends: [space.yaml, tau.yaml]\nquestion: own?\n"
+        "run: {alpha: {strategy: heuristic}, loss: {uniform_labels: 0.5}}\n"
         "search: {alpha.value: null, loss.matching: {choice: [js, infonce]}}\npoints: {joint: null, new: {}}\n"
         "constraints: [loss.tau > 1.1]\n"
     )
@@ -218,7 +218,8 @@ def test_a_space_extends_others(tmp_path: Path) -> None:
     assert space.search["loss.matching"].choice == ["js", "infonce"]
     assert list(space.points) == ["learned", "new"]
     assert space.constraints == ["loss.tau < 1.9", "loss.tau > 1.1"]
-    assert (space.base.epochs, space.base.alpha.strategy, space.base.loss.matching) == (5, "heuristic", "infonce")
+    assert (space.base.epochs, space.base.alpha.strategy) == (5, "heuristic")
+    assert (space.base.loss.matching, space.base.loss.uniform_labels) == ("js", 0.5)
 
 
 def test_an_error_in_an_extended_file_names_that_file(tmp_path: Path) -> None:
