@@ -24,8 +24,9 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from lfm_ray.cli import console, parser, positive, run, seconds
+from lfm_ray.cli import console, parser, positive, run, seconds, storage_folder
 from lfm_ray.errors import UserError
+from lfm_ray.storage import shown
 
 
 def main() -> None:
@@ -45,8 +46,8 @@ def main() -> None:
 
     with console.status("reading"):
         write_report(given.sweeps, page)
-    console.print(f"report          {page}", soft_wrap=True)
-    console.print(f"figures, data   {page.with_suffix('')}", soft_wrap=True)
+    console.print(f"report          {shown(page)}", soft_wrap=True)
+    console.print(f"figures, data   {shown(page.with_suffix(''))}", soft_wrap=True)
 
 
 def show_gradcam(given: Namespace) -> None:
@@ -67,7 +68,7 @@ def arguments() -> Namespace:
     """The command line."""
     result = parser("report", __doc__ or "")
     add = result.add_argument
-    add("sweeps", nargs="*", type=Path, metavar="SWEEP", help="folder of a sweep, running or ended")
+    add("sweeps", nargs="*", type=storage_folder, metavar="SWEEP", help="folder of a sweep, running or ended")
     add("--to", type=Path, metavar="FILE", help="the .html page (default: in the sweep's folder, or beside several), or"
         " the .png of --gradcam (default gradcam.png)")  # fmt: skip
     add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or files of weights")

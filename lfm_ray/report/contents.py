@@ -15,7 +15,6 @@ from typing import Any
 import optuna
 import pandas as pd
 from markupsafe import Markup, escape
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lfm_ray.launch import EPOCHS
 from lfm_ray.report.plots import Axis, Bars, Curve, Plot
@@ -23,8 +22,10 @@ from lfm_ray.report.tables import BASELINES, modalities_of
 from lfm_ray.run import Row
 from lfm_ray.schedules import Polynomial, formula
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
+from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.settings import flatten
+from lfm_ray.storage import shown as shown_path
 
 STATES = ("finished", "pruned", "failed", "running")
 ENOUGH = 10  # finished trials, below which importances are noise
@@ -117,7 +118,7 @@ def summary(seen: Seen) -> list[str | Markup]:
     if joint is not None and joint.number != seen.best.number:
         second += f", {seen.best.accuracy - joint.accuracy:+.3f} against the best joint training (alpha = 0)"
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
-    third = third.format(folder) + " trains it anew with other seeds."
+    third = third.format(shown_path(folder)) + " trains it anew with other seeds."
     for split, confirmed in confirmed_runs(seen):
         ours = confirmed[confirmed["trial"] == seen.best.number][f"{split}/fused/accuracy"]
         if len(ours):
@@ -356,26 +357,29 @@ class Figures:
         finished = [trial for trial in seen.trials if trial.state == "finished"]
         if len(finished) < 2:
             return None
-        names = list(dict.fromkeys(name for trial in finished for name in trial.frozen.params))
-        varied = [name for name in names if len({str(trial.frozen.params.get(name)) for trial in finished}) > 1]
+        settings = [trial.space.searched_values(trial.config) for trial in finished]
+        columns = {name: [one.get(name) for one in settings] for name in dict.fromkeys(n for s in settings for n in s)}
+        varied = [name for name, values in columns.items() if len(set(map(str, values))) > 1]
         weight = self.importances
         shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
-        scales = [Scale.of(name, finished) for name in varied if name in shown]
+        scales = [Scale.of(name, columns[name], seen.sweep.space) for name in varied if name in shown]
         low, high = min(trial.accuracy for trial in finished), max(trial.accuracy for trial in finished)
         span = high - low or 1.0
         axes = [*(Axis(scale.name, scale.ticks()) for scale in scales)]
         axes.append(Axis("accuracy", {f"{low:.3f}": 0.0, f"{high:.3f}": 1.0}))
 
-        def heights(trial: Trial) -> list[float]:
-            settings = [scale.height(trial.frozen.params.get(scale.name)) for scale in scales]
-            return [*settings, (trial.accuracy - low) / span]
+        def heights(i: int) -> list[float]:
+            return [*(scale.height(columns[scale.name][i]) for scale in scales), (finished[i].accuracy - low) / span]
 
-        curves = [self._curve(seen, trial, range(len(axes)), heights(trial)) for trial in finished]
+        curves = [self._curve(seen, trial, range(len(axes)), heights(i)) for i, trial in enumerate(finished)]
         note = "Finished trials; thick: the best of each strategy. none: the setting does not exist in the trial."
         if len(varied) > len(shown):
             note += f" The {len(shown)} most important of {len(varied)} settings; the CSV has all."
         data = pd.DataFrame(
-            [{"trial": t.number, "strategy": t.strategy} | t.frozen.params | {"accuracy": t.accuracy} for t in finished]
+            [
+                {"trial": trial.number, "strategy": trial.strategy, **values, "accuracy": trial.accuracy}
+                for trial, values in zip(finished, settings, strict=True)
+            ]
         )
         title = "Settings and accuracy"
         return Plot("settings", title, "setting", "value", curves, note, axes=tuple(axes), data=data)
@@ -398,43 +402,44 @@ class Figures:
 
 @dataclass(frozen=True)
 class Scale:
-    """How the values of a setting lie on an axis, from 0 to 1."""
+    """How the values of a setting lie on an axis, from 0 to 1.
+
+    marks: the lowest and the highest number, or all other values. sometimes: there are trials in
+    which the setting does not exist; they lie at 0, below the others.
+    """
 
     name: str
-    distribution: BaseDistribution
-    sometimes: bool  # whether there are trials in which the setting does not exist
+    marks: list[Any]
+    numbers: bool
+    log: bool
+    sometimes: bool
 
     @classmethod
-    def of(cls, name: str, trials: Sequence[Trial]) -> Scale:
-        """The scale of a setting, over the range that it was drawn from."""
-        having = [trial.frozen.distributions[name] for trial in trials if name in trial.frozen.distributions]
-        return cls(name, having[0], len(having) < len(trials))
+    def of(cls, name: str, values: Sequence[Any], space: Space) -> Scale:
+        """The scale of a setting over the given values, None where it does not exist."""
+        there = [value for value in values if value is not None]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in there)
+        distribution = space.search.get(name) or space.search.get(name.rpartition(".")[0])
+        log = numbers and distribution is not None and distribution.loguniform is not None
+        marks = [min(there), max(there)] if numbers else sorted(set(map(str, there)))
+        return cls(name, marks, numbers, log, len(there) < len(values))
 
     def height(self, value: Any) -> float:
-        """Where a value is drawn; None: the trial has none."""
+        """Where a value is drawn."""
         bottom = 0.14 if self.sometimes else 0.0
-        if value is None and self.sometimes:
+        if value is None:
             return 0.0
-        if isinstance(self.distribution, CategoricalDistribution):
-            choices = list(self.distribution.choices)
-            share = choices.index(value) / (len(choices) - 1) if len(choices) > 1 else 0.5
-        elif isinstance(self.distribution, FloatDistribution | IntDistribution):
-            low, high = self.distribution.low, self.distribution.high
-            if self.distribution.log:
-                value, low, high = math.log(value), math.log(low), math.log(high)
-            share = (value - low) / (high - low) if high > low else 0.5
+        if not self.numbers:
+            share = self.marks.index(str(value)) / max(1, len(self.marks) - 1)
         else:
-            share = 0.5
-        return bottom + (1 - bottom) * min(max(share, 0.0), 1.0)
+            low, high, at = (math.log(v) if self.log else v for v in (*self.marks, value))
+            share = (at - low) / (high - low) if high > low else 0.5
+        return bottom + (1 - bottom) * share
 
     def ticks(self) -> dict[str, float]:
-        """The marks of the axis."""
-        marks = {"none": 0.0} if self.sometimes else {}
-        if isinstance(self.distribution, CategoricalDistribution):
-            return marks | {str(choice): self.height(choice) for choice in self.distribution.choices}
-        if isinstance(self.distribution, FloatDistribution | IntDistribution):
-            return marks | {f"{end:.3g}": self.height(end) for end in (self.distribution.low, self.distribution.high)}
-        return marks
+        """The texts of the axis, and where they stand."""
+        marks = {f"{mark:.3g}" if self.numbers else mark: self.height(mark) for mark in self.marks}
+        return {"none": 0.0, **marks} if self.sometimes else marks
 
 
 def importances(trials: Sequence[Trial]) -> dict[str, float]:
@@ -451,19 +456,20 @@ def importances(trials: Sequence[Trial]) -> dict[str, float]:
             )
         except ValueError:  # a known point may lie outside the space
             continue
-    return optuna.importance.get_param_importances(study)
+    found = optuna.importance.get_param_importances(study)
+    return {name.removesuffix(".share"): value for name, value in found.items()}
 
 
 def best_trials(seen: Seen, top: int = 10) -> Table:
     """The best finished trials with what was searched."""
     finished = sorted((t for t in seen.trials if t.state == "finished"), key=lambda trial: trial.rank, reverse=True)
     shown = finished[:top]
-    settings = list(dict.fromkeys(name for trial in shown for name in trial.frozen.params))
-    settings = [name for name in settings if name != "alpha.strategy"]
+    values = [trial.space.searched_values(trial.config) for trial in shown]
+    settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]
     rows = [
         [str(trial.number), trial.strategy, f"{trial.accuracy:.3f}", f"{trial.rows[-1]['val/accuracy_gap']:.3f}"]
-        + [_setting(trial.frozen.params.get(name)) for name in settings]
-        for trial in shown
+        + [_setting(one.get(name)) for name in settings]
+        for trial, one in zip(shown, values, strict=True)
     ]
     columns = ["trial", "strategy", "fused", "gap", *settings]
     return Table("best-trials", "The best trials", columns, rows, frozenset({"strategy"}))
@@ -531,7 +537,8 @@ def again(seen: Seen) -> dict[str, Any]:
     """The commands, versions, seed, data and hardware with which it can be done again."""
     file, folder = seen.sweep.file, seen.sweep.folder
     commands = [file.command] if file.command else []
-    commands += [f"python -m lfm_ray.train {folder / 'best.yaml'}", f"python -m lfm_ray.confirm {folder}"]
+    where = shown_path(folder)
+    commands += [f"python -m lfm_ray.train {folder / 'best.yaml'}", f"python -m lfm_ray.confirm {where}"]
     commands.append(f"tensorboard --logdir {folder / 'tensorboard'}")
     facts = {
         "begun": file.created,

@@ -12,6 +12,7 @@ from lfm_ray.cli import write_atomically
 from lfm_ray.report import contents
 from lfm_ray.report.contents import Figures, Seen
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
+from lfm_ray.storage import push
 
 HERE = Path(__file__).parent
 
@@ -35,6 +36,7 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
     for figure in drawn:
         save(figure, figures.groups, beside)
     write_atomically(page, render(figures, beside.name))
+    push(page, beside)
 
 
 def render(figures: Figures, folder: str) -> str:
