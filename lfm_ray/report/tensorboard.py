@@ -157,13 +157,15 @@ def _experiment(space: Space) -> api_pb2.Experiment:
     """What the HParams page has columns for: every searched setting by its type, and the metrics.
 
     TensorBoard shows no others, so it has to be written once for all runs: each knows only those of
-    its own strategy.
+    its own strategy. Those that every run has come first (`differs`), and are shown without a click.
     """
+    always = {"strategy", *(name for name, one in space.search.items() if not one.when and not one.length)}
     kinds = {"strategy": "STRING", **{name: _kind(values) for name, values in space.searched_examples().items()}}
     return api_pb2.Experiment(
         description=space.question,
         hparam_infos=[
-            api_pb2.HParamInfo(name=name, type=getattr(api_pb2, f"DATA_TYPE_{kind}")) for name, kind in kinds.items()
+            api_pb2.HParamInfo(name=name, type=getattr(api_pb2, f"DATA_TYPE_{kind}"), differs=name in always)
+            for name, kind in kinds.items()
         ],
         metric_infos=[
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()

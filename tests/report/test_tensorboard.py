@@ -76,6 +76,8 @@ def test_the_columns_of_hparams_are_typed_and_cover_every_strategy(tmp_path: Pat
         "strategy": text, "alpha.strategy": text, "alpha.coefficients.0": number, "alpha.coefficients.1": number,
         "alpha.inner_iters": number, "loss.learn_tau": yes_or_no, "data.micro_batch_size": text,
     }  # fmt: skip
+    first = {info.name for info in found.hparam_infos if info.differs}
+    assert first == {"strategy", "alpha.strategy", "loss.learn_tau", "data.micro_batch_size"}
     assert found.metric_infos[0].name.tag == "val/fused/accuracy"
 
 
