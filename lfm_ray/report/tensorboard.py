@@ -24,6 +24,7 @@ from lfm_ray.search.space import Space
 from lfm_ray.search.study import SETTINGS
 from lfm_ray.search.sweep import strategy_name, trial_folder
 from lfm_ray.search.tune_adapters import FAILED, NUMBER, DriverOnly
+from lfm_ray.settings import flatten
 
 # What the HParams page shows of a run, by the names of its scalars.
 METRICS = {
@@ -127,8 +128,11 @@ class TensorBoardCallback(DriverOnly, Callback):
             for earlier in self.folder.glob(f"{number:03d}-*"):
                 shutil.rmtree(earlier, ignore_errors=True)
             name = f"{number:03d}-{strategy_name(config).replace(' ', '')}"
-            searched, run = self.space.searched_values(config), trial_folder(self.sweep, number)
-            self._writers[trial.trial_id] = RunWriter(self.folder / name, config, searched, run)
+            values = flatten(config.model_dump(mode="json"))
+            settings = {"trial": number, **{name: values[name] for name in _always(self.space) if name in values}}
+            settings |= self.space.searched_values(config)
+            run = trial_folder(self.sweep, number)
+            self._writers[trial.trial_id] = RunWriter(self.folder / name, config, settings, run)
         row = {
             name: value
             for name, value in result.items()
@@ -157,10 +161,11 @@ def _experiment(space: Space) -> api_pb2.Experiment:
     """What the HParams page has columns for: every searched setting by its type, and the metrics.
 
     TensorBoard shows no others, so it has to be written once for all runs: each knows only those of
-    its own strategy. Those that every run has come first (`differs`), and are shown without a click.
+    its own strategy. Those that every run has come first (`differs`).
     """
-    always = {"strategy", *(name for name, one in space.search.items() if not one.when and not one.length)}
-    kinds = {"strategy": "STRING", **{name: _kind(values) for name, values in space.searched_examples().items()}}
+    always, base = _always(space), flatten(space.base.model_dump(mode="json"))
+    kinds = {"strategy": "STRING", "trial": "FLOAT64", **{name: _kind([base[name]]) for name in always if name in base}}
+    kinds |= {name: _kind(values) for name, values in space.searched_examples().items()}
     return api_pb2.Experiment(
         description=space.question,
         hparam_infos=[
@@ -171,6 +176,17 @@ def _experiment(space: Space) -> api_pb2.Experiment:
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()
         ],
     )
+
+
+def _always(space: Space) -> list[str]:
+    """Settings that every run has, at least five.
+
+    TensorBoard shows the first five until the user chooses, and its parallel coordinates leave out
+    every run that lacks one of those shown.
+    """
+    searched = [name for name, one in space.search.items() if not one.when and not one.length]
+    others = [name for name in ("epochs", "seed", "data.batch_size") if name not in space.search]
+    return ["strategy", "trial", *searched, *others[: max(0, 3 - len(searched))]]
 
 
 def _kind(values: Iterable[Any]) -> str:

@@ -64,6 +64,7 @@ def test_a_run_is_named_by_what_it_was_and_holds_its_curves_and_typed_settings(t
     assert start["loss.learn_tau"].bool_value is True
     assert start["data.micro_batch_size"].string_value == "None"
     assert start["strategy"].string_value == "polynomial"
+    assert start["trial"].number_value == 17
     assert "alpha.inner_iters" not in start
 
 
@@ -73,11 +74,11 @@ def test_the_columns_of_hparams_are_typed_and_cover_every_strategy(tmp_path: Pat
     kinds = {info.name: info.type for info in found.hparam_infos}
     text, yes_or_no, number = 1, 2, 3  # of tensorboard's api.proto
     assert kinds == {
-        "strategy": text, "alpha.strategy": text, "alpha.coefficients.0": number, "alpha.coefficients.1": number,
-        "alpha.inner_iters": number, "loss.learn_tau": yes_or_no, "data.micro_batch_size": text,
+        "strategy": text, "trial": number, "alpha.strategy": text, "alpha.coefficients.0": number,
+        "alpha.coefficients.1": number, "alpha.inner_iters": number, "loss.learn_tau": yes_or_no, "data.micro_batch_size": text,
     }  # fmt: skip
     first = {info.name for info in found.hparam_infos if info.differs}
-    assert first == {"strategy", "alpha.strategy", "loss.learn_tau", "data.micro_batch_size"}
+    assert first == {"strategy", "trial", "alpha.strategy", "loss.learn_tau", "data.micro_batch_size"}
     assert found.metric_infos[0].name.tag == "val/fused/accuracy"
 
 
