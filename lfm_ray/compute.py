@@ -10,6 +10,7 @@ keeps for the next step (`prepare_process`) saves 3 to 5 % of the CPU time, at t
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import replace
 
 import torch
@@ -42,13 +43,20 @@ def arrange(model: MultimodalClassifier, config: RunConfig, device: torch.device
     """Applies `compute` to a model on its device, before it is wrapped for several ranks.
 
     Raises:
-        UserError: fp16 on a CPU, or channels_last where it is broken there.
+        UserError: fp16 on a CPU, or bf16 or channels_last where it is broken there.
     """
     settings = config.compute
     model.autocast = {
         name: dtype for name in model.encoders if (dtype := precision(settings, config.model, name, device)) is not None
     }
     for name, encoder in model.encoders.items():
+        if device.type == "cpu" and name in model.autocast and not bfloat16_is_right(encoder, model.shapes[name][-1]):
+            if settings.precision == "bf16":
+                raise UserError(
+                    f"compute.precision: bf16 gives wrong gradients on a CPU for model.encoders.{name}, which brings"
+                    f" inputs {model.shapes[name][-1]} wide down to a width of 1; use auto or fp32"
+                )
+            del model.autocast[name]
         if settings.memory_format != "contiguous" and (device.type != "cpu" or channels_last_is_right(encoder)):
             encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         elif settings.memory_format == "channels_last":
@@ -84,6 +92,23 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known = torch.cpu.get_capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def bfloat16_is_right(encoder: nn.Module, width: int) -> bool:
+    """Whether a CPU computes an encoder's gradients correctly in bfloat16, for inputs of that width.
+
+    Where the input of a strided convolution, other than 1 x 1, is 1 wide, oneDNN's gradient of its
+    weights is made of memory that was never written: it differs from call to call, up to NaN (seen
+    with PyTorch 2.14 and AVX512_BF16). In a ResNet these are inputs of at most 16.
+    """
+    layers = [module for module in encoder.modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d)]
+    sizes = [(_last(layer.kernel_size), _last(layer.stride)) for layer in layers]
+    strides = [stride for kernel, stride in sizes if kernel > 1 and stride > 1]
+    return width > math.prod(strides[:-1]) or not strides
+
+
+def _last(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[-1]
 
 
 def channels_last_is_right(encoder: nn.Module) -> bool:

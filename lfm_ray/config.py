@@ -217,8 +217,8 @@ class ComputeSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="of the encoders, by autocast; weights, heads and losses stay in float32. auto: bf16 for other"
-        " than small encoders on hardware that computes in it (GPU, AVX512_BF16, AMX), else fp32. fp16: with scaled"
-        " gradients, on a GPU",
+        " than small encoders on hardware that computes in it (GPU, AVX512_BF16, AMX), and rightly, else fp32. fp16:"
+        " with scaled gradients, on a GPU",
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto",

@@ -100,6 +100,7 @@ class MultimodalClassifier(nn.Module):
         check_model(settings, modalities)
         self.frozen = [name for name, one in own.items() if one.frozen]
         self.autocast: dict[str, torch.dtype] = {}
+        self.shapes = {name: tuple(card.shape) for name, card in modalities.items()}  # of one sample
         self.encoders = nn.ModuleDict(
             {name: build_encoder(name, card, own[name], size) for name, card in modalities.items()}
         )
