@@ -9,7 +9,7 @@ alpha = 0 and of the heuristic; all are compared, seed by seed, with the best al
 heuristic of the given sweeps: difference, 95 % interval, paired tests, corrected for their number
 (Holm). The tables are also written to the first sweep's folder, as CSV, Markdown and LaTeX.
 
-This is the only command that reads the test split; each time it does so it adds a line to
+Only this command and `report --paper` read the test split; each time it does so it adds a line to
 test_reads.log in the sweep's folder. Data without a test split are measured with --split val, which
 is refused for an alpha that was itself fitted to the validation split (alpha.outer: val).
 """

@@ -135,7 +135,7 @@ def execute(
     """Runs `config` in `folder`, from its last epoch if it has been started there before.
 
     `report` receives every epoch's row, those of an earlier start included. The last row also
-    holds the metrics of the split `measure`; only `lfm_ray.confirm` asks for one. `profile`
+    holds the metrics of the split `measure`; only `confirm` and `report --paper` ask for one. `profile`
     measures the steps, and changes nothing about them.
     """
     rank, _ = distributed.rank_and_world_size()

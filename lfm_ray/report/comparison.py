@@ -12,6 +12,7 @@ from ray.tune import Callback
 
 from lfm_ray.cli import console, ray_session, write_atomically
 from lfm_ray.datasets.shards import read_card
+from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
 from lfm_ray.report.paper import (
     cells,
@@ -24,6 +25,7 @@ from lfm_ray.report.paper import (
     summary,
 )
 from lfm_ray.report.progress import RunsProgress
+from lfm_ray.schedules import Learned
 from lfm_ray.search.paper import ComparisonFile, best_trials, confirm_all, open_comparison, plan, tune_all
 from lfm_ray.search.run import Resources
 from lfm_ray.search.space import Space
@@ -41,6 +43,13 @@ def compare(given: Namespace) -> None:
     planned = plan(given.paper, card, settings, given.rows)
     spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     refused = {row: reason for row, reason in planned.items() if isinstance(reason, str)}
+    for row, space in spaces.items():
+        alpha = space.base.alpha
+        if given.split == "val" and isinstance(alpha, Learned) and alpha.outer == "val":
+            raise UserError(
+                f"{row}: its alpha is fitted to the validation split (alpha.outer: val), and cannot be measured on it;"
+                " use --split test or --set alpha.outer=held_out"
+            )
     base = next(iter(spaces.values())).base
     folder = given.storage / (given.name or f"{given.paper}-{given.data.name}")
     seeds = [1 + i for i in range(given.seeds)]
