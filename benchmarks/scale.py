@@ -49,7 +49,7 @@ def main() -> None:
     given = arguments.parse_args()
     trials = given.trials or 4 * given.at_once
     lfm_ray.search.run.run_trial = sleeping  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         shards = Path(temporary) / "shards"
         prepare_demo(shards)
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": f"{temporary}/ray"}

@@ -178,7 +178,7 @@ def cluster() -> Iterator[object]:
     """In a folder of its own, so that nobody else on this machine takes it for theirs."""
     from ray.cluster_utils import Cluster
 
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
         result = Cluster(initialize_head=True, head_node_args=head)
         yield result
