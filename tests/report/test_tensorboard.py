@@ -75,7 +75,8 @@ def test_the_columns_of_hparams_are_typed_and_cover_every_strategy(tmp_path: Pat
     text, yes_or_no, number = 1, 2, 3  # of tensorboard's api.proto
     assert kinds == {
         "strategy": text, "trial": number, "alpha.strategy": text, "alpha.coefficients.0": number,
-        "alpha.coefficients.1": number, "alpha.inner_iters": number, "loss.learn_tau": yes_or_no, "data.micro_batch_size": text,
+        "alpha.coefficients.1": number, "alpha.inner_iters": number, "loss.learn_tau": yes_or_no,
+        "data.micro_batch_size": text,
     }  # fmt: skip
     first = {info.name for info in found.hparam_infos if info.differs}
     assert first == {"strategy", "trial", "alpha.strategy", "loss.learn_tau", "data.micro_batch_size"}
