@@ -40,6 +40,9 @@ BUILD = "tests/datasets/test_build.py -k killed"
 FUSION = "tests/models/test_fusion.py -k logits_are"
 ENCODERS = "tests/models/test_encoders.py"
 COMPUTE = "tests/test_compute.py"
+PAGE = "tests/report/test_page.py"
+TENSORBOARD = "tests/report/test_tensorboard.py"
+TRAINING_METRICS = "tests/test_loop.py -k training_metrics"
 DISTRIBUTIONS = "tests/search/test_distributions.py"
 OBJECTIVE = "tests/search/test_objective.py"
 SPACE = "tests/search/test_space.py"
@@ -609,6 +612,30 @@ MUTATIONS = [
     ("report/paper", PAPER,
      "holm([test.p_t for test in tests.values()])",
      "[test.p_t for test in tests.values()]"),
+    ("metrics", METRICS,
+     "ranked[1:] != ranked[:-1]",
+     "ranked[1:] == ranked[1:]"),
+    ("metrics", METRICS,
+     "gained * precision, 0",
+     "precision, 0"),
+    ("loop", TRAINING_METRICS,
+     "evaluate(predict(whole), whole, torch.cat(self.labels))",
+     "evaluate(predict(whole), whole, torch.cat(self.labels[::-1]))"),
+    ("report/contents", PAGE,
+     "spent += len(trial.rows)",
+     "spent += trial.config.epochs"),
+    ("report/contents", PAGE,
+     "best = max(best, trial.accuracy)",
+     "best = trial.accuracy"),
+    ("report/contents", PAGE,
+     "if trial.state != \"finished\" or len(trial.rows) == trial.config.epochs:",
+     "if True:"),
+    ("report/page", PAGE,
+     "autoescape=True",
+     "autoescape=False"),
+    ("report/tensorboard", TENSORBOARD,
+     "if step > self._updates:",
+     "if True:"),
 ]  # fmt: skip
 
 
