@@ -17,6 +17,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lfm_ray.launch import EPOCHS
+from lfm_ray.report import confirmation
 from lfm_ray.report.plots import Axis, Bars, Curve, Plot
 from lfm_ray.report.tables import BASELINES, modalities_of
 from lfm_ray.run import Row
@@ -227,22 +228,20 @@ def confirmed_runs(seen: Seen) -> list[tuple[str, pd.DataFrame]]:
 
 
 def confirmed_tables(seen: Seen) -> list[Table]:
-    """Mean and standard deviation over seeds."""
-    tables = []
-    for split, frame in confirmed_runs(seen):
-        names = [key.split("/")[1] for key in frame if re.fullmatch(f"{split}/[^/]+/accuracy", key)]
-        groups = sorted(frame.groupby(["sweep", "trial"]), key=lambda item: -item[1][f"{split}/fused/accuracy"].mean())
-        rows = [
-            [str(group["sweep"].iloc[0]), str(group["strategy"].iloc[0]), str(group["trial"].iloc[0])]
-            + [_percent(group[f"{split}/{name}/accuracy"]) for name in names]
-            + [_percent(group[f"{split}/accuracy_gap"]), str(len(group))]
-            for _, group in groups
-        ]
-        columns = ["sweep", "strategy", "trial", *names, "gap", "seeds"]
-        title = f"Trained anew: accuracy on the {split} split in %, mean ± std over seeds"
-        note = "Settings were chosen on the validation split; made by python -m lfm_ray.confirm."
-        tables.append(Table(f"confirmed-{split}", title, columns, rows, frozenset({"sweep", "strategy"}), 0, note))
-    return tables
+    """What `lfm_ray.confirm` says: figures over seeds, and comparisons with the baselines."""
+    note = "Settings were chosen on the validation split; made by python -m lfm_ray.confirm."
+    return [
+        Table(
+            f"confirmed-{split}-{i}",
+            title[0].upper() + title[1:],
+            list(cells),
+            cells.to_numpy().tolist(),
+            frozenset({"sweep", "strategy", "minus"}),
+            note=note if i == 0 else "",
+        )
+        for split, frame in confirmed_runs(seen)
+        for i, (title, cells) in enumerate(confirmation.tables(frame, split).items())
+    ]
 
 
 class Figures:

@@ -15,6 +15,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.launch import EPOCHS
 from lfm_ray.report.contents import Figures, Seen, strategy_frame
 from lfm_ray.report.page import render, write_report
+from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
 
 
@@ -144,6 +145,31 @@ def test_a_half_written_sweep_is_shown_as_far_as_it_goes(tmp_path: Path) -> None
     (folder / "sweep.yaml").write_text("space: [")
     with pytest.raises(UserError, match="not valid YAML"):
         report(folder)
+
+
+def test_figures_of_confirm_are_on_the_page_once_there_are_some(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s")
+    assert "lfm_ray.confirm" in report(tmp_path / "s")
+    found = best_of(sweep.trials())
+    runs = [
+        {
+            "sweep": "s",
+            "trial": trial,
+            "strategy": strategy,
+            "selected_by": by,
+            "seed": seed,
+            "test/fused/accuracy": value,
+        }
+        | {"test/audio/accuracy": 0.5, "test/accuracy_gap": 0.1}
+        for trial, strategy, by, values in ((0, "alpha = 0", 0.1, [0.5, 0.52]), (found.number, "x", 0.9, [0.8, 0.84]))
+        for seed, value in enumerate(values)
+    ]
+    pd.DataFrame(runs).to_csv(tmp_path / "s/confirm.csv", index=False)
+    page = report(tmp_path / "s")
+    assert "Trained anew with 2 other seeds, it reaches 82.0 ± 2.8 % on the test split, against 51.0 ± 1.4 %" in page
+    header, *rows = cells(page, "confirmed-test-0")
+    assert [row[header.index("fused")] for row in rows] == ["51.0 ± 1.4", "82.0 ± 2.8"]
+    assert cells(page, "confirmed-test-1")[1][4] == "+31.0"
 
 
 def test_several_sweeps_on_one_page_are_told_apart(tmp_path: Path) -> None:
