@@ -361,6 +361,7 @@ class Figures:
         varied = [name for name, values in columns.items() if len(set(map(str, values))) > 1]
         weight = self.importances
         shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
+        varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has stand first
         scales = [Scale.of(name, columns[name], seen.sweep.space) for name in varied if name in shown]
         low, high = min(trial.accuracy for trial in finished), max(trial.accuracy for trial in finished)
         span = high - low or 1.0
@@ -465,6 +466,7 @@ def best_trials(seen: Seen, top: int = 10) -> Table:
     shown = finished[:top]
     values = [trial.space.searched_values(trial.config) for trial in shown]
     settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]
+    settings.sort(key=lambda name: sum(name not in one for one in values))  # those that every trial has stand first
     rows = [
         [str(trial.number), trial.strategy, f"{trial.accuracy:.3f}", f"{trial.rows[-1]['val/accuracy_gap']:.3f}"]
         + [_setting(one.get(name)) for name in settings]

@@ -121,7 +121,9 @@ def cluster_hardware() -> str:
     parts = [f"{total['CPU']:g} CPUs" + (f" ({model[1].strip()})" if model else "")]
     if total["GPU"]:
         parts.append(f"{total['GPU']:g} GPUs" + (f" ({', '.join(sorted(kinds))})" if kinds else ""))
-    return ", ".join([*parts, f"{total['memory'] / 2**30:.0f} GiB for Ray", f"{len(nodes)} node(s)"])
+    return ", ".join(
+        [*parts, f"{total['memory'] / 2**30:.0f} GiB for Ray", f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"]
+    )
 
 
 def run_sweep(
