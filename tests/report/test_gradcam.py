@@ -251,6 +251,10 @@ def test_the_logit_is_that_of_the_true_or_of_the_predicted_class(runs: Path) -> 
     right = true.probability[1].argmax(dim=1) == labels
     assert right.any()
     assert not right.all()
+    (run,) = Kept.of(runs / "joint")
+    model = run.load(1, build_model(run.config, Shards(runs / "shards").card))
+    expected, _ = grad_cam(model, true.inputs, lambda outputs: outputs.fused.gather(1, labels[:, None])[:, 0])
+    torch.testing.assert_close(true.heat[1]["image"], expected["image"])
     same = (true.heat[1]["image"] == predicted.heat[1]["image"]).flatten(1).all(dim=1)
     assert same[right].all()
     assert not same[~right].all()
