@@ -145,6 +145,8 @@ def execute(
     if state is not None:
         if state["config"] != config.model_dump(mode="json"):
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
+        if state["card"]["fingerprint"] != source.shards.card.fingerprint:
+            raise UserError(f"{folder}: holds a run on other shards; give another name or folder")
         run.load_state_dict(state)
     elif rank == 0:
         patiently(lambda: _begin(folder, config), folder)

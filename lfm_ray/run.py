@@ -282,6 +282,9 @@ class Run:
         """The metrics of a whole split, the same on every rank; see `lfm_ray.metrics.evaluate`.
 
         Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
+
+        Raises:
+            TrainingFailed: the outputs are not finite.
         """
         model = self.averaged.module if self.averaged else self.model
         model.eval()
@@ -295,7 +298,10 @@ class Run:
                 labels.append(distributed.gather_rows(batch.labels))
         model.train()
         whole = Outputs.join(parts)
-        return evaluate(self.method.predict(whole), whole, torch.cat(labels))
+        fused = self.method.predict(whole)
+        if not torch.isfinite(fused).all():
+            raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
+        return evaluate(fused, whole, torch.cat(labels))
 
     def end_of_epoch(self, row: Row) -> Row:
         """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""

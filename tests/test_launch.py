@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from synthetic import write_dataset
+from tiny_run import small_config, small_splits
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.shards import Shards
-from lfm_ray.errors import UserError
-from lfm_ray.launch import Source
+from lfm_ray.datasets.shards import CARD, Shards
+from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.launch import Source, execute
+from lfm_ray.run import Run
 from lfm_ray.settings import load
 
 
@@ -40,3 +42,19 @@ def test_the_validation_split_can_be_the_outer_one(tmp_path: Path) -> None:
     assert (len(splits.outer.order.rows), len(splits.train.order.rows)) == (10, 48)
     labels = torch.cat([batch.labels for batch in splits.outer.epoch(1)])
     assert sorted(labels.tolist()) == sorted(source.shards.arrays("val")[1])
+
+
+def test_a_run_goes_on_only_with_the_shards_that_it_began_with(tmp_path: Path) -> None:
+    card = write_dataset(tmp_path / "shards") / CARD
+    execute(small_config("epochs=1"), Source(Shards(card.parent), {}), tmp_path / "run", lambda row: None)
+    card.write_text(card.read_text().replace('"synthetic"', '"another"'))
+    with pytest.raises(UserError, match="holds a run on other shards"):
+        execute(small_config("epochs=1"), Source(Shards(card.parent), {}), tmp_path / "run", lambda row: None)
+
+
+def test_weights_that_became_nan_in_the_last_step_stop_the_run(tmp_path: Path) -> None:
+    shards = Shards(write_dataset(tmp_path / "shards"))
+    run = Run(small_config(), shards.card)
+    next(iter(run.parameters)).data.fill_(torch.nan)
+    with pytest.raises(TrainingFailed, match="outputs became NaN"):
+        run.evaluate(small_splits(shards, run.config).val)
