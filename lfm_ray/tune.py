@@ -217,11 +217,12 @@ def show(folder: Path) -> None:
         for notice in read_notices(trial_folder(folder, trial.number)):
             console.print(f"[yellow]trial {trial.number}:[/] {escape(notice)}")
     schedule, residual = schedule_of(best)
-    exact = "" if residual == 0 else f"   (cubic fitted to trial {best.number}, residual {residual:.3f})"
     if not sweep.study.has_epochs():
         console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
     console.print(f"{counts}. Best schedule, T = {best.config.epochs}:")
-    console.print(f"  {formula(schedule.power_basis(best.config.epochs))}{exact}", soft_wrap=True)
+    console.print(f"  {formula(schedule.power_basis(best.config.epochs))}", soft_wrap=True)
+    if residual:
+        console.print(f"  a cubic fitted to trial {best.number}, residual {residual:.3f}")
     push(*(file for file in folder.iterdir() if file.is_file()))
     console.print(f"best settings   {folder / 'best.yaml'}", soft_wrap=True)
     console.print(f"report          {folder / 'report.html'}", soft_wrap=True)

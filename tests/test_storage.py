@@ -187,7 +187,8 @@ def test_a_sweep_in_a_bucket_goes_on_from_another_machine_and_shows_no_secret(ma
         said += done.stdout + done.stderr
     machine()
     trials = Sweep.open(storage.working_folder("s3://bucket/sweeps/one")).trials()
-    assert [(trial.state, len(trial.rows)) for trial in trials] == [("finished", 2)] * 2
+    assert (trials[0].state, len(trials[0].rows)) == ("finished", 2)
+    assert (trials[1].state, len(trials[1].rows)) in {("finished", 2), ("pruned", 1)}
     assert "s3://bucket/sweeps/one" in said
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert KEY.encode() not in written + said.encode()
