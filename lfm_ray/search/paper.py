@@ -27,7 +27,7 @@ from lfm_ray.launch import Source, read_epochs
 from lfm_ray.methods import METHODS, method_of
 from lfm_ray.models.classifier import check_model
 from lfm_ray.search.distributions import Distribution
-from lfm_ray.search.run import Resources, run_configs
+from lfm_ray.search.run import Resources, run_configs, run_each
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.space import Space, load_space
 from lfm_ray.search.sweep import Sweep, Trial, trial_folder
@@ -190,18 +190,13 @@ def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: Source, resources
     if not asked:
         return
     configs = {where: next(t.config for t in sweep.trials() if t.number == n) for where, (sweep, n) in asked.items()}
-    reason = ""
     with watch(f"trial {trials} of {len(asked)} rows", len(asked)) as progress:
-        try:
-            run_configs(configs, source, resources, [progress], None)
-        except TrainingFailed as error:  # the others have run
-            reason = str(error)
+        failures = run_each(configs, source, resources, [progress], None)
     for where, (sweep, number) in asked.items():
-        epochs = read_epochs(where)
-        if len(epochs) == configs[where].epochs:
-            sweep.study.finish(number, epochs[-1])
+        if where in failures:
+            sweep.study.fail(number, failures[where])
         else:
-            sweep.study.fail(number, reason.removeprefix(f"{where}: ") if str(where) in reason else "it did not end")
+            sweep.study.finish(number, read_epochs(where)[-1])
 
 
 def best_trials(folder: Path, spaces: Mapping[str, Space]) -> dict[str, Trial]:

@@ -246,15 +246,38 @@ def run_configs(
     Raises:
         TrainingFailed: one of them failed; the others have run.
     """
+    for folder, reason in run_each(runs, source, resources, callbacks, measure).items():
+        raise TrainingFailed(f"{folder}: {reason}")
+
+
+def run_each(
+    runs: dict[Path, RunConfig],
+    source: Source,
+    resources: Resources,
+    callbacks: list[tune.Callback],
+    measure: str | None,
+) -> dict[Path, str]:
+    """What `run_configs` does; returns the folders of the runs that failed, with the reasons.
+
+    Raises:
+        KeyboardInterrupt: Tune was interrupted before all had ended.
+    """
     named = [(name_of(folder), run) for folder, run in runs.items()]
     trainable = tune.with_parameters(_run_one, runs=named, source=source, workers=resources.nested(), measure=measure)
     where = next(iter(runs)).parent
     check_nodes(source, next(file for file in (where / SWEEP, where.parent / SWEEP) if file.exists()))
     config = tune.TuneConfig(num_samples=1)
     grid = _tune(trainable, config, where, resources, callbacks, {"run": tune.grid_search(list(range(len(runs))))})
-    for (folder, _), result in zip(runs.items(), (grid[i] for i in range(len(grid))), strict=True):
-        if result.error or FAILED in (result.metrics or {}):
-            raise TrainingFailed(f"{folder}: {(result.metrics or {}).get(FAILED, result.error)}")
+    failures: dict[Path, str] = {}
+    ended = 0
+    for (folder, run), result in zip(runs.items(), (grid[i] for i in range(len(grid))), strict=False):
+        metrics = result.metrics or {}
+        if result.error or FAILED in metrics:
+            failures[folder] = str(metrics.get(FAILED, result.error))
+        ended += folder in failures or metrics.get("epoch") == run.epochs
+    if ended < len(runs):
+        raise KeyboardInterrupt
+    return failures
 
 
 def _run_one(

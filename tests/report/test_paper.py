@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -10,11 +12,14 @@ import small_shards
 from rich.console import Console
 from synthetic import write_dataset
 
+from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
+from lfm_ray.launch import Source, Workers
 from lfm_ray.report.comparison import compare
 from lfm_ray.report.paper import cells, friedman, markdown, paper_table, summary
-from lfm_ray.search.paper import plan, trials_that_fit
+from lfm_ray.search.paper import ComparisonFile, plan, trials_that_fit, tune_all
+from lfm_ray.search.run import Resources
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
 
@@ -112,6 +117,30 @@ def test_the_budget_pays_for_the_first_round_further_ones_and_one_for_each_seed(
     assert trials_that_fit(100, 10, 10, 3) == 1 + 9 - 3
     assert trials_that_fit(100, 30, 30, 3) == 1
     assert trials_that_fit(0, 10, 10, 3) == 1
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_on(
+    tmp_path: Path, three: DatasetCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan("table1", three, ["epochs=1"], ["Concat", "MLA"])
+    spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
+    rounds: list[list[str]] = []
+
+    def run_each(runs: dict[Path, RunConfig], *others: object) -> dict[Path, str]:
+        rounds.append([f"{folder.parts[-3]} {folder.name}" for folder in runs])
+        failures = {folder: "NaN" for folder in runs if len(rounds) == 1 and "mla" in folder.parts}
+        for folder in runs.keys() - failures.keys():
+            folder.mkdir(parents=True)
+            (folder / "epochs.jsonl").write_text('{"epoch": 1, "seconds": 2.0, "val/fused/accuracy": 0.5}\n')
+        return failures
+
+    monkeypatch.setattr("lfm_ray.search.paper.run_each", run_each)
+    file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=2, seeds=[1])
+    watch: Any = lambda what, runs: nullcontext()  # noqa: E731
+    tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), None, watch)
+    assert rounds == [["concat 0000", "mla 0000"], ["concat 0001", "mla 0001"]]
+    first, second = Sweep.open(tmp_path / "mla").trials()
+    assert (first.state, first.reason, second.state) == ("failed", "NaN", "finished")
 
 
 def test_a_comparison_runs_and_goes_on_where_it_was(
