@@ -100,7 +100,8 @@ def main() -> None:
                 folder, space, given.seed, fingerprint, command_line(), cluster_hardware(), evidence, given.from_learned
             )
         sweep.check_data(fingerprint)
-        console.print(f"[bold]{shown(folder)}[/]  {space.question}", soft_wrap=True)
+        console.print(f"[bold]{shown(folder)}[/]", soft_wrap=True)
+        console.print(space.question)
         if at_random := drawn_at_random(space):
             console.print(f"sampler {space.sampler}: draws at random, as it cannot model them: {', '.join(at_random)}")
         if sweep.file.from_learned:
