@@ -48,7 +48,13 @@ def main() -> None:
             sweep = Sweep.create(folder, space, seed=0, fingerprint="")
             watch = Watch()
             resources = Resources(Workers(1), concurrency=given.at_once)
-            run_sweep(sweep, source, resources, None, [TensorBoardCallback(folder / "tensorboard", space), watch])
+            run_sweep(
+                sweep,
+                source,
+                resources,
+                None,
+                [TensorBoardCallback(folder, space, source.shards.card.modalities), watch],
+            )
         size = {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in PARTS}
         size["study.journal"] = (folder / "study.journal").stat().st_size
     fifth = given.trials // 5
