@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds
     from lfm_ray.predictor import Predictor
+    from lfm_ray.report.loaded import LoadedSweep
 
 
 def load(folder: str | Path, device: str = "auto") -> Predictor:
@@ -18,3 +19,17 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     from lfm_ray.predictor import Predictor
 
     return Predictor(folder, device)
+
+
+def load_sweep(sweep: str | Path) -> LoadedSweep:
+    """Reads a sweep, running or ended, for a notebook: data frames of it, and the figures of its report.
+
+    sweep: its folder, or where an object store keeps it.
+
+    Raises:
+        UserError: there is no sweep.
+    """
+    from lfm_ray.report.loaded import LoadedSweep
+    from lfm_ray.storage import working_folder
+
+    return LoadedSweep(working_folder(str(sweep)))

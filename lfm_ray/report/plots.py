@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from lfm_ray.cli import write_atomically
@@ -178,18 +176,23 @@ class Bars:
         axes.spines[["top", "right"]].set_visible(False)
 
 
+def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
+    """The plot as a figure of matplotlib, whatever its backend is."""
+    figure = Figure(figsize=(10, 4.2) if isinstance(plot, Plot) and plot.axes else (6.4, 4.2))
+    axes = figure.subplots()
+    plot.draw(axes, groups)
+    axes.set_title(plot.title, fontsize=10, loc="left")
+    return figure
+
+
 def save(plot: Plot | Bars, groups: Sequence[str], folder: Path) -> None:
     """Writes NAME.csv, NAME.png and NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{plot.name}.csv", plot.frame().to_csv(index=False, float_format="%.6g"))
-    wide = isinstance(plot, Plot) and plot.axes
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(10, 4.2) if wide else (6.4, 4.2))
-        plot.draw(axes, groups)
-        axes.set_title(plot.title, fontsize=10, loc="left")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9}):
+        figure = figure_of(plot, groups)
         figure.savefig(folder / f".{plot.name}.png", dpi=130, bbox_inches="tight")
         figure.savefig(folder / f".{plot.name}.svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
     for kind in ("png", "svg"):
         (folder / f".{plot.name}.{kind}").replace(folder / f"{plot.name}.{kind}")
 
