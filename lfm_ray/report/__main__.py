@@ -78,7 +78,8 @@ def arguments() -> Namespace:
         help="of --gradcam: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
     add("--data", type=Path, metavar="FOLDER", help="shards: of --paper, or of --gradcam in place of the runs'")
     add = result.add_argument_group("the paper's tables").add_argument
-    add("--paper", choices=("table1", "table5"), help="which; table5 has the encoders of CLIP")
+    add("--paper", choices=("table1", "table3", "table4", "table5"),
+        help="1: all methods; 3: ablation of LFM; 4: constant, stepwise, dynamic alpha; 5: with CLIP")  # fmt: skip
     add("--budget", type=seconds, metavar="TIME", help="of everything, such as 4h; decides the trials of each row")
     add("--trials", type=positive, help="of each row, in place of --budget")
     add("--epochs", type=positive, help="of each trial; default: 20")

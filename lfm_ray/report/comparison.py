@@ -14,6 +14,7 @@ from lfm_ray.cli import console, ray_session, write_atomically
 from lfm_ray.datasets.shards import read_card
 from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
+from lfm_ray.report.confirmation import latex
 from lfm_ray.report.paper import (
     cells,
     friedman,
@@ -26,7 +27,7 @@ from lfm_ray.report.paper import (
 )
 from lfm_ray.report.progress import RunsProgress
 from lfm_ray.schedules import Learned
-from lfm_ray.search.paper import ComparisonFile, best_trials, confirm_all, open_comparison, plan, tune_all
+from lfm_ray.search.paper import ComparisonFile, baseline_of, best_trials, confirm_all, open_comparison, plan, tune_all
 from lfm_ray.search.run import Resources
 from lfm_ray.search.space import Space
 
@@ -74,7 +75,8 @@ def compare(given: Namespace) -> None:
         folders = confirm_all(folder, file, best, source, resources, given.split, watched)
 
     frame = paper_frame(best, folders, seeds)
-    shown = cells(summary(frame, given.split, second_metric(card)), list(planned))
+    baseline = baseline_of(given.paper)
+    shown = cells(summary(frame, given.split, second_metric(card), baseline), list(planned))
     title = (
         f"{given.split} split in %, mean ± std over {len(seeds)} seeds; {file.trials} trials of {file.epochs} epochs"
         " for each row"
@@ -82,9 +84,13 @@ def compare(given: Namespace) -> None:
     chance = friedman(frame, given.split)
     chosen = settings_cells(best, spaces)
     page = folder / f"{given.paper}.md"
-    notes = [f"Friedman's test that all rows are alike: p = {chance:.2g}.", "p: against Concat, paired by seed, Holm."]
+    notes = [
+        f"Friedman's test that all rows are alike: p = {chance:.2g}.",
+        f"p: against {baseline}, paired by seed, Holm.",
+    ]
     notes += [f"{row} is left out: {reason}" for row, reason in refused.items()]
     write_atomically(folder / f"{given.paper}.csv", frame.to_csv(index=False))
+    write_atomically(folder / f"{given.paper}.tex", latex(title, shown))
     text = [title, markdown(shown), "\n".join(notes), "Best settings of each row:", markdown(chosen)]
     write_atomically(page, "\n\n".join(text))
     console.print(paper_table(title, shown))

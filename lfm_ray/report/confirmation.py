@@ -123,7 +123,7 @@ def write_confirmation(frame: pd.DataFrame, split: str, stem: Path) -> list[Path
     }
     files = {stem.with_name(f"{stem.name}{suffix}.csv"): text for suffix, text in texts.items()}
     files[stem.with_suffix(".md")] = "\n".join(_markdown(title, cells) for title, cells in shown.items())
-    files[stem.with_suffix(".tex")] = "\n".join(_latex(title, cells) for title, cells in shown.items())
+    files[stem.with_suffix(".tex")] = "\n".join(latex(title, cells) for title, cells in shown.items())
     for file, text in files.items():
         write_atomically(file, text)
     return list(files)
@@ -153,14 +153,14 @@ def _markdown(title: str, cells: pd.DataFrame) -> str:
     return f"{title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _latex(title: str, cells: pd.DataFrame) -> str:
+def latex(title: str, cells: pd.DataFrame) -> str:
     """A tabular in the style of the package booktabs."""
 
     def line(values: list[str]) -> str:
         text = " & ".join(values).replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$")
         return f"{text} \\\\\n"
 
-    columns = "".join("l" if name in ("sweep", "strategy", "minus") else "r" for name in cells)
+    columns = "".join("l" if name in ("sweep", "strategy", "minus", "method") else "r" for name in cells)
     body = "".join(line(list(row)) for row in cells.itertuples(index=False))
     header = f"% {title}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(list(cells))}\\midrule\n"
     return f"{header}{body}\\bottomrule\n\\end{{tabular}}\n"

@@ -34,18 +34,17 @@ def paper_frame(best: Mapping[str, Trial], folders: Mapping[str, Sequence[Path]]
     )
 
 
-def summary(frame: pd.DataFrame, split: str, second: str) -> pd.DataFrame:
+def summary(frame: pd.DataFrame, split: str, second: str, baseline: str = CONCAT) -> pd.DataFrame:
     """One line for each row of the table, in its order; figures in per cent, over seeds.
 
     accuracy, std, `second` (map or macro_f1), each modality's accuracy, gap, rank (mean over seeds of
-    the rank by accuracy; 1 is best), minus concat (mean of the differences seed by seed), p (two-sided
-    paired t-test against joint training with concatenation, corrected by Holm for all rows), and seconds
-    of an epoch.
+    the rank by accuracy; 1 is best), minus concat (mean of the differences from the baseline seed by seed;
+    named after it), p (two-sided paired t-test against it, corrected by Holm for all rows), and seconds of an epoch.
     """
     accuracy = frame.pivot(index="seed", columns="row", values=f"{split}/fused/accuracy")
     ranks = accuracy.rank(axis=1, ascending=False).mean()
-    others = [row for row in frame["row"].unique() if row != CONCAT] if CONCAT in accuracy else []
-    tests = {row: paired(accuracy[row].to_numpy(), accuracy[CONCAT].to_numpy()) for row in others}
+    others = [row for row in frame["row"].unique() if row != baseline] if baseline in accuracy else []
+    tests = {row: paired(accuracy[row].to_numpy(), accuracy[baseline].to_numpy()) for row in others}
     p = dict(zip(others, holm([test.p_t for test in tests.values()]), strict=True))
     lines = []
     for row, group in frame.groupby("row", sort=False):
@@ -54,7 +53,8 @@ def summary(frame: pd.DataFrame, split: str, second: str) -> pd.DataFrame:
         line[second] = 100 * group[f"{split}/fused/{second}"].mean()
         line |= {name: 100 * group[f"{split}/{name}/accuracy"].mean() for name in _modalities(frame, split)}
         line |= {"gap": 100 * group[f"{split}/accuracy_gap"].mean(), "rank": ranks[row]}
-        line |= {"minus concat": 100 * tests[row].difference if row in tests else np.nan, "p": p.get(row, np.nan)}
+        minus = 100 * tests[row].difference if row in tests else np.nan
+        line |= {f"minus {baseline.lower()}": minus, "p": p.get(row, np.nan)}
         line["seconds"] = group["seconds_an_epoch"].median()
         lines.append(line)
     return pd.DataFrame(lines)
@@ -122,9 +122,9 @@ def _modalities(frame: pd.DataFrame, split: str) -> list[str]:
 
 
 def _label(name: str) -> str:
-    return {"accuracy": "ACC", "map": "MAP", "macro_f1": "F1", "minus concat": "- concat", "p": "p Holm"}.get(
-        name, name
-    )
+    if name.startswith("minus "):
+        return f"- {name.removeprefix('minus ')}"
+    return {"accuracy": "ACC", "map": "MAP", "macro_f1": "F1", "p": "p Holm"}.get(name, name)
 
 
 def _text(name: str, value: float) -> str:
@@ -132,7 +132,7 @@ def _text(name: str, value: float) -> str:
         return "-"
     if name == "p":
         return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-    return f"{value:+.1f}" if name == "minus concat" else f"{value:.2f}" if name == "seconds" else f"{value:.1f}"
+    return f"{value:+.1f}" if name.startswith("minus ") else f"{value:.2f}" if name == "seconds" else f"{value:.1f}"
 
 
 def _short(value: object) -> str:

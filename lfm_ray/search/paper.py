@@ -6,7 +6,8 @@ FOLDER/
 
 Every row has the same number of trials of the same number of epochs, and none is stopped early. The
 first trial of a row has the defaults of its authors; the others are drawn from its part of
-search_spaces/methods.yaml. What is there is not run again, so the same call goes on after a kill.
+search_spaces/methods.yaml (tables 3 and 4: alpha_schedule.yaml). What is there is not run again, so the
+same call goes on after a kill.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
 
 SPACE = "search_spaces/methods.yaml"
-PAPERS = ("table1", "table5")
+SCHEDULES = "search_spaces/alpha_schedule.yaml"  # of tables 3 and 4: L_MM is tuned for every alpha(t)
+PAPERS = ("table1", "table3", "table4", "table5")
 CONCAT = "Concat"
 JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
 HEADS = {
@@ -46,6 +48,11 @@ OTHERS = {
     "UMT": "umt", "QMF": "qmf",
 }  # fmt: skip
 LFM = {f"LFM {name}": ["method.name=lfm", f"alpha.strategy={name}"] for name in ("heuristic", "polynomial", "learned")}
+CONSTANTS = {
+    f"alpha = {c}": ["method.name=lfm", "alpha.strategy=constant", f"alpha.value={c}"] for c in ("0", "0.5", "1")
+}
+STEPS = {f"h({p})": ["method.name=lfm", "alpha.strategy=stepwise", f"alpha.p={p}"] for p in ("0", "1", "0.05", "0.95")}
+ABLATION = {"alpha = 0": CONSTANTS["alpha = 0"], "CL": CONSTANTS["alpha = 0.5"], "CL + DI": LFM["LFM learned"]}
 LFM["LFM official"] = ["method.name=official", "alpha.strategy=official"]
 CLIP = {"image": "clip_image", "video": "clip_image", "text": "clip_text"}
 
@@ -68,9 +75,11 @@ class ComparisonFile(Settings):
 def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
     """The rows of a table of the paper for a dataset: name -> settings that make `SPACE` that row's.
 
-    table1: each modality alone, joint training with each fusion head, every method, LFM. table5: the
-    same question with CLIP's encoders. A method that leaves the fusion head open has `concat`, as
-    its authors do; LFM has `sum`, as its authors do.
+    table1: each modality alone, joint training with each fusion head, every method, LFM. table3: without
+    contrastive learning, with it (CL; alpha = 0.5), with dynamic integration too (DI; alpha learned).
+    table4: constant and stepwise alpha, the heuristic, learned. table5: table1's question with CLIP's
+    encoders. A method that leaves the fusion head open has `concat`, as its authors do; LFM has `sum`,
+    as its authors do.
 
     Raises:
         UserError: there is no such table, or CLIP has no encoder for a modality.
@@ -80,6 +89,10 @@ def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
     if paper == "table1":
         heads = {row: [*JOINT, f"model.fusion={head}"] for row, head in HEADS.items()}
         return alone | heads | {row: _method(name) for row, name in OTHERS.items()} | LFM
+    if paper == "table3":
+        return ABLATION
+    if paper == "table4":
+        return CONSTANTS | STEPS | {row: LFM[row] for row in ("LFM heuristic", "LFM learned")}
     if paper != "table5":
         raise UserError(f"--paper {paper}: must be one of {', '.join(PAPERS)}")
     if unknown := [name for name, one in card.modalities.items() if one.kind not in CLIP]:
@@ -95,13 +108,18 @@ def _method(name: str) -> list[str]:
     return [f"method.name={name}", *JOINT[1:], *head]
 
 
-def row_space(settings: Sequence[str], card: DatasetCard) -> Space:
+def baseline_of(paper: str) -> str:
+    """The row that others are compared with: joint training."""
+    return "alpha = 0" if paper in ("table3", "table4") else CONCAT
+
+
+def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> Space:
     """The space of one row, in which no trial is stopped early.
 
     Raises:
         UserError: the row's method or fusion head is not defined for the modalities.
     """
-    space = load_space(repository_file(SPACE), settings, pruning={"by": "none"}, points={"defaults": {}})
+    space = load_space(repository_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
     config = space.base
     names = config.data.modalities or list(card.modalities)
     check_model(config.model, {name: card.modalities[name] for name in names})
@@ -129,7 +147,8 @@ def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence
     planned: dict[str, Space | str] = {}
     for row in only or wanted:
         try:
-            planned[row] = row_space([*overrides, *wanted[row]], card)
+            file = SCHEDULES if paper in ("table3", "table4") else SPACE
+            planned[row] = row_space([*overrides, *wanted[row]], card, file)
         except UserError as error:
             planned[row] = str(error)
     if not any(isinstance(space, Space) for space in planned.values()):

@@ -18,7 +18,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
 from lfm_ray.report.comparison import compare
 from lfm_ray.report.paper import cells, friedman, markdown, paper_table, summary
-from lfm_ray.search.paper import ComparisonFile, plan, trials_that_fit, tune_all
+from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, trials_that_fit, tune_all
 from lfm_ray.search.run import Resources
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
@@ -106,6 +106,31 @@ def test_table_5_has_the_encoders_of_clip_and_refuses_sound(three: DatasetCard) 
         "words": "clip_text",
     }
     assert list(planned) == ["Unimodal-1: picture", "Unimodal-2: words", "CLIP", "CLIP + MLA", "CLIP + LFM"]
+
+
+def test_tables_3_and_4_fix_alpha_and_tune_all_else_alike(three: DatasetCard) -> None:
+    planned = plan("table4", three, ["epochs=10"])
+    assert list(planned) == [
+        "alpha = 0", "alpha = 0.5", "alpha = 1", "h(0)", "h(1)", "h(0.05)", "h(0.95)", "LFM heuristic", "LFM learned"
+    ]  # fmt: skip
+    ends = {}
+    for row, space in planned.items():
+        assert isinstance(space, Space)
+        searched = [name for name in space.search if not name.startswith("alpha.")]
+        assert searched == ["loss.matching", "loss.tau", "optimizer.learning_rate"]
+        if row != "LFM learned":
+            assert not space.searched_in(space.base)[0].startswith("alpha.")
+            ends[row] = space.base.alpha.alpha(1, 10), space.base.alpha.alpha(10, 10)
+    assert ends["alpha = 0.5"] == (0.5, 0.5)
+    assert ends["h(0.05)"] == pytest.approx((0.05, 0.95))
+    assert ends["h(1)"] == (1, 0)
+    assert ends["LFM heuristic"] == pytest.approx((0.6321, 0.0952), abs=1e-4)
+
+    assert list(plan("table3", three, [])) == ["alpha = 0", "CL", "CL + DI"]
+    named = frame().replace({"row": {"Concat": "alpha = 0"}})
+    found = summary(named, "test", "map", baseline_of("table3")).set_index("row")
+    assert found.loc["MLA", "minus alpha = 0"] == pytest.approx(35 / 3)
+    assert cells(found.reset_index(), ["MLA"]).loc[0, "- alpha = 0"] == "+11.7"
 
 
 def test_a_row_that_does_not_exist_is_refused_with_the_nearest(three: DatasetCard) -> None:
