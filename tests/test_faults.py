@@ -25,7 +25,7 @@ from lfm_ray.launch import Source, read_notices, run_in_process
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.settings import load
 
-TRIALS, EPOCHS = 5, 4
+TRIALS, EPOCHS = 5, 8
 # Settings are a function of seed and number alone, so that trials can run side by side and be compared.
 SPACE = f"""
 run:
@@ -111,10 +111,14 @@ def test_kills_a_hang_a_full_disk_and_a_broken_checkpoint_change_nothing(work: P
     common = ["--concurrency", "1", "--epoch-time-limit", "8s"]
     first = tune(work, "space.yaml", "--name", "disturbed", *common)
     wait_for(lambda: epochs(sweep, 0) >= 2, first)
+    last = sweep / f"trials/0001/weights/epoch-{EPOCHS:04d}.pt.writing"
+    last.parent.mkdir(parents=True)
+    os.mkfifo(last)  # so that trial 1 does not end before it is killed
     kill(first, "ImplicitFunc")
     wait_for(lambda: epochs(sweep, 1) >= 3, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+    last.unlink()
     with (sweep / "study.journal").open("a") as journal:
         journal.write('{"op_code": 5, "worker')  # as a kill in the middle of a write leaves it
     broken = sweep / "trials/0001/checkpoint.pt"
