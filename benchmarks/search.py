@@ -258,6 +258,7 @@ def main() -> None:
             found[name].append(best)
     regrets = {name: np.median(100 * (curves.final.max() - np.array(bests)), axis=0) for name, bests in found.items()}
     console.print(regret_table(regrets))
+    given.out.mkdir(parents=True, exist_ok=True)
     draw(regrets, given.out / "search.png")
     console.print(f"figure  {given.out / 'search.png'}")
 
