@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from synthetic import write_dataset
+from tiny_run import train_until_killed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -267,17 +268,7 @@ def test_the_moving_average_is_that_of_the_weights_and_is_what_is_evaluated() ->
 )
 def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
     whole = trained(*overrides)
-
-    class Killed(Exception):
-        pass
-
-    def stop_after_two(run: Run) -> None:
-        if run.epoch == 2:
-            checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
-            raise Killed
-
-    with pytest.raises(Killed):
-        fit(run_of(*overrides), Splits(Made(), Made(), Made()), stop_after_two)
+    train_until_killed(run_of(*overrides), Splits(Made(), Made(), Made()), tmp_path / "checkpoint.pt")
     again = run_of(*overrides, "seed=0")
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     torch.manual_seed(99)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from method_cases import CASES
 from synthetic import write_dataset
+from tiny_run import train_until_killed
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
@@ -135,17 +136,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(shards: Shards,
     overrides = [*(STRATEGIES | CASES)[case], "model.dropout=0.3", "optimizer.name=sgd"]
     whole = train(shards, *overrides)
     config = whole.config
-
-    class Killed(Exception):
-        pass
-
-    def stop_after_two(run: Run) -> None:
-        if run.epoch == 2:
-            checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
-            raise Killed
-
-    with pytest.raises(Killed):
-        fit(Run(config, shards.card), splits(shards, config), stop_after_two)
+    train_until_killed(Run(config, shards.card), splits(shards, config), tmp_path / "checkpoint.pt")
     torch.manual_seed(12345)
     again = Run(config, shards.card)
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))

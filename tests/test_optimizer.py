@@ -7,6 +7,7 @@ import pytest
 import torch
 from synthetic import write_dataset
 from test_loop import SMALL, same_weights, splits, train, without_time
+from tiny_run import train_until_killed
 from torch import nn
 
 from lfm_ray import checkpoint
@@ -74,17 +75,7 @@ def test_other_schedules_follow_the_step_and_not_the_loss() -> None:
 def test_a_run_that_stopped_on_a_plateau_goes_on_with_its_patience_bit_for_bit(shards: Shards, tmp_path: Path) -> None:
     whole = train(shards, *STILL, "epochs=5")
     assert [row["learning_rate"] for row in whole.history] == pytest.approx([1e-6, 1e-6, 1e-6, 1e-6, 1e-7])
-
-    class Killed(Exception):
-        pass
-
-    def stop_after_two(run: Run) -> None:
-        if run.epoch == 2:
-            checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
-            raise Killed
-
-    with pytest.raises(Killed):
-        fit(Run(whole.config, shards.card), splits(shards, whole.config), stop_after_two)
+    train_until_killed(Run(whole.config, shards.card), splits(shards, whole.config), tmp_path / "checkpoint.pt")
     again = Run(whole.config, shards.card)
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     fit(again, splits(shards, whole.config))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch, Batches, Order, ReadBatches, from_memory
 from lfm_ray.datasets.inputs import Inputs
@@ -73,3 +76,18 @@ def same(one: Run, other: Run) -> bool:
 def rows(run: Run) -> list[Row]:
     """The metrics of all epochs, without the seconds."""
     return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
+
+
+def train_until_killed(run: Run, its_splits: Splits, file: Path) -> None:
+    """Trains until the end of epoch 2, of which `file` holds the checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    def stop_after_two(run: Run) -> None:
+        if run.epoch == 2:
+            checkpoint.save(file, run.state_dict())
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(run, its_splits, stop_after_two)
