@@ -286,6 +286,14 @@ class Run:
         Raises:
             TrainingFailed: the outputs are not finite.
         """
+        whole, labels = self.outputs(batches)
+        fused = self.method.predict(whole)
+        if not torch.isfinite(fused).all():
+            raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
+        return evaluate(fused, whole, labels)
+
+    def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
+        """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
         model = self.averaged.module if self.averaged else self.model
         model.eval()
         parts: list[Outputs] = []
@@ -297,11 +305,7 @@ class Run:
                 parts.append(outputs.map(distributed.gather_rows))
                 labels.append(distributed.gather_rows(batch.labels))
         model.train()
-        whole = Outputs.join(parts)
-        fused = self.method.predict(whole)
-        if not torch.isfinite(fused).all():
-            raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
-        return evaluate(fused, whole, torch.cat(labels))
+        return Outputs.join(parts), torch.cat(labels)
 
     def end_of_epoch(self, row: Row) -> Row:
         """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""

@@ -27,6 +27,7 @@ SCHEDULES = "tests/test_schedules.py"
 METHODS = "tests/test_methods.py"
 ALTERNATING = "tests/methods/test_alternating_and_fusing.py"
 PAPER = "tests/report/test_paper.py -k hand"
+FIGURES = "tests/report/test_paper_figures.py"
 LAUNCH = "tests/test_launch.py"
 TWO_RANKS = "tests/test_loop.py -k two_processes"
 THROUGH_STEP = "tests/test_loop.py -k through_the_step"
@@ -621,6 +622,21 @@ MUTATIONS = [
     ("loop", TRAINING_METRICS,
      "evaluate(predict(whole), whole, torch.cat(self.labels))",
      "evaluate(predict(whole), whole, torch.cat(self.labels[::-1]))"),
+    ("report/paper_figures", FIGURES,
+     "groups.mean(), groups.std()",
+     "groups.mean(), groups.std(ddof=0)"),
+    ("report/paper_figures", FIGURES,
+     "fit(np.concatenate(list(self.embeddings.values())))",
+     "fit(next(iter(self.embeddings.values())))"),
+    ("report/paper_figures", FIGURES,
+     "F.normalize(one.float(), dim=1)",
+     "one.float()"),
+    ("report/paper_figures", FIGURES,
+     "alphas.mean(axis=0)",
+     "alphas[0]"),
+    ("run", FIGURES,
+     "model = self.averaged.module if self.averaged else self.model\n        model.eval()",
+     "model = self.model\n        model.eval()"),
     ("report/contents", PAGE,
      "spent += len(trial.rows)",
      "spent += trial.config.epochs"),

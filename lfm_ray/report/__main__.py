@@ -5,6 +5,7 @@
     python -m lfm_ray.report sweeps/mine --to mine.html
     python -m lfm_ray.report --gradcam runs/joint runs/lfm --samples 3
     python -m lfm_ray.report --paper table1 --data shards/mine --budget 4h      every method, tuned alike
+    python -m lfm_ray.report --paper figure2 --data shards/mine --budget 1h     embeddings and the modality gap
 
 The page needs no network and can be sent to anyone. Its figures lie beside it in a folder of its
 name, as PNG and SVG, with their data as CSV. A sweep that is still running is shown as far as it is.
@@ -14,9 +15,14 @@ from, for each run over its epochs (paper Figure 4). Runs keep several with --se
 checkpoint.keep_every=5; a sweep stands for the best trial of each of its strategies. It reads the
 validation and the training split, never test.
 
---paper makes one of the paper's tables for your data: every method is tuned with the same number of
-trials and epochs, and its best trial trained with several seeds and measured on the test split. Given
-again, the same command goes on where it was.
+--paper makes one of the paper's tables or figures for your data: every row is tuned with the same number
+of trials and epochs, and its best trial trained with several seeds and measured on the test split (figure3
+and figure4 do not read it). Given again, the same command goes on where it was.
+
+    table1   every method, alone and fused          figure1  label mixing: accuracies and gaps against u
+    table3   ablation of LFM                        figure2  embeddings in the plane, with the modality gap
+    table4   constant, stepwise, dynamic alpha      figure3  alpha(t): heuristic, found, learned
+    table5   with CLIP's encoders                   figure4  Grad-CAM over the epochs
 """
 
 from __future__ import annotations
@@ -73,20 +79,20 @@ def arguments() -> Namespace:
         " the .png of --gradcam (default gradcam.png)")  # fmt: skip
     add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or files of weights")
     add("--samples", nargs="+", default=["3"], metavar="SAMPLE",
-        help="of --gradcam: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
+        help="of Grad-CAM: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
-        help="of --gradcam: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
+        help="of Grad-CAM: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
     add("--data", type=Path, metavar="FOLDER", help="shards: of --paper, or of --gradcam in place of the runs'")
-    add = result.add_argument_group("the paper's tables").add_argument
-    add("--paper", choices=("table1", "table3", "table4", "table5"),
-        help="1: all methods; 3: ablation of LFM; 4: constant, stepwise, dynamic alpha; 5: with CLIP")  # fmt: skip
+    add = result.add_argument_group("the paper's tables and figures").add_argument
+    add("--paper", choices=("table1", "table3", "table4", "table5", "figure1", "figure2", "figure3", "figure4"),
+        help="which one, see above")  # fmt: skip
     add("--budget", type=seconds, metavar="TIME", help="of everything, such as 4h; decides the trials of each row")
     add("--trials", type=positive, help="of each row, in place of --budget")
     add("--epochs", type=positive, help="of each trial; default: 20")
-    add("--seeds", type=positive, default=3, help="with which the best trial of each row is trained; default 3")
+    add("--seeds", type=positive, help="with which the best trial of each row is trained; default 3 (figure4: 1)")
     add("--rows", nargs="+", default=[], metavar="ROW", help='only these, such as Concat MLA "LFM learned"')
-    add("--split", choices=("test", "val"), default="test", help="what the table shows; default test")
-    add("--name", help="of the folder; default: the table's and the data's. The same name goes on after a kill")
+    add("--split", choices=("test", "val"), help="what is measured; default test")
+    add("--name", help="of the folder; default: PAPER-DATA. The same name goes on after a kill")
     add("--storage", type=Path, default=Path("sweeps"), metavar="FOLDER", help="where it is kept; default sweeps")
     add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
     add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
@@ -95,6 +101,8 @@ def arguments() -> Namespace:
         raise UserError("give the folders of sweeps, or --gradcam with runs, or --paper")
     if given.paper and (given.to or not given.data or not (given.budget or given.trials)):
         raise UserError("--paper needs --data, and --budget or --trials; it takes no --to")
+    if given.split and given.paper in ("figure3", "figure4"):
+        raise UserError(f"--paper {given.paper} does not read the test split; leave out --split")
     if given.overrides and not given.paper:
         raise UserError("--set goes with --paper")
     kind, what = (".png", "figure") if given.gradcam else (".html", "page")

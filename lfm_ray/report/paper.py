@@ -51,7 +51,7 @@ def summary(frame: pd.DataFrame, split: str, second: str, baseline: str = CONCAT
         values = 100 * group[f"{split}/fused/accuracy"]
         line = {"row": row, "accuracy": values.mean(), "std": values.std()}
         line[second] = 100 * group[f"{split}/fused/{second}"].mean()
-        line |= {name: 100 * group[f"{split}/{name}/accuracy"].mean() for name in _modalities(frame, split)}
+        line |= {name: 100 * group[f"{split}/{name}/accuracy"].mean() for name in modalities_in(frame, split)}
         line |= {"gap": 100 * group[f"{split}/accuracy_gap"].mean(), "rank": ranks[row]}
         minus = 100 * tests[row].difference if row in tests else np.nan
         line |= {f"minus {baseline.lower()}": minus, "p": p.get(row, np.nan)}
@@ -116,7 +116,8 @@ def second_metric(card: DatasetCard) -> str:
     return "map" if any(one.kind == "audio" for one in card.modalities.values()) else "macro_f1"
 
 
-def _modalities(frame: pd.DataFrame, split: str) -> list[str]:
+def modalities_in(frame: pd.DataFrame, split: str) -> list[str]:
+    """The modalities whose accuracies on a split a frame of runs has."""
     names = [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
     return [name for name in names if name != "fused"]
 

@@ -5,7 +5,7 @@ On the page the same `Plot` is drawn by `page.js`, so that it fits any screen an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,14 +187,19 @@ def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
 
 def save(plot: Plot | Bars, groups: Sequence[str], folder: Path) -> None:
     """Writes NAME.csv, NAME.png and NAME.svg."""
+    write(plot.name, folder, plot.frame(), lambda: figure_of(plot, groups))
+
+
+def write(name: str, folder: Path, data: pd.DataFrame, make: Callable[[], Figure]) -> None:
+    """Writes NAME.csv, NAME.png and NAME.svg; `make` is called with matplotlib's settings for all of our figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{plot.name}.csv", plot.frame().to_csv(index=False, float_format="%.6g"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9}):
-        figure = figure_of(plot, groups)
-        figure.savefig(folder / f".{plot.name}.png", dpi=130, bbox_inches="tight")
-        figure.savefig(folder / f".{plot.name}.svg", bbox_inches="tight", metadata={"Date": None})
+    write_atomically(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
+        figure = make()
+        figure.savefig(folder / f".{name}.png", dpi=130, bbox_inches="tight")
+        figure.savefig(folder / f".{name}.svg", bbox_inches="tight", metadata={"Date": None})
     for kind in ("png", "svg"):
-        (folder / f".{plot.name}.{kind}").replace(folder / f"{plot.name}.{kind}")
+        (folder / f".{name}.{kind}").replace(folder / f"{name}.{kind}")
 
 
 def for_page(plots: Sequence[Plot], groups: Sequence[str]) -> dict[str, Any]:

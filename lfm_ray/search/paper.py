@@ -1,12 +1,12 @@
-"""The rows of the paper's tables, each tuned with the same budget and confirmed over the same seeds.
+"""The rows of the paper's tables and figures, each tuned with the same budget and confirmed over the same seeds.
 
 FOLDER/
-  comparison.yaml   what is compared: the table, the data, and the trials, epochs and seeds of every row
+  comparison.yaml   what is compared: the table or figure, the data, and the trials, epochs and seeds of every row
   ROW/              a sweep for each row (lfm_ray/search/sweep.py); its best trial with other seeds is in confirm/
 
 Every row has the same number of trials of the same number of epochs, and none is stopped early. The
 first trial of a row has the defaults of its authors; the others are drawn from its part of
-search_spaces/methods.yaml (tables 3 and 4: alpha_schedule.yaml). What is there is not run again, so the
+search_spaces/methods.yaml (table3, table4, figure3: alpha_schedule.yaml). What is there is not run again, so the
 same call goes on after a kill.
 """
 
@@ -35,8 +35,9 @@ from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
 
 SPACE = "search_spaces/methods.yaml"
-SCHEDULES = "search_spaces/alpha_schedule.yaml"  # of tables 3 and 4: L_MM is tuned for every alpha(t)
-PAPERS = ("table1", "table3", "table4", "table5")
+SCHEDULES = "search_spaces/alpha_schedule.yaml"
+OF_SCHEDULES = ("table3", "table4", "figure3")  # L_MM is tuned for every alpha(t)
+PAPERS = ("table1", "table3", "table4", "table5", "figure1", "figure2", "figure3", "figure4")
 CONCAT = "Concat"
 JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
 HEADS = {
@@ -53,6 +54,10 @@ CONSTANTS = {
 }
 STEPS = {f"h({p})": ["method.name=lfm", "alpha.strategy=stepwise", f"alpha.p={p}"] for p in ("0", "1", "0.05", "0.95")}
 ABLATION = {"alpha = 0": CONSTANTS["alpha = 0"], "CL": CONSTANTS["alpha = 0.5"], "CL + DI": LFM["LFM learned"]}
+MIXED = {
+    f"u = {u}": [*JOINT, "model.fusion=concat", f"loss.uniform_labels={u}"]
+    for u in ("0", "0.1", "0.3", "0.5", "0.7", "0.9", "1")
+}
 LFM["LFM official"] = ["method.name=official", "alpha.strategy=official"]
 CLIP = {"image": "clip_image", "video": "clip_image", "text": "clip_text"}
 
@@ -73,26 +78,35 @@ class ComparisonFile(Settings):
 
 
 def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
-    """The rows of a table of the paper for a dataset: name -> settings that make `SPACE` that row's.
+    """The rows of a table or figure of the paper for a dataset: name -> settings that make `SPACE` that row's.
 
     table1: each modality alone, joint training with each fusion head, every method, LFM. table3: without
     contrastive learning, with it (CL; alpha = 0.5), with dynamic integration too (DI; alpha learned).
     table4: constant and stepwise alpha, the heuristic, learned. table5: table1's question with CLIP's
-    encoders. A method that leaves the fusion head open has `concat`, as its authors do; LFM has `sum`,
+    encoders. figure1: joint training with (1 - u) L_S + u L_U; the paper has u = 0, 0.3 and 1. figure2: joint
+    training, G-Blend, MLA, LFM. figure3: alpha(t) heuristic, found and learned. figure4: joint training and
+    LFM. A method that leaves the fusion head open has `concat`, as its authors do; LFM has `sum`,
     as its authors do.
 
     Raises:
-        UserError: there is no such table, or CLIP has no encoder for a modality.
+        UserError: there is no such table or figure, or CLIP has no encoder for a modality.
     """
     names = enumerate(card.modalities, start=1)
     alone = {f"Unimodal-{i}: {name}": [*JOINT, f"data.modalities=[{name}]"] for i, name in names}
+    heads = {row: [*JOINT, f"model.fusion={head}"] for row, head in HEADS.items()}
     if paper == "table1":
-        heads = {row: [*JOINT, f"model.fusion={head}"] for row, head in HEADS.items()}
         return alone | heads | {row: _method(name) for row, name in OTHERS.items()} | LFM
     if paper == "table3":
         return ABLATION
     if paper == "table4":
         return CONSTANTS | STEPS | {row: LFM[row] for row in ("LFM heuristic", "LFM learned")}
+    if paper == "figure1":
+        return MIXED
+    if paper in ("figure2", "figure4"):
+        others = {row: _method(OTHERS[row]) for row in ("G-Blend", "MLA") if paper == "figure2"}
+        return {CONCAT: heads[CONCAT], **others, "LFM learned": LFM["LFM learned"]}
+    if paper == "figure3":
+        return {row: LFM[row] for row in ("LFM heuristic", "LFM polynomial", "LFM learned")}
     if paper != "table5":
         raise UserError(f"--paper {paper}: must be one of {', '.join(PAPERS)}")
     if unknown := [name for name, one in card.modalities.items() if one.kind not in CLIP]:
@@ -132,10 +146,10 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
 
 
 def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence[str] = ()) -> dict[str, Space | str]:
-    """The rows of a table, in its order: name -> its space, or why the data rule it out. only: these rows.
+    """The rows of a table or figure, in its order: name -> its space, or why the data rule it out. only: these rows.
 
     Raises:
-        UserError: `only` names no row of the table, or the data rule out every row.
+        UserError: `only` names none of the rows, or the data rule out every row.
     """
     used = load_space(repository_file(SPACE), overrides).base.data.modalities
     if used:
@@ -147,7 +161,7 @@ def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence
     planned: dict[str, Space | str] = {}
     for row in only or wanted:
         try:
-            file = SCHEDULES if paper in ("table3", "table4") else SPACE
+            file = SCHEDULES if paper in OF_SCHEDULES else SPACE
             planned[row] = row_space([*overrides, *wanted[row]], card, file)
         except UserError as error:
             planned[row] = str(error)
@@ -226,9 +240,11 @@ def best_trials(folder: Path, spaces: Mapping[str, Space]) -> dict[str, Trial]:
 
 def confirm_all(
     folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: Source, resources: Resources,
-    split: str, watch: Watch,
+    split: str, watch: Watch, changes: Mapping[str, object] | None = None,
 ) -> dict[str, list[Path]]:  # fmt: skip
     """Trains the best trial of every row with each seed, and measures it on `split`; row -> its runs' folders.
+
+    changes: settings that these runs have beside those of the trial.
 
     Raises:
         TrainingFailed: no trial of any row has finished, or a run failed.
@@ -241,7 +257,7 @@ def confirm_all(
         folders[row] = [confirm_folder(folder, row, trial, seed, split) for seed in file.seeds]
         for where, seed in zip(folders[row], file.seeds, strict=True):
             if f"{split}/fused/accuracy" not in (read_epochs(where) or [{}])[-1]:
-                runs[where] = build(RunConfig, merge(trial.config.model_dump(), {"seed": seed}))
+                runs[where] = build(RunConfig, merge(trial.config.model_dump(), {**(changes or {}), "seed": seed}))
     if not runs:
         return folders
     with watch(f"the best of {len(best)} rows with {len(file.seeds)} seeds", len(runs)) as progress:
