@@ -58,6 +58,7 @@ def main() -> None:
     from lfm_ray.datasets.demo import prepare_demo
     from lfm_ray.datasets.shards import read_card
     from lfm_ray.launch import Source, Workers
+    from lfm_ray.report.loggers import loggers
     from lfm_ray.report.progress import RunsProgress, SweepProgress
     from lfm_ray.report.tensorboard import TensorBoardCallback
     from lfm_ray.search.population import population_space, rounds
@@ -84,6 +85,7 @@ def main() -> None:
         if data != DEMO_SHARDS or data.exists():
             read_card(data)
 
+    logged = loggers(given.log, folder, space)
     gpus = 1 / given.trials_per_gpu if given.trials_per_gpu else given.gpus_per_worker
     workers = Workers(given.workers_per_trial, given.cpus_per_worker, gpus, given.epoch_time_limit)
     resources = Resources(workers, given.concurrency, space.base.data.reader_cpus)
@@ -109,7 +111,7 @@ def main() -> None:
         runs = space.trials * rounds(space)
         with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
             tensorboard = TensorBoardCallback(folder, space, source.shards.card.modalities)
-            run_sweep(sweep, source, resources, given.time_budget, [tensorboard, progress])
+            run_sweep(sweep, source, resources, given.time_budget, [tensorboard, *logged, progress])
     show(folder)
 
 
@@ -267,6 +269,8 @@ def arguments() -> Namespace:
         help="where sweeps are kept: a folder (on a cluster, one that all nodes share), s3://..., gs://")  # fmt: skip
     add("--epoch-time-limit", type=seconds, metavar="TIME",
         help="a trial whose epoch takes longer hangs: it is started again from its last epoch, 3 times")  # fmt: skip
+    add("--log", action="append", choices=("wandb", "mlflow"), default=[],
+        help="also log to Weights & Biases or MLflow, as their environment variables say; repeatable")  # fmt: skip
     add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
     add("--workers-per-trial", type=positive, default=1, help="more than 1: each trial is a DDP job; default 1")
     add("--cpus-per-worker", type=positive, default=1, help="default 1")

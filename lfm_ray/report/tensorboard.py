@@ -72,7 +72,7 @@ class RunWriter:
         self._learns_alpha, self._updates = config.learns_alpha, 0
         self._writer = SummaryWriter(str(folder), flush_secs=5)
         info = plugin_data_pb2.SessionStartInfo()
-        for name, value in {"strategy": strategy_name(config), **settings}.items():
+        for name, value in settings.items():
             kind = _kind([value])
             field = {"BOOL": "bool_value", "FLOAT64": "number_value", "STRING": "string_value"}[kind]
             setattr(info.hparams[name], field, str(value) if kind == "STRING" else value)
@@ -127,18 +127,9 @@ class TensorBoardCallback(DriverOnly, Callback):
             number, config = trial.config[NUMBER], self.space.config(trial.config[SETTINGS])
             for earlier in self.folder.glob(f"{number:03d}-*"):
                 shutil.rmtree(earlier, ignore_errors=True)
-            name = f"{number:03d}-{strategy_name(config).replace(' ', '')}"
-            values = flatten(config.model_dump(mode="json"))
-            settings = {"trial": number, **{name: values[name] for name in _always(self.space) if name in values}}
-            settings |= self.space.searched_values(config)
-            run = trial_folder(self.sweep, number)
-            self._writers[trial.trial_id] = RunWriter(self.folder / name, config, settings, run)
-        row = {
-            name: value
-            for name, value in result.items()
-            if name.startswith(("val/", "train/", "alpha", "learning", "tau"))
-        }
-        self._writers[trial.trial_id].add({"epoch": result["epoch"], "seconds": result["seconds"], **row})
+            settings, run = run_settings(self.space, number, config), trial_folder(self.sweep, number)
+            self._writers[trial.trial_id] = RunWriter(self.folder / run_name(number, config), config, settings, run)
+        self._writers[trial.trial_id].add(row_of(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends a trial's TensorBoard run, and names it by its accuracy."""
@@ -155,6 +146,24 @@ class TensorBoardCallback(DriverOnly, Callback):
         storage.push(writer.folder.rename(writer.folder.with_name(name)))
 
     on_trial_error = on_trial_complete
+
+
+def run_name(number: int, config: RunConfig) -> str:
+    """What a trial is called while it trains: `017-learned`."""
+    return f"{number:03d}-{strategy_name(config).replace(' ', '')}"
+
+
+def run_settings(space: Space, number: int, config: RunConfig) -> dict[str, Any]:
+    """What trials are told apart by: strategy, number, all that was searched, and a few settings that all have."""
+    values = flatten(config.model_dump(mode="json"))
+    always = {name: values[name] for name in _always(space) if name in values}
+    return {"strategy": strategy_name(config), "trial": number, **always, **space.searched_values(config)}
+
+
+def row_of(result: dict[str, Any]) -> Row:
+    """The epoch's row of what a trial reported to Ray Tune, which adds figures of its own."""
+    ours = ("val/", "train/", "alpha", "learning", "tau")
+    return {name: value for name, value in result.items() if name in ("epoch", "seconds") or name.startswith(ours)}
 
 
 def _experiment(space: Space) -> api_pb2.Experiment:
