@@ -24,7 +24,8 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 REPOSITORY = Path(__file__).parents[1]
 
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+# An object store gives no number.
+STORAGE_ERRORS = (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def parser(command: str, doc: str, settings: bool = True) -> argparse.ArgumentParser:
@@ -54,7 +55,8 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
             raise
-        _stop(f"{error.filename or 'storage'}: {error.strerror}; what had been written before is kept", 1)
+        reason = error.strerror or str(error).splitlines()[0]
+        _stop(f"{error.filename or 'storage'}: {reason}; what had been written before is kept", 1)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
 
@@ -92,7 +94,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
                 logging_level=logging.ERROR, configure_logging=True,
             )  # fmt: skip
         except ConnectionError:
-            raise UserError(f"--address {address}: no Ray cluster answers there") from None
+            raise UserError(
+                f"--address {address}: no Ray cluster answers there, or it asks for a token (docs/cluster.md)"
+            ) from None
     try:
         yield
     finally:

@@ -37,7 +37,7 @@ class AugmentationSettings(Settings):
 class DataSettings(Settings):
     """Which shards are read, and how."""
 
-    path: str = Field("shards/demo", description="folder written by lfm_ray.prepare")
+    path: str = Field("shards/demo", description="folder written by lfm_ray.prepare, or its s3:// or gs://")
     modalities: list[str] | None = Field(None, description="which modalities to use; null: all of them")
     batch_size: int = Field(64, ge=2, description="samples a step, over all workers together")
     micro_batch_size: int | None = Field(

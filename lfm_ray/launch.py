@@ -17,19 +17,22 @@ from __future__ import annotations
 
 import faulthandler
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+import rich.progress
 import torch
 from torch import nn
 
 from lfm_ray import checkpoint, compute, distributed, storage
-from lfm_ray.cli import write_atomically
+from lfm_ray.cli import console, write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batches, Order, ReadBatches, from_memory, from_shards
 from lfm_ray.datasets.inputs import Inputs
@@ -71,7 +74,10 @@ class Source:
         Raises:
             UserError: the folder is no dataset, or lacks a modality or a split.
         """
-        shards = Shards(Path(config.data.path).absolute())
+        shards = Shards(storage.working_folder(config.data.path).absolute())
+        if storage.in_store(shards.path):
+            text = f"copying {config.data.path} to this machine"
+            shards.fetch(splits, partial(rich.progress.track, description=text, console=console, transient=True))
         modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
         method_of(config).check_modalities(list(modalities or shards.card.modalities))
@@ -81,6 +87,11 @@ class Source:
         if size <= config.data.memory_share * store and not config.data.reader_cpus:
             in_memory = {split: ray.put(shards.arrays(split, modalities)) for split in splits}
         return cls(shards, in_memory)
+
+    def fetch(self, measure: str | None = None) -> None:
+        """Copies what a run reads to this node, where it is in an object store of the shards and not here yet."""
+        if not self.in_memory:
+            self.shards.fetch(("train", "val", *([measure] if measure else [])))
 
     def batches(self, split: str, order: Order, config: RunConfig, training: bool = False) -> Batches:
         """The batches of a split in the given order; `training` says whether they are augmented."""
@@ -209,6 +220,7 @@ def run_in_process(
     """Runs `config` in this process, on `threads` CPU threads."""
     compute.prepare_process(threads)
     _take_over(folder)
+    patiently(lambda: source.fetch(measure), source.shards.path)
     with limited(report, folder, epoch_time_limit) as report_in_time:
         execute(config, source, folder, report_in_time, measure=measure)
 
@@ -353,6 +365,7 @@ def _worker(settings: dict[str, Any]) -> None:
     compute.prepare_process(settings["threads"])
     folder = storage.working_folder(settings["folder"])
     _take_over(folder)
+    patiently(lambda: settings["source"].fetch(settings["measure"]), settings["source"].shards.path)
     torch.distributed.barrier()  # so that no other rank is still taking over when rank 0 begins to write
     with limited(lambda row: ray.train.report(row), folder, settings["epoch_time_limit"]) as report:
         execute(
@@ -379,6 +392,23 @@ def read_notices(folder: Path) -> list[str]:
     """What the run in `folder` has overcome."""
     file = folder / NOTICES
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def overcome(folders: Mapping[str, Path]) -> list[str]:
+    """What the runs in some folders have overcome: a line for each cause, with the names of the runs.
+
+    Where a cause has several runs, the files and the seconds of each are left out.
+    """
+    notices: dict[str, dict[str, str]] = {}
+    for name, folder in folders.items():
+        for notice in read_notices(folder):
+            notices.setdefault(re.sub(r"^\S+: |, for [\d.]+ s", "", notice), {})[name] = notice
+    lines = []
+    for cause, of_run in notices.items():
+        names = list(of_run)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        lines.append(f"{', '.join(names[:10])}{more}: {cause if len(names) > 1 else of_run[names[0]]}")
+    return lines
 
 
 def died_reason(folder: Path) -> str:

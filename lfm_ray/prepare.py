@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from rich.table import Table
 
-from lfm_ray.cli import console, parser, run
+from lfm_ray.cli import console, parser, run, storage_folder
 from lfm_ray.config import Kind, PrepareConfig
 from lfm_ray.datasets.cards import names
 from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.settings import build, flatten, load, merge, parse_overrides, read_yaml
+from lfm_ray.storage import shown
 
 if TYPE_CHECKING:
     from lfm_ray.datasets.manifest import Manifest
@@ -47,7 +48,7 @@ def main() -> None:
     arguments.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     arguments.add_argument("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
     arguments.add_argument("--address", help="a Ray cluster; without it, this machine")
-    arguments.add_argument("--inspect", metavar="FOLDER", type=Path, help="check shards and show what they hold")
+    arguments.add_argument("--inspect", metavar="FOLDER", type=storage_folder, help="check shards, show what they hold")
     given = arguments.parse_args()
     if given.inspect:
         inspect(given.inspect)
@@ -131,7 +132,7 @@ def inspect(path: Path) -> None:
     for index, name in enumerate(card.classes):
         classes.add_row(name, *(str(count[index]) for count in counts.values()))
     console.print(modalities, classes)
-    console.print(f"all checksums are right: {path}", soft_wrap=True)
+    console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
     try:
         contact_sheet(shards, path / CONTACT_SHEET)
     except PermissionError:

@@ -1,10 +1,10 @@
-"""Where runs and sweeps are kept: a folder, local or shared (NFS), or a URI of an object store.
+"""Where runs, sweeps and shards are kept: a folder, local or shared (NFS), or a URI of an object store.
 
 `s3://BUCKET/PATH` and `gs://BUCKET/PATH` are reached through pyarrow. A node works in a folder of its
 own, below ~/.cache/lfm_ray, which stands for the URI: `working_folder` gives it, `push` and `pull` copy
-its files to the store and back. For any other folder they do nothing, so whoever writes a file and
-pushes it need not know where it is kept. An object is replaced whole: a reader finds the old one or
-the new one.
+its files to the store and back; `copied` gives a node's own copy of a file that never changes. For any
+other folder they do nothing, so whoever writes a file and pushes it need not know where it is kept. An
+object is replaced whole: a reader finds the old one or the new one.
 
 Keys come from where the store's own tools find them (AWS_ACCESS_KEY_ID, a profile, the machine's role,
 GOOGLE_APPLICATION_CREDENTIALS) and are never part of a URI, so they reach no log and no file of ours.
@@ -12,7 +12,9 @@ GOOGLE_APPLICATION_CREDENTIALS) and are never part of a URI, so they reach no lo
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import sys
@@ -29,6 +31,8 @@ Result = TypeVar("Result")
 SCHEMES = ("s3", "gs")
 PATIENCE = 300.0  # s, for which a failing file is tried again
 LONGEST_WAIT = 10.0  # s, between two tries
+GS_RETRIES = 10  # s, for which Google's client itself tries again; its default is a quarter of an hour
+GS_EMULATOR = "CLOUD_STORAGE_EMULATOR_ENDPOINT"  # the variable by which that client finds a server for tests
 
 
 def working_folder(text: str) -> Path:
@@ -41,7 +45,7 @@ def working_folder(text: str) -> Path:
         return Path(text)
     uri = urlsplit(text)
     if uri.scheme not in SCHEMES or not uri.netloc:
-        raise UserError(f"{uri.scheme}://...: storage is a folder, s3://BUCKET/PATH or gs://BUCKET/PATH")
+        raise UserError(f"{uri.scheme}://...: give a folder, s3://BUCKET/PATH or gs://BUCKET/PATH")
     if "@" in uri.netloc or uri.query or uri.fragment:
         raise UserError(
             f"{uri.scheme}://...: give keys, region and endpoint by the environment (AWS_ACCESS_KEY_ID,"
@@ -58,7 +62,12 @@ def name_of(path: Path) -> str:
 
 def shown(path: Path) -> str:
     """A path as the user named it: the URI, or the path as it is."""
-    return name_of(path) if _parts(path) else str(path)
+    return name_of(path) if in_store(path) else str(path)
+
+
+def in_store(path: Path) -> bool:
+    """Whether a path stands for a URI."""
+    return bool(_parts(path))
 
 
 def exists(file: Path) -> bool:
@@ -83,6 +92,37 @@ def fetch(file: Path) -> None:
     """Copies one file from the store, if it is there."""
     if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
         _download(place, file)
+
+
+def copied(file: Path, sha256: str) -> Path:
+    """A copy on this machine of a file in the store with this checksum; for any other file, the file itself.
+
+    One process copies it for all, and the others wait. It is kept under its checksum, so that a file that
+    is replaced in the store is copied anew.
+
+    Raises:
+        UserError: it is not in the store, or was altered there.
+    """
+    if not (place := _place(file)):
+        return file
+    result = file.with_name(f"{sha256}{file.suffix}")
+    if result.exists():
+        return result
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with result.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or its process ends
+        if not result.exists():
+            if not place.store.get_file_info(place.path).is_file:
+                raise UserError(f"{shown(file)}: is not there")
+            temporary = result.with_suffix(".copying")
+            _download(place, temporary)
+            with temporary.open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+            if found != sha256:
+                temporary.unlink()
+                raise UserError(f"{shown(file)}: its checksum differs, it was altered; copy it there again")
+            temporary.replace(result)
+    return result
 
 
 def copy(file: Path, to: Path) -> None:
@@ -178,6 +218,9 @@ def _place(path: Path) -> Place | None:
 def _store(scheme: str, bucket: str) -> Any:
     import pyarrow.fs
 
+    if scheme == "gs":
+        who = "anonymous@" if GS_EMULATOR in os.environ else ""
+        return pyarrow.fs.FileSystem.from_uri(f"gs://{who}{bucket}?retry_limit_seconds={GS_RETRIES}")[0]
     return pyarrow.fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
 
 

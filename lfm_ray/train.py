@@ -38,7 +38,7 @@ def main() -> None:
     add("--gpus-per-worker", type=float, default=0, help="default 0")
     add("--name", help="of the run; default: the file's and the time")
     add("--fit-degree", type=positive, help="of the polynomial fitted to a learned alpha(t); default: chosen")
-    add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; default: the settings'")
+    add("--data", metavar="FOLDER", help="shards of lfm_ray.prepare, or their s3://, gs://; default: the settings'")
     add("--epochs", type=positive, help="T; default: the settings'")
     add("--profile", action="store_true", help="also show where the time of a training step goes")
     add("--address", help="a Ray cluster that this machine is a node of, such as auto; without it, this machine")

@@ -37,7 +37,7 @@ from lfm_ray.cli import (
     write_atomically,
 )
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.storage import push, shown
+from lfm_ray.storage import push, shown, working_folder
 
 if TYPE_CHECKING:
     from lfm_ray.datasets.shards import DatasetCard
@@ -81,7 +81,7 @@ def main() -> None:
             space = population_space(space, given.population)
         folder = given.storage / (given.name or f"{given.space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
         Sweep.check_free(folder)
-        data = Path(space.base.data.path)
+        data = working_folder(space.base.data.path)
         if data != DEMO_SHARDS or data.exists():
             read_card(data)
 
@@ -91,7 +91,7 @@ def main() -> None:
     resources = Resources(workers, given.concurrency, space.base.data.reader_cpus)
     with ray_session(given.address):
         resources.trials_at_once()
-        if not Path(space.base.data.path).exists():
+        if Path(space.base.data.path) == DEMO_SHARDS and not DEMO_SHARDS.exists():
             console.print(f"making the demo's shards in {DEMO_SHARDS}")
             prepare_demo(DEMO_SHARDS, given.address)
         source = Source.open(space.base)
@@ -182,13 +182,13 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources) ->
 
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
-    from lfm_ray.launch import read_notices
+    from lfm_ray.launch import overcome
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.schedules import formula
     from lfm_ray.search.selection import best_of, schedule_of
-    from lfm_ray.search.sweep import Sweep, trial_folder
+    from lfm_ray.search.sweep import LEARNED, Sweep, trial_folder
 
     sweep = Sweep.open(folder)
     trials = sweep.trials()
@@ -216,9 +216,9 @@ def show(folder: Path) -> None:
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for trial in [trial for trial in trials if trial.state == "failed"]:
         console.print(f"[yellow]trial {trial.number} failed:[/] {escape(trial.reason)}")
-    for trial in trials:
-        for notice in read_notices(trial_folder(folder, trial.number)):
-            console.print(f"[yellow]trial {trial.number}:[/] {escape(notice)}")
+    folders = {f"trial {trial.number}": trial_folder(folder, trial.number) for trial in trials}
+    for line in overcome({"learned run": folder / LEARNED} | folders):
+        console.print(f"[yellow]overcome:[/] {escape(line)}", soft_wrap=True)
     schedule, residual = schedule_of(best)
     if not sweep.study.has_epochs():
         console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
@@ -242,7 +242,7 @@ def arguments() -> Namespace:
     result = parser("tune", __doc__ or "")
     add = result.add_argument
     add("space", nargs="?", type=Path, default=Path(DEFAULT_SPACE), help=f"search space file; default {DEFAULT_SPACE}")
-    add("--data", metavar="FOLDER", help="shards made by lfm_ray.prepare; without it, the demo")
+    add("--data", metavar="FOLDER", help="shards of lfm_ray.prepare, or their s3:// or gs://; without it, the demo")
     add("--name", help="of the sweep; default: the space's and the time")
     add("--resume", metavar="NAME", help="go on with a sweep that was interrupted, or with more --trials")
     add("--start-from", type=Path, metavar="RUN", action="append", default=[],

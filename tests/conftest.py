@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +29,18 @@ def ray_local() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def cluster() -> Iterator[object]:
+    """A cluster of this machine, to which tests add nodes; the first has one CPU.
+
+    It lives in a folder of its own, so that nobody else on this machine takes it for theirs.
+    """
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
+        result = Cluster(initialize_head=True, head_node_args=head)
+        yield result
+        result.shutdown()

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import grpc
 import jsonschema
 import pytest
 import ray
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from synthetic import write_dataset
 
 import lfm_ray.tune
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.datasets.stream import READER_CPUS
 from lfm_ray.launch import Source, Workers
-from lfm_ray.search.run import Resources, _missing
+from lfm_ray.search.run import DRIVER_CPUS, Resources, _missing
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -49,6 +56,56 @@ def test_trials_are_counted_node_by_node(workers: Workers, readers: int, nodes: 
     assert Resources(workers, None, readers).fits(nodes) == trials
 
 
+class Node:
+    """The free CPUs and GPUs of a node, granted as Ray does: a part of a GPU is of one, whole ones are unused."""
+
+    def __init__(self, cpus: int, gpus: int) -> None:
+        self.cpus, self.gpus = Fraction(cpus), [Fraction(1)] * gpus
+
+    def take(self, cpus: Fraction, gpus: Fraction = Fraction(0)) -> bool:
+        """Grants a request, if it can."""
+        parts = [gpus] if gpus < 1 else [Fraction(1)] * int(gpus)
+        free = [i for i, left in enumerate(self.gpus) if left >= parts[0]][: len(parts)] if gpus else []
+        if cpus > self.cpus or (gpus and len(free) < len(parts)):
+            return False
+        self.cpus -= cpus
+        for i in free:
+            self.gpus[i] -= parts[0]
+        return True
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from([Fraction(0), Fraction(1, 4), Fraction(2, 5), Fraction(1, 3), Fraction(1), Fraction(2)]),
+    st.integers(0, 2),
+    st.integers(0, 10**9),
+)
+def test_the_trials_that_are_counted_fit_wherever_ray_places_them_and_no_more_do(
+    shape: list[tuple[int, int]], count: int, cpus: int, gpus: Fraction, readers: int, seed: int
+) -> None:
+    workers = Workers(count, cpus, float(gpus))
+    resources = Resources(workers, None, readers)
+    trials = resources.fits([{"CPU": float(c), "GPU": float(g)} for c, g in shape])
+    nodes, random = [Node(*one) for one in shape], Random(seed)
+
+    def placed(requests: int, *request: Fraction) -> int:
+        """How many of them find a node; which one each is given is up to chance."""
+        return sum(any(node.take(*request) for node in random.sample(nodes, len(nodes))) for _ in range(requests))
+
+    each = Fraction(str(resources.nested().cpus)) if count > 1 else Fraction(cpus)
+    drivers = trials if count > 1 else 0
+    assert placed(drivers, Fraction(str(DRIVER_CPUS))) == drivers
+    assert placed(trials * count, each, gpus) == trials * count
+    assert placed(trials * count * readers, Fraction(str(READER_CPUS))) == trials * count * readers
+    nodes = [Node(*one) for one in shape]
+    fit = placed(100, Fraction(cpus), gpus)
+    if not readers:
+        assert trials == fit // count
+
+
 def test_a_node_that_lacks_data_or_storage_says_what_to_do(tmp_path: Path) -> None:
     written = tmp_path / "sweep.yaml"
     written.touch()
@@ -75,26 +132,36 @@ def test_the_ray_cluster_file_follows_rays_schema() -> None:
 
 def test_the_kuberay_job_has_what_the_operator_needs() -> None:
     job = yaml.safe_load((DOCS / "cluster/kuberay.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    spec = job["spec"]
-    assert set(spec) == {"entrypoint", "shutdownAfterJobFinishes", "rayClusterSpec"}
-    cluster = spec["rayClusterSpec"]
-    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    schema = yaml.safe_load((Path(__file__).parent / "kuberay_schema.yaml").read_text())
+    jsonschema.validate(job, schema)
+    cluster = job["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"].split(".")[:2] >= ["2", "60"] and cluster["authOptions"] == {"mode": "token"}
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     assert all(group["minReplicas"] == group["replicas"] == group["maxReplicas"] for group in groups[1:])
     for group in groups:
-        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
-        assert {"name", "image", "resources"} <= set(container)
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_session_refuses_whoever_has_no_token(ray_local: None) -> None:
+    """Ray's default for a session of one machine since 2.59; the commands start no other kind."""
+    token = (Path.home() / ".ray/auth_token").read_text()
+    with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        for wrong in ([], [("authorization", f"Bearer {token[::-1]}")]):
+            with pytest.raises(grpc.RpcError) as refused:
+                ask(b"", metadata=wrong, timeout=20)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        ask(b"", metadata=[("authorization", f"Bearer {token}")], timeout=20)
 
 
 def test_the_slurm_script_is_one_that_bash_reads() -> None:
     script = DOCS / "cluster/slurm.sh"
     subprocess.run(["bash", "-n", script], check=True)
+    if shellcheck := shutil.which("shellcheck"):
+        subprocess.run([shellcheck, script], check=True)
     assert "ray symmetric-run" in script.read_text()
     known = subprocess.run(["ray", "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
     assert {"--address", "--min-nodes"} <= set(re.findall(r"--[a-z-]+", known))

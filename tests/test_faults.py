@@ -8,10 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -156,6 +155,7 @@ def test_kills_a_hang_a_full_disk_and_a_broken_checkpoint_change_nothing(work: P
         assert expected in notices[number], notices
     assert "went on from epoch" in notices[1]
     assert "checksum differs" in said
+    assert "overcome: trial 0, trial 3: its process died; it went on from its last epoch\n" in said
     assert "in save" in (sweep / "trials/0003/hung.txt").read_text()
 
 
@@ -175,18 +175,6 @@ def test_each_trial_that_cannot_go_on_is_recorded_with_its_reason(work: Path) ->
     assert "the loss became NaN" in trials[0].reason
     assert "memory" in trials[1].reason
     assert all(trial.reason[:60] in said for trial in trials[:2])
-
-
-@pytest.fixture
-def cluster() -> Iterator[object]:
-    """In a folder of its own, so that nobody else on this machine takes it for theirs."""
-    from ray.cluster_utils import Cluster
-
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
-        result = Cluster(initialize_head=True, head_node_args=head)
-        yield result
-        result.shutdown()
 
 
 def test_a_node_that_leaves_and_one_that_joins(work: Path, undisturbed: Path, cluster: object) -> None:

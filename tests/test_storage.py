@@ -1,26 +1,33 @@
-"""Storage by URI, against an S3 server of this machine, and storage that fails."""
+"""Storage and shards by URI, against servers of S3 and Google's store on this machine, and storage that fails."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 from synthetic import write_dataset
 
-from lfm_ray import storage
+from lfm_ray import cli, storage
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.shards import Shards
+from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import Source, run_in_process
 from lfm_ray.run import Row
 from lfm_ray.search.journal import PatientJournal
+from lfm_ray.search.run import check_nodes
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
 
@@ -41,6 +48,20 @@ def server() -> Iterator[ThreadedMotoServer]:
         urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT"))
         yield result
     result.stop()
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[None]:
+    """A server of Google's store, with a bucket."""
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        result = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+        result.start()
+        patch.setenv(storage.GS_EMULATOR, f"http://127.0.0.1:{port}")
+        yield
+        result.stop()
 
 
 @pytest.fixture
@@ -81,14 +102,15 @@ def test_a_folder_is_itself_and_nothing_is_copied(tmp_path: Path) -> None:
     assert not storage.exists(tmp_path / "a")
 
 
-def test_what_one_machine_pushes_another_pulls(machine) -> None:
-    folder = storage.working_folder("s3://bucket/folders/one")
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_what_one_machine_pushes_another_pulls(machine, google: None, scheme: str) -> None:
+    folder = storage.working_folder(f"{scheme}://bucket/folders/one")
     for name in ("a", "b", "deep/c"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     storage.push(folder)
     machine()
-    other = storage.working_folder("s3://bucket/folders/one")
+    other = storage.working_folder(f"{scheme}://bucket/folders/one")
     assert other != folder
     (other / "deep").mkdir(parents=True)
     (other / "left over").write_text("of a sweep of this name that was removed")
@@ -96,9 +118,103 @@ def test_what_one_machine_pushes_another_pulls(machine) -> None:
     storage.pull(other, skip=lambda name: name == "b")
     assert sorted(file.name for file in other.rglob("*") if file.is_file()) == ["a", "c"]
     assert (other / "deep/c").read_text() == "deep/c"
-    assert storage.name_of(other / "b") == "s3://bucket/folders/one/b"
+    assert storage.name_of(other / "b") == f"{scheme}://bucket/folders/one/b"
+    storage.copy(other / "b", other / "copy of b")
+    storage.fetch(other / "copy of b")
+    assert (other / "copy of b").read_text() == "b"
     storage.remove(other / "a")
     assert [storage.exists(other / name) for name in ("a", "b", "deep/c")] == [False, True, True]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_shards_in_a_bucket_are_copied_to_a_machine_once_and_checked(
+    machine, google: None, tmp_path: Path, scheme: str
+) -> None:
+    uri = f"{scheme}://bucket/shards/{scheme}"
+    upload(write_dataset(tmp_path / "shards"), uri)
+    here, there = Shards(tmp_path / "shards"), Shards(uri)
+    for split in ("train", "val"):
+        for name, values in here.arrays(split)[0].items():
+            assert np.array_equal(there.arrays(split)[0][name], values)
+    copies = sorted(file.name for file in there.path.glob("*.arrow"))
+    assert copies == sorted(f"{here.card.splits[split][0].sha256}.arrow" for split in ("train", "val"))
+    storage.remove(there.path / "train-00000.arrow")
+    assert len(Shards(uri).arrays("train")[1]) == 48  # nothing is read from the store again
+    sent = pickle.dumps(there)
+    machine()
+    with pytest.raises(UserError, match=f"{uri}/train-00000.arrow: is not there"):
+        pickle.loads(sent).arrays("train")
+    assert len(pickle.loads(sent).arrays("val")[1]) == 24
+    altered = storage.working_folder(uri) / "train-00000.arrow"
+    altered.write_bytes((tmp_path / "shards/train-00000.arrow").read_bytes()[:-8] + b"altered!")
+    storage.push(altered)
+    altered.unlink()
+    with pytest.raises(UserError, match=f"{uri}/train-00000.arrow: its checksum differs"):
+        Shards(uri).arrays("train")
+    assert len(list(Shards(uri).path.glob("*.arrow"))) == 1
+    upload(write_dataset(tmp_path / "other", train=12), uri)
+    assert len(Shards(uri).arrays("train")[1]) == 12
+    with pytest.raises(UserError, match=f"{scheme}://bucket/shards/none: there is no {CARD}"):
+        Shards(f"{scheme}://bucket/shards/none")
+
+
+def test_of_many_processes_one_copies_and_the_others_wait(
+    machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(write_dataset(tmp_path / "shards"), "s3://bucket/shards/many")
+    shards = Shards("s3://bucket/shards/many")
+    real, copied, all_began = storage._download, [], threading.Barrier(4)
+
+    def slow(*arguments: object) -> None:
+        copied.append(arguments)
+        time.sleep(0.3)
+        real(*arguments)
+
+    def fetch() -> None:
+        all_began.wait()
+        shards.fetch(["train"])  # a lock of a file is of the one who opened it, in one process or in several
+
+    monkeypatch.setattr(storage, "_download", slow)
+    threads = [threading.Thread(target=fetch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(copied) == 1
+    assert [file.suffix for file in shards.path.glob("*") if file.suffix not in (".json", ".lock")] == [".arrow"]
+
+
+def test_before_the_first_trial_every_node_has_copied_the_shards_or_is_named(
+    machine, tmp_path: Path, cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(write_dataset(tmp_path / "shards"), "s3://bucket/shards/nodes")
+    cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "second")})
+    (tmp_path / "sweep.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with cli.ray_session(cluster.address):
+        source = Source.open(load(RunConfig, None, ["data.path=s3://bucket/shards/nodes", "data.memory_share=0"]))
+        check_nodes(source, tmp_path / "sweep.yaml")
+        copies = (tmp_path / "second/lfm_ray/s3/bucket/shards/nodes").glob("*.arrow")
+        wanted = {source.shards.card.splits[split][0].sha256 for split in ("train", "val")}
+        assert {file.stem for file in copies} == wanted
+        nowhere_else = Source(Shards(Path("/proc/self/cwd/shards")), {})  # a path that is another's on each node
+        with pytest.raises(UserError, match=r"node [\d.]+ \(.+\): cannot read the shards in /proc/self/cwd/shards"):
+            check_nodes(nowhere_else, tmp_path / "sweep.yaml")
+        storage.remove(source.shards.path / "val-00000.arrow")
+        shutil.rmtree(tmp_path / "second")
+        with pytest.raises(UserError, match=r"cannot copy the shards: s3://bucket/shards/nodes/val-.* is not there"):
+            check_nodes(source, tmp_path / "sweep.yaml")
+
+
+def test_a_store_that_refuses_is_one_line(machine, capsys: pytest.CaptureFixture[str]) -> None:
+    file = storage.working_folder("s3://no-such-bucket/sweeps/one/a")
+    file.parent.mkdir(parents=True)
+    file.write_text("a")
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: storage.push(file))
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "NO_SUCH_BUCKET" in said and said.count("\n") == 1
 
 
 def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
@@ -193,6 +309,16 @@ def test_a_sweep_in_a_bucket_goes_on_from_another_machine_and_shows_no_secret(ma
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert KEY.encode() not in written + said.encode()
     assert {"best.yaml", "trials.csv", "study.journal"} <= {i.path.rpartition("/")[2] for i in _objects("sweeps/one")}
+
+
+def upload(folder: Path, uri: str) -> None:
+    """What `aws s3 cp --recursive` does."""
+    there = storage.working_folder(uri)
+    there.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        (there / file.name).write_bytes(file.read_bytes())
+        storage.push(there / file.name)
+        (there / file.name).unlink()
 
 
 def _objects(path: str) -> list:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +22,7 @@ from lfm_ray.config import Kind, Storage
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings, nearest
+from lfm_ray.storage import copied, exists, fetch, in_store, name_of, shown, working_folder
 
 FORMAT = "lfm_ray shards 1"
 NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
@@ -69,7 +70,7 @@ class ShardFile(Settings):
 
     file: str = Field(pattern=r"^[^/\\]+$", description="its name in the folder")
     rows: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class DatasetCard(Settings):
@@ -91,19 +92,30 @@ class DatasetCard(Settings):
 class Shards:
     """A dataset written by `lfm_ray.prepare`, opened for reading.
 
-    Files are opened when they are first needed and stay open. A pickled copy opens them afresh.
+    Files are opened when they are first needed and stay open. A pickled copy opens them afresh. Those
+    in an object store are first copied to this machine, once for all its processes.
+
+    path: a folder, or the URI of one (`lfm_ray.storage`).
 
     Raises:
         UserError: the folder or its `dataset.json` is missing, or is not of this format.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = working_folder(path) if isinstance(path, str) else path
         self.card = read_card(self.path)
         self._open_files: dict[str, pa.RecordBatch] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open_files": {}}
+        return self.__dict__ | {"path": name_of(self.path), "_open_files": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"path": working_folder(state["path"])}  # another machine has its own copies
+
+    def fetch(self, splits: Iterable[str], track: Callable[[list[ShardFile]], Iterable[ShardFile]] = iter) -> None:
+        """Copies the files of some splits to this machine, where they are in an object store and not here yet."""
+        for shard in track([shard for split in splits for shard in self._shards(split)]):
+            copied(self.path / shard.file, shard.sha256)
 
     def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """A whole split: modality -> (N, ...) array as stored, and labels (N,) int64.
@@ -133,7 +145,7 @@ class Shards:
         rows = np.asarray(rows, dtype=np.int64)
         ends = np.cumsum([shard.rows for shard in shards])
         if len(rows) and not 0 <= rows.min() <= rows.max() < ends[-1]:
-            raise IndexError(f"{self.path}: split {split} has rows 0 to {ends[-1] - 1}")
+            raise IndexError(f"{shown(self.path)}: split {split} has rows 0 to {ends[-1] - 1}")
         shard_of_row = np.searchsorted(ends, rows, side="right")
         within = rows - np.concatenate([[0], ends])[shard_of_row]
         numbers, which = np.unique(shard_of_row, return_inverse=True)
@@ -162,7 +174,7 @@ class Shards:
             UserError: names the first file that is missing, truncated or altered.
         """
         for shard in [shard for shards in self.card.splits.values() for shard in shards]:
-            path = self.path / shard.file
+            path = copied(self.path / shard.file, shard.sha256)
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
             if sha256(path) != shard.sha256:
@@ -173,14 +185,14 @@ class Shards:
 
     def _shards(self, split: str) -> list[ShardFile]:
         if split not in self.card.splits:
-            raise UserError(f"{self.path}: has no split {split!r}{nearest(split, list(self.card.splits))}")
+            raise UserError(f"{shown(self.path)}: has no split {split!r}{nearest(split, list(self.card.splits))}")
         return self.card.splits[split]
 
     def _names(self, modalities: Sequence[str] | None) -> list[str]:
         known = list(self.card.modalities)
         for name in modalities or ():
             if name not in known:
-                raise UserError(f"{self.path}: has no modality {name!r}{nearest(name, known)}")
+                raise UserError(f"{shown(self.path)}: has no modality {name!r}{nearest(name, known)}")
         return known if modalities is None else list(modalities)
 
     def _column(self, batch: pa.RecordBatch, name: str) -> Column:
@@ -194,7 +206,7 @@ class Shards:
 
     def _open(self, shard: ShardFile) -> pa.RecordBatch:
         if shard.file not in self._open_files:
-            path = self.path / shard.file
+            path = copied(self.path / shard.file, shard.sha256)
             try:
                 batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
                 batch.validate(full=True)
@@ -224,13 +236,17 @@ class Shards:
 
 
 def read_card(path: Path) -> DatasetCard:
-    """Reads and checks `dataset.json` of a dataset folder.
+    """Reads and checks `dataset.json` of a dataset folder, or of the one that `path` stands for in a store.
 
     Raises:
         UserError: it is missing or is not of this format.
     """
     file = path / CARD
     how = f"make it with: python -m lfm_ray.prepare MANIFEST --audio COLUMN --image COLUMN --out {path}"
+    if in_store(path):
+        if not exists(file):
+            raise UserError(f"{shown(path)}: there is no {CARD}; copy a folder there that lfm_ray.prepare has made")
+        fetch(file)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such dataset folder; {how}")
     if not file.is_file():

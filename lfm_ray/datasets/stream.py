@@ -15,15 +15,17 @@ import torch
 from lfm_ray.datasets.batches import Batch, Order
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.storage import name_of
 
 LABELS = "label"
+READER_CPUS = 0.99  # of a task, which leaves a little for the drivers of trials that have several workers
 
 
 @dataclass(frozen=True)
 class StreamBatches:
     """The batches of `order`, each read and prepared by a task of Ray Data while earlier ones are used.
 
-    It gives what `ReadBatches` gives. A task takes one CPU, and at most `cpus` of them run at once.
+    It gives what `ReadBatches` gives. A task takes one CPU (`READER_CPUS`), and at most `cpus` of them run at once.
     """
 
     shards: Shards
@@ -55,7 +57,7 @@ class StreamBatches:
             return
         dataset = ray.data.from_items([{"rows": rows} for rows in batches], override_num_blocks=len(batches))
         dataset.context.execution_options.preserve_order = True
-        key = (str(self.shards.path.absolute()), self.shards.card.fingerprint)
+        key = (name_of(self.shards.path), self.shards.card.fingerprint)
         split, inputs = self.split, self.inputs
 
         def task(item: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -63,7 +65,7 @@ class StreamBatches:
             return _prepare(_opened(*key), split, inputs, item["rows"], epoch)
 
         compute = ray.data.TaskPoolStrategy(size=self.cpus)
-        for row in dataset.map(task, num_cpus=1, compute=compute).iter_rows():
+        for row in dataset.map(task, num_cpus=READER_CPUS, compute=compute).iter_rows():
             yield {name: np.array(value) for name, value in row.items()}
 
 

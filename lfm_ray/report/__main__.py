@@ -82,7 +82,7 @@ def arguments() -> Namespace:
         help="of Grad-CAM: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
         help="of Grad-CAM: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
-    add("--data", type=Path, metavar="FOLDER", help="shards: of --paper, or of --gradcam in place of the runs'")
+    add("--data", type=storage_folder, metavar="FOLDER", help="shards: of --paper, or --gradcam in place of the runs'")
     add = result.add_argument_group("the paper's tables and figures").add_argument
     add("--paper", choices=("table1", "table3", "table4", "table5", "figure1", "figure2", "figure3", "figure4"),
         help="which one, see above")  # fmt: skip

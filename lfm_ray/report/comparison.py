@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from ray.tune import Callback
 
+from lfm_ray import storage
 from lfm_ray.cli import console, ray_session, write_atomically
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
@@ -108,8 +109,8 @@ def compare(given: Namespace) -> None:
 
 def run_comparison(given: Namespace) -> Comparison:
     """Tunes every row, and trains the best trial of each with all seeds; what is there is not run again."""
-    card = read_card(given.data)
-    settings = [f"data.path={given.data}", *given.overrides, *([f"epochs={given.epochs}"] if given.epochs else [])]
+    card, data = read_card(given.data), storage.shown(given.data)
+    settings = [f"data.path={data}", *given.overrides, *([f"epochs={given.epochs}"] if given.epochs else [])]
     planned = plan(given.paper, card, settings, given.rows)
     spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     split = "val" if given.paper in OF_TRAINING else given.split or "test"
@@ -124,7 +125,7 @@ def run_comparison(given: Namespace) -> Comparison:
     folder = given.storage / (given.name or f"{given.paper}-{given.data.name}")
     seeds = [1 + i for i in range(given.seeds or (1 if given.paper == "figure4" else 3))]
     wanted = ComparisonFile(
-        paper=given.paper, data=str(given.data), fingerprint=card.fingerprint, settings=settings, epochs=base.epochs,
+        paper=given.paper, data=data, fingerprint=card.fingerprint, settings=settings, epochs=base.epochs,
         trials=given.trials, seeds=seeds,
     )  # fmt: skip
     file = open_comparison(folder, wanted)

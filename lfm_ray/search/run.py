@@ -39,11 +39,11 @@ from lfm_ray.search.tune_adapters import (
     StudySearcher,
     TimeBudget,
 )
-from lfm_ray.storage import exists, name_of, push, working_folder
+from lfm_ray.storage import exists, in_store, name_of, push, shown, working_folder
 
-# Of a trial that only waits for its workers; Ray refuses an empty request. The workers of a trial leave
-# ten times as much, so that on no node the drivers take the place of a worker.
-DRIVER_CPUS = 0.001
+# Of a trial that only waits for its workers; Ray refuses an empty request, and this is the least it counts.
+# A worker leaves a hundred times as much, so that a hundred drivers on one node take no worker's place.
+DRIVER_CPUS = 0.0001
 
 ROUNDING = 1e-9  # a third of a GPU fits three times
 
@@ -101,7 +101,7 @@ class Resources:
 
     def nested(self) -> Workers:
         """The Ray Train workers of a trial; what drivers need comes off their CPUs."""
-        return replace(self.workers, cpus=self.workers.cpus - 10 * DRIVER_CPUS)
+        return replace(self.workers, cpus=self.workers.cpus - 100 * DRIVER_CPUS)
 
 
 def _gpu_shares(gpus: float, each: float) -> int:
@@ -168,6 +168,8 @@ def run_sweep(
 def check_nodes(source: Source, written: Path) -> None:
     """Asks every node of a cluster whether it can read the data and the file `written`, which this node wrote.
 
+    Shards in an object store are copied to all nodes at once. A node that joins later does so then.
+
     Raises:
         UserError: one cannot, which is named; nothing has been started.
     """
@@ -181,7 +183,7 @@ def check_nodes(source: Source, written: Path) -> None:
         for node in nodes
     ]
     for node, answer in answers:
-        address = node["NodeManagerAddress"]
+        address = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
         try:
             missing = ray.get(answer)
         except ray.exceptions.RayError as error:
@@ -196,11 +198,14 @@ def _missing(source: Source, written: str) -> str:
     path = source.shards.path
     try:
         if not source.in_memory and read_card(path).fingerprint != source.shards.card.fingerprint:
-            return f"{path} holds other data; put the shards on storage that all nodes share"
-    except UserError:
+            return f"{shown(path)} holds other data; put the shards on storage that all nodes share"
+        source.fetch()
+    except (UserError, OSError) as error:
+        if in_store(path):
+            return f"cannot copy the shards: {str(error).splitlines()[0]}"
         return (
-            f"cannot read the shards in {path}; put them on storage that all nodes share (NFS), or give the object"
-            " store of the nodes the memory to hold them (data.memory_share)"
+            f"cannot read the shards in {path}; put them on storage that all nodes share (NFS) or reach (s3://, gs://),"
+            " or give the object store of the nodes the memory to hold them (data.memory_share)"
         )
     try:
         if exists(working_folder(written)):
