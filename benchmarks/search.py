@@ -6,12 +6,16 @@
 benchmarks/curves.parquet (made by benchmarks/record_curves.py) holds the learning curves of random
 configurations on av-digits. A replayed search takes its configurations from these, without training:
 it pays the epochs that it would have trained, and sees the validation metrics that were recorded.
-Prints two tables, and draws search.png:
+Prints three tables, and draws search.png:
 
     rank correlation   Spearman's, of what trials could be compared by at an epoch with the fused
-                       validation accuracy at the last
+                       validation accuracy at the last; at a quarter of the epochs also by how much the
+                       default is better, with the 95 % interval of a bootstrap over the configurations
     regret             the best recorded accuracy minus the best that the search has trained to the end,
                        in points, against all epochs paid so far; the median of the repetitions
+    against ASHA       the median regret of the default minus that of TPE + ASHA, with the 95 % interval
+                       of a bootstrap over the repetitions, which are paired: both begin with the same
+                       configurations
 
 Searches: `random` trains everything to the end, in random order. `TPE` asks Optuna's sampler as the
 product does, and takes the recorded configuration nearest to the proposal that was not taken yet.
@@ -20,7 +24,11 @@ Rungs are decided by the product's own pruner, and Hyperband's by Optuna's. One 
 Limits: the best of a few dozen recorded configurations is what there is to be found, and a pool gets
 emptier as the search goes on, so samplers differ less here than in life; what is compared fairly is
 pruning. One dataset, one T. Rungs and the measure were chosen on random halves of the configurations,
-by replays in random order; the searches in the table see all of them.
+by replays in random order; the searches in the table see all of them. Known points, which the product
+trains first and to the end, are not treated so here.
+
+The regression is the better measure where it knows many final accuracies, and no better than probe_map
+with as few of them as a sweep has at its rungs: so it is not offered (benchmarks/learning_curves.py).
 
 Whether stopped trials, which Optuna is told of as pruned (`lfm_ray.search.study`), mislead TPE is seen
 by comparing `TPE + probe_map` with `random + probe_map`: it must stay ahead.
@@ -30,27 +38,33 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pandas as pd
+from learning_curves import features, power_law, regression
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
-from lfm_ray.search.pruning import SuccessiveHalving
+from lfm_ray.search.pruning import SuccessiveHalving, goes_on
 from lfm_ray.search.space import Pruning, Space, load_space
 
 CURVES = Path(__file__).with_name("curves.parquet")
 T = 24
 OBJECTIVE = "val/fused/accuracy"
+EPOCHS = (3, 4, 6, 8, 12, 18)  # of the table of correlations
 BUDGETS = (48, 96, 144, 192, 240, 288, 384, 480, 720)
 CLOSE = 0.5  # points
+RESAMPLES = 2000  # of a bootstrap
+MEASURE = "probe_map"  # the product's default
+FEW, SETS = 10, 40  # trials that have ended at the rungs of a sweep, about; random sets of them
 
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "fused accuracy": lambda rows: rows["val/fused/accuracy"],
@@ -73,7 +87,8 @@ class Curves:
     """The recorded configurations that were trained to the end, each of them once.
 
     final: (N,), accuracy; measures: name -> (N, T); compressed: budget -> (N,), the final accuracy
-    of the same configuration with its whole schedule in so many epochs.
+    of the same configuration with its whole schedule in so many epochs; features: epoch -> (N, k),
+    of the learning-curve regression; seeds: (M, seeds), final accuracies of some configurations.
     """
 
     def __init__(self, file: Path) -> None:
@@ -90,30 +105,45 @@ class Curves:
             short = first[(first["T"] == epochs) & (first["epoch"] == epochs)].set_index("configuration")[OBJECTIVE]
             if set(self.numbers) <= set(short.index):
                 self.compressed[int(epochs)] = short[self.numbers].to_numpy(dtype=float)
+        curves = [self.measures[name] for name in ("fused accuracy", "mean unimodal accuracy", MEASURE)]
+        learned = (ends["setting/alpha.strategy"] == "learned").to_numpy()
+        rates = ends["setting/optimizer.learning_rate"].to_numpy(dtype=float)
+        alphas = self._matrix(whole, whole["alpha"])
+        self.features = {epoch: features(curves, alphas, learned, rates, epoch) for epoch in range(1, T)}
+        finals = table[(table["T"] == T) & (table["epoch"] == T)]
+        self.seeds = (
+            finals.pivot(index="configuration", columns="seed", values=OBJECTIVE).dropna().to_numpy(dtype=float)
+        )
         settings = ends[[name for name in ends if name.startswith("setting/")]]
         self.settings = [
             {name.removeprefix("setting/"): value for name, value in row.items() if not pd.isna(value)}
             for row in settings.to_dict("records")
         ]
 
+    def reliability(self) -> float:
+        """The rank correlation of the final accuracies of two seeds, mean over the pairs of seeds."""
+        pairs = itertools.combinations(self.seeds.T, 2)
+        return float(np.mean([rank_correlation(one, other) for one, other in pairs]))
+
     def _matrix(self, rows: pd.DataFrame, values: pd.Series) -> np.ndarray:
         frame = rows[["configuration", "epoch"]].assign(value=values)
         return frame.pivot(index="configuration", columns="epoch", values="value").loc[self.numbers].to_numpy(float)
 
-    def subset(self, keep: np.ndarray) -> Curves:
-        """The same with only some of the configurations."""
-        part = object.__new__(Curves)
-        part.numbers = [self.numbers[i] for i in keep]
-        part.final = self.final[keep]
-        part.measures = {name: values[keep] for name, values in self.measures.items()}
-        part.compressed = {epochs: values[keep] for epochs, values in self.compressed.items()}
-        part.settings = [self.settings[i] for i in keep]
-        return part
+    def predicted(self, epoch: int, there: Sequence[int], ended: Sequence[int]) -> np.ndarray:
+        """The regression's prediction for the configurations `there`, with the final accuracies of `ended` of them."""
+        measure = self.measures[MEASURE][there, epoch - 1]
+        known = [i for i, n in enumerate(there) if n in ended]
+        if not known:
+            return measure
+        return regression(self.features[epoch][there], measure, known, self.final[np.array(there)[known]])
 
 
 @dataclass(frozen=True)
 class Search:
-    """A way to search. by: a key of MEASURES, `compressed`, or None for no pruning. Rungs are the product's."""
+    """A way to search. Rungs are the product's.
+
+    by: a key of MEASURES; `compressed`; `regression`; or None, no pruning.
+    """
 
     sampler: str
     by: str | None = None
@@ -127,6 +157,10 @@ class Search:
             return optuna.pruners.NopPruner()
         if self.hyperband:
             return optuna.pruners.HyperbandPruner(self.first_rung, T, self.reduction)
+        return self.halving()
+
+    def halving(self) -> SuccessiveHalving:
+        """The product's rungs."""
         return SuccessiveHalving(self.first_rung, self.reduction)
 
 
@@ -141,6 +175,8 @@ def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
     left = list(random.permutation(len(curves.final)))
     best = np.zeros(len(curves.final) * (T + 12) + 1)
     paid = 0
+    reached: dict[int, list[int]] = {}  # epoch of a rung -> the configurations that have come there
+    ended: list[int] = []
     while left:
         n = left[0]
         if search.sampler == "TPE":
@@ -156,7 +192,19 @@ def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
         if search.sampler == "TPE":
             space().suggest(trial)
         stopped = False
-        if search.by == "compressed":
+        if search.by == "regression":
+            rungs = [epoch for epoch in range(1, T) if search.halving().is_rung(epoch)]
+            for epoch, since in zip(rungs, [0, *rungs], strict=False):
+                paid += epoch - since
+                there = reached.setdefault(epoch, [])
+                there.append(n)
+                *others, value = curves.predicted(epoch, there, ended)
+                trial.report(value, epoch)
+                stopped = not goes_on(value, others, search.reduction)
+                if stopped:
+                    break
+            paid += 0 if stopped else T - rungs[-1]
+        elif search.by == "compressed":
             values = {epochs: curves.compressed[epochs][n] for epochs in curves.compressed}
             for epochs in (search.first_rung, search.first_rung * search.reduction):
                 if epochs in values and not stopped:
@@ -176,6 +224,7 @@ def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
         if stopped:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
+            ended.append(n)
             study.tell(trial, curves.final[n])
             best[paid:] = np.maximum(best[paid:], curves.final[n])
     return best
@@ -216,7 +265,7 @@ def nearest(curves: Curves, left: list[int], drawn: dict[str, object]) -> int:
     return min(left, key=distance)
 
 
-DEFAULT = "TPE + probe_map (default)"
+DEFAULT, ASHA = "TPE + probe_map (default)", "TPE + ASHA, fused"
 PLAIN = {"first_rung": 2, "reduction": 3}  # ASHA's best on halves of the recorded configurations
 SEARCHES = {
     "random, full budgets": Search("random"),
@@ -228,10 +277,12 @@ SEARCHES = {
     "random + nearest class mean": Search("random", "nearest class mean"),
     "random + ridge probe": Search("random", "ridge probe, training samples"),
     "random + compressed runs": Search("random", "compressed", 6, 3),
-    "random + probe_map": Search("random", "probe_map"),
+    "random + regression": Search("random", "regression"),
+    "random + probe_map": Search("random", MEASURE),
     "TPE, full budgets": Search("TPE"),
-    "TPE + ASHA, fused": Search("TPE", "fused accuracy", **PLAIN),
-    DEFAULT: Search("TPE", "probe_map"),
+    ASHA: Search("TPE", "fused accuracy", **PLAIN),
+    "TPE + regression": Search("TPE", "regression"),
+    DEFAULT: Search("TPE", MEASURE),
 }
 
 
@@ -250,31 +301,101 @@ def main() -> None:
         f" {100 * curves.final.max():.1f}, median {100 * np.median(curves.final):.1f}"
     )
     console.print(correlations(curves))
+    console.print(
+        f"Two seeds of the same {len(curves.seeds)} configurations: the rank correlation of their final accuracies is"
+        f" {curves.reliability():.2f}"
+    )
     jobs = [(name, seed) for name in SEARCHES for seed in range(given.repetitions)]
     found: dict[str, list[np.ndarray]] = {name: [] for name in SEARCHES}
     with multiprocessing.Pool(given.processes, _start, (given.curves,)) as pool:
         played = pool.imap(_play, jobs, chunksize=5)
         for (name, _), best in zip(jobs, track(played, "replaying", len(jobs), console=console), strict=True):
             found[name].append(best)
-    regrets = {name: np.median(100 * (curves.final.max() - np.array(bests)), axis=0) for name, bests in found.items()}
-    console.print(regret_table(regrets))
+    regrets = {name: 100 * (curves.final.max() - np.array(bests)) for name, bests in found.items()}
+    medians = {name: np.median(regret, axis=0) for name, regret in regrets.items()}
+    console.print(regret_table(medians))
+    console.print(against_asha(regrets[DEFAULT], regrets[ASHA]))
     given.out.mkdir(parents=True, exist_ok=True)
-    draw(regrets, given.out / "search.png")
+    draw(medians, given.out / "search.png")
     console.print(f"figure  {given.out / 'search.png'}")
 
 
 def correlations(curves: Curves) -> Table:
-    """Spearman's correlation of each measure at a few epochs with the final accuracy."""
-    epochs = (3, 4, 6, 8, 12, 18)
+    """Spearman's correlation with the final accuracy, of what could be compared at a few epochs.
+
+    The regression predicts each configuration from all others, and from random sets of FEW others.
+    """
     table = Table(title="rank correlation with the final fused accuracy", title_justify="left")
     table.add_column("compared at epoch")
-    for epoch in epochs:
+    for epoch in EPOCHS:
         table.add_column(str(epoch), justify="right")
-    for name, values in curves.measures.items():
-        table.add_row(name, *(f"{spearmanr(values[:, e - 1], curves.final).statistic:.2f}" for e in epochs))
-    short = {e: f"{spearmanr(values, curves.final).statistic:.2f}" for e, values in curves.compressed.items()}
-    table.add_row("the schedule compressed into it", *(short.get(e, "") for e in epochs))
+    quarter, everyone = T // 4, np.arange(len(curves.final))
+    table.add_column(f"default - it, at {quarter}", justify="right")
+    random = np.random.default_rng(0)
+    sets = [random.permutation(everyone) for _ in range(SETS)]
+
+    # name -> epoch -> pairs of configurations and what they are compared by
+    compared = {name: {e: [(everyone, v[:, e - 1])] for e in EPOCHS} for name, v in curves.measures.items()}
+    short = {e: [(everyone, values)] for e, values in curves.compressed.items() if e in EPOCHS}
+    compared["the schedule compressed into it"] = short
+    fused = curves.measures["fused accuracy"]
+    compared["power law"] = {e: [(everyone, power_law(fused[:, :e], T))] for e in EPOCHS}
+    few = {e: [(one[FEW:], curves.predicted(e, everyone, one[:FEW])[one[FEW:]]) for one in sets] for e in EPOCHS}
+    compared[f"regression on {FEW} others"] = few
+    others = [np.delete(everyone, n) for n in everyone]
+    known = {e: np.array([curves.predicted(e, everyone, o)[n] for n, o in enumerate(others)]) for e in EPOCHS}
+    compared["regression on all others"] = {e: [(everyone, values)] for e, values in known.items()}
+
+    for name, by_epoch in compared.items():
+        shown = [
+            f"{np.mean([rank_correlation(v, curves.final[n]) for n, v in by_epoch[e]]):.2f}" if e in by_epoch else ""
+            for e in EPOCHS
+        ]
+        differences = []
+        for n, values in by_epoch[quarter]:
+            drawn = random.integers(0, len(n), (RESAMPLES // len(by_epoch[quarter]), len(n)))
+            default, final = curves.measures[MEASURE][n, quarter - 1][drawn], curves.final[n][drawn]
+            differences.append(rank_correlation(default, final) - rank_correlation(values[drawn], final))
+        table.add_row(name, *shown, "" if name == MEASURE else _interval(np.concatenate(differences), 2))
     return table
+
+
+def rank_correlation(values: np.ndarray, final: np.ndarray) -> np.ndarray:
+    """Spearman's, along the last axis."""
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(v, axis=-1) for v in (values, final)))
+    return (a * b).sum(axis=-1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+
+
+def against_asha(ours: np.ndarray, theirs: np.ndarray) -> Table:
+    """The difference of two median regrets at some budgets, and where it is the highest.
+
+    ours, theirs: (repetitions, epochs), of the same repetitions, which the bootstrap draws together.
+    """
+    drawn = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
+    budgets = np.arange(T, ours.shape[1], 2)
+
+    def difference(budget: int) -> float:
+        return float(np.median(ours[:, budget]) - np.median(theirs[:, budget]))
+
+    def interval(budget: int) -> str:
+        return _interval(np.median(ours[drawn, budget], axis=1) - np.median(theirs[drawn, budget], axis=1), 1)
+
+    worst = int(max(budgets, key=difference))
+    table = Table(title=f"median regret in points, {DEFAULT} minus {ASHA}", title_justify="left")
+    table.add_column("after epochs")
+    for name in ("difference", "95 %"):
+        table.add_column(name, justify="right")
+    for budget in BUDGETS:
+        table.add_row(str(budget), f"{difference(budget):+.1f}", interval(budget))
+    table.add_section()
+    table.add_row(f"{worst}, the worst of all", f"{difference(worst):+.1f}", interval(worst))
+    return table
+
+
+def _interval(resampled: np.ndarray, digits: int) -> str:
+    """The 95 % interval of a bootstrap's differences."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def regret_table(regrets: dict[str, np.ndarray]) -> Table:
@@ -299,7 +420,7 @@ def draw(regrets: dict[str, np.ndarray], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
-    drawn = ("random, full budgets", "random + Hyperband, fused", "TPE, full budgets", "TPE + ASHA, fused", DEFAULT)
+    drawn = ("random, full budgets", "random + Hyperband, fused", "TPE, full budgets", ASHA, DEFAULT)
     for name in drawn:
         regret = regrets[name]
         shown = np.where(regret > 50, np.nan, regret)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lfm_ray.search.run import Resources
     from lfm_ray.search.space import Space
     from lfm_ray.search.sweep import Sweep
+    from lfm_ray.search.tune_adapters import TimeBudget
 
 DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
 DEMO_SHARDS = Path("shards/demo")
@@ -61,10 +62,11 @@ def main() -> None:
     from lfm_ray.report.loggers import loggers
     from lfm_ray.report.progress import RunsProgress, SweepProgress
     from lfm_ray.report.tensorboard import TensorBoardCallback
-    from lfm_ray.search.population import population_space, rounds
+    from lfm_ray.search.population import check_population, population_space, rounds
     from lfm_ray.search.run import Resources, cluster_hardware, run_sweep
     from lfm_ray.search.samplers import drawn_at_random
     from lfm_ray.search.sweep import Sweep
+    from lfm_ray.search.tune_adapters import TimeBudget
 
     if given.describe:
         from lfm_ray.report.describe import describe
@@ -84,6 +86,8 @@ def main() -> None:
         data = working_folder(space.base.data.path)
         if data != DEMO_SHARDS or data.exists():
             read_card(data)
+    if rounds(space):
+        check_population(given.workers_per_trial, folder)
 
     logged = loggers(given.log, folder, space)
     gpus = 1 / given.trials_per_gpu if given.trials_per_gpu else given.gpus_per_worker
@@ -106,12 +110,13 @@ def main() -> None:
         console.print(space.question)
         if at_random := drawn_at_random(space):
             console.print(f"sampler {space.sampler}: draws at random, as it cannot model them: {', '.join(at_random)}")
+        time_budget = TimeBudget(given.time_budget) if given.time_budget else None
         if sweep.file.from_learned:
-            space = search_around_learned(sweep, source, resources)
+            space = search_around_learned(sweep, source, resources, time_budget)
         runs = space.trials * rounds(space)
         with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
             tensorboard = TensorBoardCallback(folder, space, source.shards.card.modalities)
-            run_sweep(sweep, source, resources, given.time_budget, [tensorboard, *logged, progress])
+            run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
     show(folder)
 
 
@@ -165,8 +170,13 @@ def evidence_for(space: Space, card: DatasetCard, given: Namespace) -> list[Evid
     return found
 
 
-def search_around_learned(sweep: Sweep, source: Source, resources: Resources) -> Space:
-    """Trains the learned run of a sweep, or goes on with it, and makes its fit the first known points."""
+def search_around_learned(sweep: Sweep, source: Source, resources: Resources, time_budget: TimeBudget | None) -> Space:
+    """Trains the learned run of a sweep, or goes on with it, and makes its fit the first known points.
+
+    Raises:
+        TrainingFailed: it failed, or the time was up before it had ended.
+    """
+    from lfm_ray.launch import read_epochs
     from lfm_ray.report.progress import RunsProgress
     from lfm_ray.search.run import run_configs
     from lfm_ray.search.sweep import LEARNED
@@ -175,7 +185,13 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources) ->
     config, folder = sweep.space.learned_run(), sweep.folder / LEARNED
     console.print(f"learned run     {folder}, {config.epochs} epochs")
     with RunsProgress(console, 1) as progress:
-        run_configs({folder.absolute(): config}, source, resources, [progress], measure=None)
+        run_configs({folder.absolute(): config}, source, resources, [progress], None, time_budget)
+    trained = len(read_epochs(folder))
+    if trained < config.epochs:
+        raise TrainingFailed(
+            f"the time was up after {trained} of the {config.epochs} epochs of the learned run; go on with"
+            f" --resume {sweep.folder.name}"
+        )
     sweep.start_around(with_fitted_point(sweep.space, folder, NEIGHBOURS))
     return sweep.space
 

@@ -56,6 +56,7 @@ OPTIMIZER = "tests/test_optimizer.py"
 METRICS = "tests/test_metrics.py"
 STATISTICS = "tests/test_statistics.py"
 CONFIRMATION = "tests/report/test_confirmation.py"
+PRUNING = "tests/search/test_pruning.py"
 POPULATION = "tests/search/test_population.py"
 EXPORT = "tests/test_export.py"
 BROKEN = "tests/test_kills.py -k broken"
@@ -514,9 +515,18 @@ MUTATIONS = [
     ("search/warm_start", WARM_START,
      "return differing if all(",
      "return differing if any("),
-    ("search/pruning", "tests/search/test_pruning.py",
-     "            sign = -1",
-     "            sign = 1"),
+    ("search/pruning", PRUNING,
+     "sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1",
+     "sign = 1"),
+    ("search/pruning", PRUNING,
+     "value >= values[math.ceil(len(values) / reduction) - 1]",
+     "value >= values[len(values) // reduction - 1]"),
+    ("search/pruning", PRUNING,
+     "return len(values) < reduction or",
+     "return len(values) <= reduction or"),
+    ("search/population", POPULATION,
+     "and len(self.failed) < self.space.trials:",
+     "and len(self.failed) <= self.space.trials:"),
     ("checkpoint", BROKEN,
      "hashlib.sha256(memoryview(content)[:-size]).digest() != content[-size:]",
      "False"),

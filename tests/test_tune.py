@@ -256,6 +256,11 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
         ("tune", ["--resume", "absent"], "there is no sweep here"),
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
         ("tune", ["--trials", "0"], "at least 1"),
+        (
+            "tune",
+            ["--data", "shards/tiny", "--population", "4", "--workers-per-trial", "2", "--name", "x"],
+            "leave out --workers-per-trial",
+        ),
         ("tune", ["--time-budget", "soon"], "such as 90s"),
         ("tune", ["--storage", "s3://key@bucket/path"], "by the environment"),
         ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),

@@ -29,11 +29,12 @@ from lfm_ray import checkpoint
 from lfm_ray.cli import write_atomically
 from lfm_ray.config import OptimizerSettings, RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import CHECKPOINT, CONFIG, EPOCHS, read_epochs
+from lfm_ray.launch import CHECKPOINT, CONFIG, EPOCHS, add_notice, read_epochs
 from lfm_ray.optimizer import after_step, build_optimizer
 from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.storage import name_of
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"
 JOURNAL = "population.jsonl"
@@ -66,6 +67,21 @@ def population_space(space: Space, members: int) -> Space:
     update = {"run": {**space.run, **changes}, "search": search, "points": {}, "trials": members}
     update["epochs_a_round"] = max(1, round(space.base.epochs / ROUNDS))
     return Space.model_validate({**space.model_dump(), **update})
+
+
+def check_population(workers: int, folder: Path) -> None:
+    """Refuses a way to run a population that it has not.
+
+    Raises:
+        UserError: members of several workers, or a sweep that is kept in an object store.
+    """
+    if workers > 1:
+        raise UserError(
+            "--population trains each member in one process: a round is a few epochs, and Ray Train's workers would"
+            " have to be started anew for each; leave out --workers-per-trial"
+        )
+    if "://" in name_of(folder):
+        raise UserError("--population copies checkpoints between its members: give a --storage that is a folder")
 
 
 def rounds(space: Space) -> int:
@@ -154,6 +170,11 @@ class Population:
         """The epoch at which the present round ends."""
         return min(len(self.rounds) * self.every, self.T)
 
+    @property
+    def over(self) -> bool:
+        """Whether every member has ended."""
+        return all(self.sweep.study.ended(member) for member in range(self.space.trials))
+
     def remaining(self) -> int:
         """How many rounds of members are still to be trained."""
         return self.space.trials * (rounds(self.space) - len(self.rounds) + 1)
@@ -166,13 +187,19 @@ class Population:
         return number, self.rounds[-1][number][1]
 
     def ended(self, number: int, reason: str | None = None) -> None:
-        """A member has ended the round, or failed for a reason. The last of a round begins the next."""
+        """A member has ended the round, or failed for a reason. The last of a round begins the next.
+
+        One that failed follows another, and its reason is a notice in its folder; the population is
+        over when all have.
+        """
         self._open.discard(number)
         if reason is not None:
             self.failed[number] = reason
         if self._open:
             return
-        if self.until < self.T:
+        if self.until < self.T and len(self.failed) < self.space.trials:
+            for member, why in self.failed.items():
+                add_notice(self._folder(member), f"{why}; it went on from another member after epoch {self.until}")
             scores = [self._score(number) for number in range(self.space.trials)]
             random = np.random.default_rng((self.sweep.file.seed, len(self.rounds)))
             settings = [settings for _, settings in self.rounds[-1]]
@@ -207,7 +234,8 @@ class Population:
         """Puts every member where its round starts, and opens the round."""
         self.failed = {}
         for number, (parent, settings) in enumerate(self.rounds[-1]):
-            self.sweep.study.change(number, settings)
+            if not self.sweep.study.ended(number):  # a kill may have come between the ends of two members
+                self.sweep.study.change(number, settings)
             if parent != number:
                 take_over(self._folder(parent), self._folder(number), self.space.config(settings))
         self._waiting = list(range(self.space.trials))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import optuna
 
@@ -13,10 +14,9 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
     """ASHA's stopping rule (Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020).
 
     Rungs are at the epochs `first_rung * reduction**k`. A trial that reaches a rung goes on if its
-    value there is among the best 1/`reduction` of all values seen at that rung so far; nothing is
-    stopped before `reduction` trials have reached the rung. What the rungs compare is decided by
-    the caller, see `lfm_ray.search.space.Pruning.by`; the best is the highest, or the lowest where
-    the study minimises.
+    value there is among the best 1/`reduction` of all values seen at that rung so far (`goes_on`).
+    What the rungs compare is decided by the caller, see `lfm_ray.search.space.Pruning.by`; the best
+    is the highest, or the lowest where the study minimises.
 
     Everything is computed from the values in the study, so a resumed sweep decides as one that was
     never interrupted. Protected trials (known points) take part in the comparison but go on.
@@ -41,10 +41,14 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
             for other in study.get_trials(deepcopy=False)
             if epoch in other.intermediate_values and other.number != trial.number
         ]
-        own, sign = trial.intermediate_values[epoch], 1
-        if study.direction == optuna.study.StudyDirection.MINIMIZE:
-            sign = -1
-        values = sorted((sign * value for value in [*others, own]), reverse=True)
-        if len(values) < self.reduction:
-            return False
-        return sign * own < values[math.ceil(len(values) / self.reduction) - 1]
+        sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+        return not goes_on(sign * trial.intermediate_values[epoch], [sign * value for value in others], self.reduction)
+
+
+def goes_on(value: float, others: Sequence[float], reduction: int) -> bool:
+    """Whether a value is among the best 1/`reduction` of those at a rung, its own included; higher is better.
+
+    Every trial goes on before `reduction` of them have reached the rung.
+    """
+    values = sorted([*others, value], reverse=True)
+    return len(values) < reduction or value >= values[math.ceil(len(values) / reduction) - 1]

@@ -127,11 +127,11 @@ def cluster_hardware() -> str:
 
 
 def run_sweep(
-    sweep: Sweep, source: Source, resources: Resources, time_budget: float | None, callbacks: list[tune.Callback]
+    sweep: Sweep, source: Source, resources: Resources, time_budget: TimeBudget | None, callbacks: list[tune.Callback]
 ) -> None:
     """Runs every trial of the sweep that has not ended; returns when they have, or time is up.
 
-    time_budget: seconds; trials that are cut short by it go on under `--resume`.
+    Trials that are cut short by the time budget go on under `--resume`.
     """
     study = sweep.study
     if not study.remaining() or not study.has_epochs():
@@ -147,10 +147,6 @@ def run_sweep(
     config = tune.TuneConfig()
     searcher: Searcher
     if sweep.space.epochs_a_round:
-        if resources.workers.count > 1:
-            raise UserError("--population trains each member in one process; leave out --workers-per-trial")
-        if "://" in name_of(sweep.folder):
-            raise UserError("--population copies checkpoints between its members: give a --storage that is a folder")
         population = Population(sweep)
         searcher, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
         config.num_samples = population.remaining()
@@ -160,7 +156,7 @@ def run_sweep(
     config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
-    _tune(trainable, config, sweep.folder, resources, callbacks, stop=TimeBudget(time_budget) if time_budget else None)
+    _tune(trainable, config, sweep.folder, resources, callbacks, stop=time_budget)
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
@@ -243,15 +239,17 @@ def run_configs(
     resources: Resources,
     callbacks: list[tune.Callback],
     measure: str | None,
+    time_budget: TimeBudget | None = None,
 ) -> None:
     """Runs given configurations, each in its folder; those that have ended are not repeated.
 
-    The last epoch of each is also measured on the split `measure`, where one is named.
+    The last epoch of each is also measured on the split `measure`, where one is named. Runs that the
+    time budget cuts short go on when they are run again.
 
     Raises:
         TrainingFailed: one of them failed; the others have run.
     """
-    for folder, reason in run_each(runs, source, resources, callbacks, measure).items():
+    for folder, reason in run_each(runs, source, resources, callbacks, measure, time_budget).items():
         raise TrainingFailed(f"{folder}: {reason}")
 
 
@@ -261,18 +259,20 @@ def run_each(
     resources: Resources,
     callbacks: list[tune.Callback],
     measure: str | None,
+    time_budget: TimeBudget | None = None,
 ) -> dict[Path, str]:
     """What `run_configs` does; returns the folders of the runs that failed, with the reasons.
 
     Raises:
-        KeyboardInterrupt: Tune was interrupted before all had ended.
+        KeyboardInterrupt: Tune was interrupted before all had ended and before the time was up.
     """
     named = [(name_of(folder), run) for folder, run in runs.items()]
     trainable = tune.with_parameters(_run_one, runs=named, source=source, workers=resources.nested(), measure=measure)
     where = next(iter(runs)).parent
     check_nodes(source, next(file for file in (where / SWEEP, where.parent / SWEEP) if file.exists()))
     config = tune.TuneConfig(num_samples=1)
-    grid = _tune(trainable, config, where, resources, callbacks, {"run": tune.grid_search(list(range(len(runs))))})
+    space = {"run": tune.grid_search(list(range(len(runs))))}
+    grid = _tune(trainable, config, where, resources, callbacks, space, time_budget)
     failures: dict[Path, str] = {}
     ended = 0
     for (folder, run), result in zip(runs.items(), (grid[i] for i in range(len(grid))), strict=False):
@@ -280,7 +280,7 @@ def run_each(
         if result.error or FAILED in metrics:
             failures[folder] = str(metrics.get(FAILED, result.error))
         ended += folder in failures or metrics.get("epoch") == run.epochs
-    if ended < len(runs):
+    if ended < len(runs) and not (time_budget and time_budget.stop_all()):
         raise KeyboardInterrupt
     return failures
 

@@ -60,7 +60,7 @@ class Pruning(Settings):
     first_rung: int | None = Field(
         None, ge=1, description="epoch at which trials are compared for the first time; null: 1 of 24, at least 1"
     )
-    reduction: int = Field(2, ge=2, description="one in that many goes on; also the factor between rungs")
+    reduction: int = Field(3, ge=2, description="one in that many goes on; also the factor between rungs")
 
     def first_of(self, epochs: int) -> int:
         """The epoch of the first rung of trials of so many epochs."""

@@ -105,11 +105,11 @@ class PopulationSearcher(DriverOnly, Searcher):
         self.population = population
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next member that can train; None while the round waits for others."""
+    def suggest(self, trial_id: str) -> Any:
+        """The next member that can train; none while the round waits for others, or none any more."""
         following = self.population.next()
         if following is None:
-            return None
+            return Searcher.FINISHED if self.population.over else None
         self._numbers[trial_id] = following[0]
         return {NUMBER: following[0], SETTINGS: following[1]}
 
@@ -119,9 +119,10 @@ class PopulationSearcher(DriverOnly, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the population; a member that ran out of the sweep's time has not ended."""
         number = self._numbers[trial_id]
-        if error or (result and FAILED in result):
-            reason = "the trial's process died; see Ray's log files"
-            self.population.ended(number, (result or {}).get(FAILED, reason))
+        if error:
+            self.population.ended(number, died_reason(trial_folder(self.population.sweep.folder, number)))
+        elif result and FAILED in result:
+            self.population.ended(number, result[FAILED])
         elif result and result.get("epoch", 0) >= self.population.until:
             self.population.ended(number)
 
@@ -208,17 +209,18 @@ class KeepBest(DriverOnly, Callback):
 
 
 class TimeBudget(Stopper):
-    """Stops a sweep after so many seconds; setting the machine's clock makes no difference, unlike Tune's own."""
+    """Stops what runs after so many seconds from now; setting the machine's clock makes no difference, unlike Tune's.
+
+    One that a learned run and then the sweep are given bounds both together.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._began: float | None = None
+        self._end = time.monotonic() + seconds
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Single trials are not stopped."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the time is up, counted from the first call."""
-        self._began = time.monotonic() if self._began is None else self._began
-        return time.monotonic() - self._began >= self.seconds
+        """Whether the time is up."""
+        return time.monotonic() >= self._end

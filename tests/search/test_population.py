@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from synthetic import write_dataset
 
-from lfm_ray import checkpoint
+from lfm_ray import checkpoint, tune
 from lfm_ray.config import OptimizerSettings, RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
@@ -17,6 +18,7 @@ from lfm_ray.run import Row
 from lfm_ray.search.population import Population, explored, next_round, population_space, rate_factors, take_over
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.settings import load
 
 SPACE = Space.model_validate(
     {
@@ -147,3 +149,47 @@ def test_a_killed_population_goes_on_as_one_that_was_not(tmp_path: Path) -> None
     assert best.strategy == "table"
     assert best.accuracy > 0.9
     assert any(parent != i for step in done.rounds for i, (parent, _) in enumerate(step))
+
+
+def test_a_population_is_over_when_all_of_its_members_have_failed(tmp_path: Path) -> None:
+    sweep = Sweep.create(tmp_path / "sweep", population_space(SPACE, 4), 0, "data")
+    population = Population(sweep)
+    members = [population.next() for _ in range(4)]
+    for member, _ in filter(None, members):
+        assert not population.over
+        population.ended(member, f"member {member} broke")
+    assert population.over
+    assert population.next() is None
+    assert [(trial.state, trial.reason) for trial in sweep.trials()][2] == ("failed", "member 2 broke")
+
+
+FAILING = """
+run:
+  epochs: 2
+  model: {width: 4, embedding_size: 8}
+  data: {path: shards/tiny, batch_size: 16}
+search: {loss.tau: {choice: [0.2, 1.0e-40]}}
+"""
+
+
+def test_a_member_that_fails_on_ray_follows_another_and_says_why(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "shards/tiny")
+    (tmp_path / "failing.yaml").write_text(FAILING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tune", "failing.yaml", "--population", "4", "--name", "pbt"])
+    tune.main()
+    said = " ".join(capsys.readouterr().out.split())
+    first, second = Population(Sweep.open(tmp_path / "sweeps/pbt")).rounds
+    failed = {n for n, (_, settings) in enumerate(first) if settings["loss.tau"] != 0.2}
+    assert 0 < len(failed) < 4
+    trials = Sweep.open(tmp_path / "sweeps/pbt").trials()
+    assert [trial.state for trial in trials] == ["finished"] * 4
+    for member in failed:
+        assert second[member][0] not in failed
+        reason = f"trial {member}: the loss became NaN or infinite in epoch 1; a lower learning rate may help"
+        assert f"{reason}; it went on from another member after epoch 1" in said
+    best = max(trials, key=lambda trial: trial.rank)
+    assert load(RunConfig, tmp_path / "sweeps/pbt/best.yaml") == best.config
+    assert best.config.alpha.values == [row["alpha"] for row in best.rows]

@@ -9,10 +9,12 @@ import pytest
 from synthetic import write_dataset
 
 from lfm_ray import tune
+from lfm_ray.errors import TrainingFailed
 from lfm_ray.launch import read_epochs
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.tune_adapters import TimeBudget
 from lfm_ray.search.warm_start import evidence_from, with_best_points
 
 SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
@@ -39,18 +41,23 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     tune.main()
 
 
-def test_the_loop_from_a_learned_run_to_polynomials_around_its_fit_survives_a_kill(
+def test_the_loop_from_a_learned_run_to_polynomials_around_its_fit_survives_the_end_of_its_time_and_a_kill(
     ray_local: None, command: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(*_: object) -> Space:
         raise Killed
 
+    folder = Path("sweeps/loop")
+    with command.context() as patch:
+        patch.setattr(TimeBudget, "stop_all", lambda self: bool(read_epochs(folder / "learned")))
+        with pytest.raises(TrainingFailed, match="of the 3 epochs of the learned run; go on with --resume loop"):
+            run(command, "search_spaces/cubic.yaml", "--from-learned", "--data", "shards/tiny", "--name", "loop",
+                "--epochs", "3", "--epoch-budget", "16", "--time-budget", "1h", *SMALL)  # fmt: skip
+    assert 0 < len(read_epochs(folder / "learned")) < 3
     with command.context() as patch:
         patch.setattr(Sweep, "start_around", killed)
         with pytest.raises(Killed):
-            run(command, "search_spaces/cubic.yaml", "--from-learned", "--data", "shards/tiny", "--name", "loop",
-                "--epochs", "3", "--epoch-budget", "16", *SMALL)  # fmt: skip
-    folder = Path("sweeps/loop")
+            run(command, "--resume", "loop")
     checkpoint = folder / "learned" / "checkpoint.pt"
     trained = checkpoint.stat().st_mtime_ns
     assert not (folder / "study.journal").exists()
