@@ -34,9 +34,9 @@ class Settings(BaseModel):
         """Tag -> class, where a section of this class is a choice between classes that stand elsewhere."""
         return {}
 
-    def to_yaml(self) -> str:
-        """The settings as YAML that `load` reads back to an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+    def to_yaml(self, defaults: bool = True) -> str:
+        """The settings as YAML that `load` reads back to an equal object; `defaults`: also those at their default."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=not defaults), sort_keys=False)
 
 
 def load(cls: type[AnySettings], path: Path | None, overrides: Sequence[str] = ()) -> AnySettings:

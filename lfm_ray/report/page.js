@@ -36,10 +36,10 @@ function extent(values, [low, high] = [Infinity, -Infinity]) {
   return low <= high ? (low < high ? [low, high] : [low - 0.5, high + 0.5]) : [0, 1];
 }
 
-function draw(panel) {
+function draw(panel, room = panel.box.clientWidth) {
   const { plot, box } = panel;
   const parallel = plot.axes.length > 0;
-  const width = Math.max(box.clientWidth, parallel ? 96 * plot.axes.length : 0);
+  const width = Math.max(room, parallel ? 96 * plot.axes.length : 0);
   const height = parallel ? 340 : Math.round(Math.min(330, Math.max(230, width * 0.62)));
   const margin = parallel ? { top: 46, right: 84, bottom: 14, left: 16 } : { top: 8, right: 12, bottom: 40, left: 52 };
   const [x0, x1] = parallel ? [0, Math.max(1, plot.axes.length - 1)] : extent(plot.curves.flatMap((c) => data.xs[c[1]]));
@@ -173,8 +173,20 @@ let waiting = 0;
 function redraw() {
   if (width === document.documentElement.clientWidth) return;
   width = document.documentElement.clientWidth;
-  panels.forEach(draw);
+  panels.forEach((panel) => draw(panel));
 }
+// On paper: two figures side by side on A4, and everything unfolded.
+const folded = [...document.querySelectorAll("details:not([open])")];
+window.addEventListener("beforeprint", () => {
+  light(null);
+  for (const panel of panels) draw(panel, panel.plot.axes.length ? 680 : 330);
+  for (const details of folded) details.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const details of folded) details.open = false;
+  width = 0;
+  redraw();
+});
 window.addEventListener("resize", () => {
   clearTimeout(waiting);
   waiting = setTimeout(redraw, 150);

@@ -9,9 +9,10 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from lfm_ray.cli import write_atomically
-from lfm_ray.report import contents
-from lfm_ray.report.contents import Figures, Seen
+from lfm_ray.report import page_tables, sentences
+from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
+from lfm_ray.report.seen import Seen
 from lfm_ray.storage import push
 
 HERE = Path(__file__).parent
@@ -30,7 +31,7 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
     beside = page.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     write_atomically(
-        beside / "strategies.csv", contents.strategy_frame(all_seen).to_csv(index=False, float_format="%.6g")
+        beside / "strategies.csv", page_tables.strategy_frame(all_seen).to_csv(index=False, float_format="%.6g")
     )
     drawn: list[Plot | Bars] = [*figures.plots, *figures.charts]
     for figure in drawn:
@@ -43,24 +44,24 @@ def render(figures: Figures, folder: str) -> str:
     """The page; `folder` is where its links lead to."""
     all_seen = figures.all_seen
     plots = [plot.thinned() for plot in figures.plots]
-    details = [contents.differences(all_seen)]
+    details = [page_tables.differences(all_seen)]
     if not figures.several:
-        details += [contents.best_trials(all_seen[0]), contents.pruned_table(all_seen[0])]
+        details += [page_tables.best_trials(all_seen[0]), page_tables.pruned_table(all_seen[0])]
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("page.html").render(
         title=" / ".join(seen.name for seen in all_seen),
         questions=dict.fromkeys(seen.sweep.space.question for seen in all_seen if seen.sweep.space.question),
-        summaries=[contents.summary(seen) for seen in all_seen],
-        warnings=contents.warnings(all_seen),
-        strategies=contents.strategy_table(contents.strategy_frame(all_seen)),
-        formulas=[formula for seen in all_seen for formula in contents.formulas(seen)],
-        confirmations=[table for seen in all_seen for table in contents.confirmed_tables(seen)],
+        summaries=[sentences.summary(seen) for seen in all_seen],
+        warnings=sentences.warnings(all_seen),
+        strategies=page_tables.strategy_table(page_tables.strategy_frame(all_seen)),
+        formulas=[formula for seen in all_seen for formula in sentences.formulas(seen)],
+        confirmations=[table for seen in all_seen for table in page_tables.confirmed_tables(seen)],
         groups=figures.groups,
         plots=plots,
         charts=figures.charts,
-        details=[*details, contents.failed_table(all_seen)],
-        sweeps=[contents.again(seen) for seen in all_seen],
+        details=[*details, page_tables.failed_table(all_seen)],
+        sweeps=[sentences.again(seen) for seen in all_seen],
         data=for_page(plots, figures.groups),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         folder=folder,

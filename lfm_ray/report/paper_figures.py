@@ -131,14 +131,22 @@ class Embedded:
     def in_plane(self) -> tuple[dict[str, np.ndarray], float]:
         """modality -> (N, 2), and the share of the variance that the two dimensions hold.
 
-        By PCA of the embeddings of all modalities together: a projection, which shows distances between
-        centroids as they are or shorter. t-SNE and UMAP, which draw clusters apart, do not keep them.
+        A projection to a plane through the centroids, so that two or three modalities have their gaps at
+        their true length: along it, and along the first principal component of what is orthogonal. (PCA of
+        all embeddings may show a gap shorter than it is; t-SNE and UMAP keep no distances.)
         """
         from sklearn.decomposition import PCA
 
-        model = PCA(2, svd_solver="full").fit(np.concatenate(list(self.embeddings.values())))
-        points = {name: model.transform(values) for name, values in self.embeddings.items()}
-        return points, float(model.explained_variance_ratio_.sum())
+        every = np.concatenate(list(self.embeddings.values()))
+        centroids = np.stack([values.mean(axis=0) for values in self.embeddings.values()])
+        _, lengths, directions = np.linalg.svd(centroids - centroids.mean(axis=0), full_matrices=False)
+        axes = directions[lengths > 1e-6][:2]
+        if len(axes) < 2:
+            axes = np.vstack(
+                [axes, PCA(2 - len(axes), svd_solver="full").fit(every - every @ axes.T @ axes).components_]
+            )
+        points = {name: (values - every.mean(axis=0)) @ axes.T for name, values in self.embeddings.items()}
+        return points, float(np.concatenate(list(points.values())).var(axis=0).sum() / every.var(axis=0).sum())
 
     def frame(self) -> pd.DataFrame:
         """The points of `in_plane`, one row for each sample and modality."""
@@ -151,7 +159,7 @@ class Embedded:
 def embeddings_figure(rows: Mapping[str, Embedded], accuracies: Mapping[str, float]) -> Figure:
     """Figure 2: the embeddings of each modality in the plane, for each row, with the modality gap.
 
-    All panels have the same scale. Crosses are the centroids; accuracies: row -> per cent.
+    All panels have the same scale. Crosses are the centroids, see `Embedded.in_plane`; accuracies: row -> per cent.
     """
     columns = min(len(rows), 4)
     lines = -(-len(rows) // columns)

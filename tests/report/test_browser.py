@@ -116,3 +116,23 @@ def test_it_fits_a_phone_in_both_colour_schemes(opened: Any, scheme: str) -> Non
     assert opened.evaluate("document.documentElement.scrollWidth") == 390
     red = opened.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(red) > 127) == (scheme == "light")
+
+
+def test_on_paper_it_is_light_fits_and_explains_its_colours_in_each_figure(opened: Any) -> None:
+    details = opened.locator("details").first
+    on_screen = opened.locator("#plot-alpha svg").get_attribute("width")
+    opened.emulate_media(media="print", color_scheme="dark")
+    opened.set_viewport_size({"width": 700, "height": 1000})  # of A4 within its margins
+    opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 700
+    assert not opened.locator("#legend").is_visible()
+    for keys in opened.locator("figure:has(.plot) .keys").all():
+        assert "heuristic" in keys.inner_text()
+    assert opened.locator("#plot-alpha svg").get_attribute("width") == "330"
+    assert details.get_attribute("open") is not None
+    opened.emulate_media(media="screen")
+    opened.set_viewport_size({"width": 1280, "height": 900})
+    opened.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert details.get_attribute("open") is None
+    assert opened.locator("#plot-alpha svg").get_attribute("width") == on_screen

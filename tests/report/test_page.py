@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
 from lfm_ray.launch import EPOCHS
-from lfm_ray.report.contents import Figures, Seen, strategy_frame
 from lfm_ray.report.page import render, write_report
+from lfm_ray.report.page_figures import Figures
+from lfm_ray.report.page_tables import strategy_frame
+from lfm_ray.report.seen import Seen
 from lfm_ray.search.selection import best_of
+from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
+from lfm_ray.settings import build
 
 
 def report(*folders: Path) -> str:
@@ -35,7 +41,7 @@ def data_of(page: str) -> dict[str, Any]:
 
 
 def cells(page: str, table: str) -> list[list[str]]:
-    inside = re.search(rf'<table id="{table}">(.*?)</table>', page, flags=re.DOTALL)[1]
+    inside = re.search(rf'<table id="{table}"[^>]*>(.*?)</table>', page, flags=re.DOTALL)[1]
     rows = re.findall(r"<tr.*?</tr>", inside, flags=re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
 
@@ -105,6 +111,13 @@ def test_everything_that_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
     assert "<b>audio" not in page
     assert page.count("<script") == page.count("</script>") == 2
     assert (tmp_path / "s/report/accuracy-_b_audio.csv").exists()
+
+
+def test_the_space_on_the_page_is_that_of_the_sweep(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", 1)
+    inside = re.search(r"<details>.*?<pre>(.*?)</pre>", report(tmp_path / "s"), flags=re.DOTALL)[1]
+    assert build(Space, yaml.safe_load(unescape(inside))) == sweep.space
+    assert "null" not in inside
 
 
 def test_a_sweep_that_has_just_begun_or_runs_is_shown_as_far_as_it_is_and_only_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from contextlib import nullcontext
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -100,14 +101,33 @@ def test_the_plane_keeps_the_distances_of_what_lies_in_a_plane() -> None:
     assert first[["x", "y"]].tolist() == pytest.approx(points["image"][0].tolist())
 
 
-def test_a_projection_never_shows_a_gap_longer_than_it_is() -> None:
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_gaps_are_drawn_at_their_true_length_whatever_else_the_embeddings_do(modalities: int) -> None:
     random = np.random.default_rng(1)
-    spread = random.normal(size=(40, 6)) * [3, 2, 1, 1, 1, 1]
-    spread[20:, 5] += 1
-    points, share = embedded({"audio": spread[:20], "image": spread[20:]}, 0).in_plane()
-    shown = np.linalg.norm(points["audio"].mean(axis=0) - points["image"].mean(axis=0))
-    assert shown < np.linalg.norm(spread[:20].mean(axis=0) - spread[20:].mean(axis=0))
-    assert share < 0.95
+    wide = [random.normal(size=(20, 6)) * [9, 9, 9, 1, 1, 1] for _ in range(modalities)]
+    centred = [
+        values - values.mean(axis=0) + np.eye(6)[3 + i] for i, values in enumerate(wide)
+    ]  # centroids: unit vectors
+    points, share = embedded({str(i): values for i, values in enumerate(centred)}, 2**0.5).in_plane()
+    shown = [values.mean(axis=0) for values in points.values()]
+    for i, j in combinations(range(modalities), 2):
+        assert np.linalg.norm(shown[i] - shown[j]) == pytest.approx(2**0.5)
+    every = np.concatenate(centred)
+    drawn = np.concatenate(list(points.values()))
+    assert share == pytest.approx(((drawn - drawn.mean(axis=0)) ** 2).sum() / ((every - every.mean(axis=0)) ** 2).sum())
+
+
+def test_the_second_direction_is_the_widest_that_is_left() -> None:
+    across = np.array([[0.0, 3, 1], [0, -3, -1], [0, 3, -1], [0, -3, 1]])  # widest along the second coordinate
+    points, _ = embedded({"audio": across + np.eye(3)[0], "image": across - np.eye(3)[0]}, 2).in_plane()
+    assert np.abs(points["audio"]) == pytest.approx(np.array([[1, 3]] * 4))
+
+
+def test_modalities_with_the_same_centroid_are_drawn_by_their_principal_components() -> None:
+    cross = np.array([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0]])
+    points, share = embedded({"audio": cross, "image": cross}, 0).in_plane()
+    assert np.abs(points["image"]) == pytest.approx(np.abs(cross[:, :2]))
+    assert share == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +246,7 @@ def test_figure_2_from_runs_to_its_files(tmp_path: Path, shards: Shards, capsys:
     for row, mine in points.groupby("row"):
         x, y = (mine.groupby("modality")[axis].mean() for axis in ("x", "y"))
         shown = np.hypot(x["audio"] - x["image"], y["audio"] - y["image"])
-        assert 0 < shown <= measured.loc[row, "val/modality_gap"] * (1 + 1e-4)
+        assert shown == pytest.approx(measured.loc[row, "val/modality_gap"], rel=1e-4)
         said = f"{row}: gap {measured.loc[row, 'val/modality_gap']:.2f}, accuracy"
         assert said in (tmp_path / "figure2.svg").read_text()
     assert (tmp_path / "figure2.png").stat().st_size > 5000

@@ -1,0 +1,250 @@
+"""The figures of the report's page; also of a notebook."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import optuna
+import pandas as pd
+
+from lfm_ray.report.plots import Axis, Bars, Curve, Plot
+from lfm_ray.report.seen import Seen
+from lfm_ray.report.tables import BASELINES
+from lfm_ray.run import Row
+from lfm_ray.search.selection import by_strategy
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Trial
+
+ENOUGH = 10  # finished trials, below which importances are noise
+MOST_AXES = 14  # of parallel coordinates
+
+
+class Figures:
+    """The figures of some sweeps. Colours stand for strategies, or for sweeps where there are several."""
+
+    def __init__(self, all_seen: Sequence[Seen]) -> None:
+        self.all_seen, self.several = all_seen, len(all_seen) > 1
+        self.bold = {
+            (seen.name, trial.number)
+            for seen in all_seen
+            for trial in ([seen.best] if self.several and seen.best else by_strategy(seen.trials).values())
+        }
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """What has a colour, in the order of the legend."""
+        if self.several:
+            return [seen.name for seen in self.all_seen]
+        present = [trial.strategy for trial in self.all_seen[0].trials]
+        return [name for name in dict.fromkeys([*BASELINES, *present]) if name in present]
+
+    @cached_property
+    def plots(self) -> list[Plot]:
+        """All that there is something to show of."""
+        modalities = dict.fromkeys(name for seen in self.all_seen for name in seen.modalities)
+        accuracies = [self._of_epochs(f"val/{name}/accuracy", name) for name in ("fused", *modalities)]
+        found = [self.alpha(), *accuracies, self.best_so_far(), self.still_training()]
+        if not self.several:
+            found.append(self.parallel_coordinates(self.all_seen[0]))
+        return [plot for plot in found if plot is not None and plot.curves]
+
+    @cached_property
+    def charts(self) -> list[Bars]:
+        """Importances of the settings, where there are enough trials."""
+        if not self.importances:
+            return []
+        note = (
+            "PED-ANOVA (Watanabe et al., IJCAI 2023) of the finished trials: how much a setting matters for being among"
+            " the best tenth. Settings that few trials have, and few trials, make it uncertain."
+        )
+        return [Bars("importance", "Importance of the settings", "share of the importance", self.importances, note)]
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """Of the settings of the only sweep."""
+        return {} if self.several else importances(self.all_seen[0].trials)
+
+    def alpha(self) -> Plot:
+        """alpha(t) over the share of the epochs, as paper Figure 3."""
+        curves = [
+            self._curve(seen, trial, [row["epoch"] / T for row in rows], [row["alpha"] for row in rows])
+            for seen, trial in self._trials()
+            for T in [trial.config.epochs]
+            if (rows := _rows(trial, "alpha"))
+        ]
+        note = f"All trials; thick: the best finished one of each {'sweep' if self.several else 'strategy'}."
+        return Plot("alpha", "alpha(t)", "share of the epochs", "alpha", curves, note, y_range=(0, 1))
+
+    def _of_epochs(self, key: str, name: str) -> Plot:
+        title = "Fused accuracy" if name == "fused" else f"Accuracy of {name} alone"
+        curves = [
+            self._curve(seen, trial, [row["epoch"] for row in rows], [row[key] for row in rows])
+            for seen, trial in self._trials()
+            if (rows := _rows(trial, key))
+        ]
+        return Plot(f"accuracy-{_file(name)}", title, "epoch", "validation accuracy", curves)
+
+    def best_so_far(self) -> Plot:
+        """The best fused accuracy that was known after so many epochs of all trials together."""
+        curves: list[Curve] = []
+        for seen in self.all_seen:
+            spent, best = 0, -math.inf
+            steps: list[tuple[int, float]] = []
+            ended = [trial for trial in seen.trials if trial.frozen.datetime_complete]
+            for trial in sorted(ended, key=lambda trial: str(trial.frozen.datetime_complete)):
+                spent += len(trial.rows)
+                if trial.state == "finished":
+                    best = max(best, trial.accuracy)
+                    curves.append(self._curve(seen, trial, [spent], [trial.accuracy], bold=False))
+                if best > -math.inf:
+                    steps.append((spent, best))
+            if len(steps) > 1:
+                label = seen.name if self.several else ""
+                x, y = zip(*steps, strict=True)
+                curves.append(Curve(f"best so far{f', {label}' if label else ''}", label, x, y, bold=True))
+        note = "Epochs of the trials that had ended, together. Dots: finished trials."
+        return Plot("best-so-far", "Best so far", "epochs spent", "fused accuracy", curves, note, steps=True)
+
+    def still_training(self) -> Plot | None:
+        """What share of the trials of each group had not been stopped after each epoch."""
+        curves = []
+        ended = [(seen, trial) for seen, trial in self._trials() if trial.state in ("finished", "pruned")]
+        for group in self.groups:
+            mine = [trial for seen, trial in ended if self._group(seen, trial) == group]
+            stops = Counter(len(trial.rows) for trial in mine if trial.state == "pruned")
+            if not mine:
+                continue
+            longest = max(trial.config.epochs for trial in mine)
+            x = [0, *sorted(stops), longest]
+            gone = [sum(n for epoch, n in stops.items() if epoch <= at) for at in x]
+            y = [1 - n / len(mine) for n in gone]
+            curves.append(Curve(f"{group}: {len(mine)} trials, {gone[-1]} pruned", group, x, y, bold=True))
+        if all(trial.state != "pruned" for _, trial in ended):
+            return None
+        note = "A step down: trials that were stopped early at this epoch. Known points are never stopped."
+        return Plot(
+            "still-training", "Pruning", "epoch", "share still training", curves, note, steps=True, y_range=(0, 1)
+        )
+
+    def parallel_coordinates(self, seen: Seen) -> Plot | None:
+        """The settings of the finished trials, and what accuracy they led to."""
+        finished = [trial for trial in seen.trials if trial.state == "finished"]
+        if len(finished) < 2:
+            return None
+        settings = [trial.space.searched_values(trial.config) for trial in finished]
+        columns = {name: [one.get(name) for one in settings] for name in dict.fromkeys(n for s in settings for n in s)}
+        varied = [name for name, values in columns.items() if len(set(map(str, values))) > 1]
+        weight = self.importances
+        shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
+        varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has stand first
+        scales = [Scale.of(name, columns[name], seen.sweep.space) for name in varied if name in shown]
+        low, high = min(trial.accuracy for trial in finished), max(trial.accuracy for trial in finished)
+        span = high - low or 1.0
+        axes = [*(Axis(scale.name, scale.ticks()) for scale in scales)]
+        axes.append(Axis("accuracy", {f"{low:.3f}": 0.0, f"{high:.3f}": 1.0}))
+
+        def heights(i: int) -> list[float]:
+            return [*(scale.height(columns[scale.name][i]) for scale in scales), (finished[i].accuracy - low) / span]
+
+        curves = [self._curve(seen, trial, range(len(axes)), heights(i)) for i, trial in enumerate(finished)]
+        note = "Finished trials; thick: the best of each strategy. none: the setting does not exist in the trial."
+        if len(varied) > len(shown):
+            note += f" The {len(shown)} most important of {len(varied)} settings; the CSV has all."
+        data = pd.DataFrame(
+            [
+                {"trial": trial.number, "strategy": trial.strategy, **values, "accuracy": trial.accuracy}
+                for trial, values in zip(finished, settings, strict=True)
+            ]
+        )
+        title = "Settings and accuracy"
+        return Plot("settings", title, "setting", "value", curves, note, axes=tuple(axes), data=data)
+
+    def _trials(self) -> list[tuple[Seen, Trial]]:
+        return [(seen, trial) for seen in self.all_seen for trial in seen.trials]
+
+    def _group(self, seen: Seen, trial: Trial) -> str:
+        return seen.name if self.several else trial.strategy
+
+    def _curve(
+        self, seen: Seen, trial: Trial, x: Sequence[float], y: Sequence[float], bold: bool | None = None
+    ) -> Curve:
+        where = f"{seen.name}, " if self.several else ""
+        how = "" if trial.state == "finished" else f" ({trial.state})"
+        name = f"{where}trial {trial.number}, {trial.strategy}, {trial.accuracy:.3f}{how}"
+        thick = (seen.name, trial.number) in self.bold if bold is None else bold
+        return Curve(name, self._group(seen, trial), x, y, thick)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the values of a setting lie on an axis, from 0 to 1.
+
+    marks: the lowest and the highest number, or all other values. sometimes: there are trials in
+    which the setting does not exist; they lie at 0, below the others.
+    """
+
+    name: str
+    marks: list[Any]
+    numbers: bool
+    log: bool
+    sometimes: bool
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[Any], space: Space) -> Scale:
+        """The scale of a setting over the given values, None where it does not exist."""
+        there = [value for value in values if value is not None]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in there)
+        distribution = space.search.get(name) or space.search.get(name.rpartition(".")[0])
+        log = numbers and distribution is not None and distribution.loguniform is not None
+        marks = [min(there), max(there)] if numbers else sorted(set(map(str, there)))
+        return cls(name, marks, numbers, log, len(there) < len(values))
+
+    def height(self, value: Any) -> float:
+        """Where a value is drawn."""
+        bottom = 0.14 if self.sometimes else 0.0
+        if value is None:
+            return 0.0
+        if not self.numbers:
+            share = self.marks.index(str(value)) / max(1, len(self.marks) - 1)
+        else:
+            low, high, at = (math.log(v) if self.log else v for v in (*self.marks, value))
+            share = (at - low) / (high - low) if high > low else 0.5
+        return bottom + (1 - bottom) * share
+
+    def ticks(self) -> dict[str, float]:
+        """The texts of the axis, and where they stand."""
+        marks = {f"{mark:.3g}" if self.numbers else mark: self.height(mark) for mark in self.marks}
+        return {"none": 0.0, **marks} if self.sometimes else marks
+
+
+def importances(trials: Sequence[Trial]) -> dict[str, float]:
+    """Setting -> share of the importance, the highest first; empty where too few trials have finished."""
+    finished = [trial for trial in trials if trial.state == "finished"]
+    if len(finished) < ENOUGH or len({trial.accuracy for trial in finished}) < 2:
+        return {}
+    study = optuna.create_study(direction="maximize")
+    for trial in finished:
+        frozen = trial.frozen
+        try:
+            study.add_trial(
+                optuna.create_trial(params=frozen.params, distributions=frozen.distributions, value=trial.accuracy)
+            )
+        except ValueError:  # a known point may lie outside the space
+            continue
+    found = optuna.importance.get_param_importances(study)
+    return {name.removesuffix(".share"): value for name, value in found.items()}
+
+
+def _rows(trial: Trial, key: str) -> list[Row]:
+    return [row for row in trial.rows if math.isfinite(row.get(key, math.nan))]
+
+
+def _file(name: str) -> str:
+    """A modality's name as a part of a file's."""
+    return re.sub(r"[^\w.-]", "_", name)

@@ -1,0 +1,201 @@
+"""The tables of the report's page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lfm_ray.report import confirmation
+from lfm_ray.report.seen import Seen
+from lfm_ray.report.tables import BASELINES
+from lfm_ray.run import Row
+from lfm_ray.search.selection import by_strategy
+from lfm_ray.search.sweep import Trial
+from lfm_ray.settings import flatten
+
+STATES = ("finished", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: cells as they are shown; `texts`: the columns that hold no numbers."""
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    texts: frozenset[str] = frozenset()
+    best: int | None = None
+    note: str = ""
+
+
+def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
+    """One row for each strategy of each sweep, the best last.
+
+    The accuracies, the gaps and `best trial` are those of its best finished trial; mean and std are over
+    the fused accuracies of all its finished trials.
+    """
+    rows: list[dict[str, Any]] = []
+    for seen in all_seen:
+        best = by_strategy(seen.trials)
+        names = list(dict.fromkeys([*BASELINES, *(trial.strategy for trial in seen.trials)]))
+        for name in sorted((n for n in names if any(t.strategy == n for t in seen.trials)), key=lambda n: n in best):
+            mine = [trial for trial in seen.trials if trial.strategy == name]
+            states = Counter(trial.state for trial in mine)
+            accuracies = pd.Series([trial.accuracy for trial in mine if trial.state == "finished"], dtype=float)
+            last: Row = best[name].rows[-1] if name in best else {}
+            rows.append(
+                {"sweep": seen.name, "strategy": name}
+                | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *seen.modalities)}
+                | {
+                    "gap": last.get("val/accuracy_gap", math.nan),
+                    "modality gap": last.get("val/modality_gap", math.nan),
+                }
+                | {"mean": accuracies.mean(), "std": accuracies.std()}
+                | {"best trial": best[name].number if name in best else None, "trials": len(mine)}
+                | {state: states[state] for state in STATES}
+            )
+    frame = pd.DataFrame(rows)
+    return frame.sort_values("fused", na_position="first", ignore_index=True) if len(frame) else frame
+
+
+def strategy_table(frame: pd.DataFrame) -> Table:
+    """`strategy_frame` as the page shows it, the best first."""
+    if frame.empty:
+        return Table("strategies", "", [], [])
+    frame = frame[::-1]
+    if frame["sweep"].nunique() == 1:
+        frame = frame.drop(columns="sweep")
+    if not frame["failed"].any():
+        frame = frame.drop(columns="failed")
+    decimals = [column for column in frame if frame[column].dtype == float and column != "best trial"]
+    rows = [
+        [_number(value) if column in decimals else _cell(value) for column, value in row.items()]
+        for _, row in frame.iterrows()
+    ]
+    note = (
+        "Accuracy on the validation split: of the best finished trial of each strategy, for the fusion and for each"
+        " modality alone. gap: highest minus lowest of the modalities; modality gap: distance between the centroids of"
+        " their embeddings; mean and std: over all finished trials of the strategy, each with settings of its own."
+    )
+    best = 0 if frame["fused"].notna().any() else None
+    return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)
+
+
+def confirmed_runs(seen: Seen) -> list[tuple[str, pd.DataFrame]]:
+    """What `lfm_ray.confirm` has measured of a sweep: the split, and one row for each run."""
+    files = {"test": seen.sweep.folder / "confirm.csv", "val": seen.sweep.folder / "confirm-val.csv"}
+    frames = [(split, pd.read_csv(file)) for split, file in files.items() if file.exists()]
+    return [(split, frame) for split, frame in frames if f"{split}/fused/accuracy" in frame and len(frame)]
+
+
+def confirmed_tables(seen: Seen) -> list[Table]:
+    """What `lfm_ray.confirm` says: figures over seeds, and comparisons with the baselines."""
+    note = "Settings were chosen on the validation split; made by python -m lfm_ray.confirm."
+    return [
+        Table(
+            f"confirmed-{split}-{i}",
+            title[0].upper() + title[1:],
+            list(cells),
+            cells.to_numpy().tolist(),
+            frozenset({"sweep", "strategy", "minus"}),
+            note=note if i == 0 else "",
+        )
+        for split, frame in confirmed_runs(seen)
+        for i, (title, cells) in enumerate(confirmation.tables(frame, split).items())
+    ]
+
+
+def best_trials(seen: Seen, top: int = 10) -> Table:
+    """The best finished trials with what was searched."""
+    finished = sorted((t for t in seen.trials if t.state == "finished"), key=lambda trial: trial.rank, reverse=True)
+    shown = finished[:top]
+    values = [trial.space.searched_values(trial.config) for trial in shown]
+    settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]
+    settings.sort(key=lambda name: sum(name not in one for one in values))  # those that every trial has stand first
+    rows = [
+        [str(trial.number), trial.strategy, f"{trial.accuracy:.3f}", f"{trial.rows[-1]['val/accuracy_gap']:.3f}"]
+        + [_setting(one.get(name)) for name in settings]
+        for trial, one in zip(shown, values, strict=True)
+    ]
+    columns = ["trial", "strategy", "fused", "gap", *settings]
+    return Table("best-trials", "The best trials", columns, rows, frozenset({"strategy"}))
+
+
+def pruned_table(seen: Seen) -> Table:
+    """How many trials of each strategy were stopped at which epoch."""
+    pruned = [trial for trial in seen.trials if trial.state == "pruned"]
+    epochs = sorted({len(trial.rows) for trial in pruned})
+    rows = []
+    for name in dict.fromkeys(trial.strategy for trial in seen.trials):
+        mine = [trial for trial in seen.trials if trial.strategy == name]
+        stops = Counter(len(trial.rows) for trial in mine if trial.state == "pruned")
+        rows.append([name, str(len(mine)), str(sum(stops.values())), *(str(stops[epoch]) for epoch in epochs)])
+    by = seen.sweep.space.pruning.by
+    return Table(
+        "pruned",
+        f"Pruned trials, by {by}",
+        ["strategy", "trials", "pruned", *(f"at epoch {epoch}" for epoch in epochs)],
+        rows if pruned else [],
+        frozenset({"strategy"}),
+    )
+
+
+def failed_table(all_seen: Sequence[Seen]) -> Table:
+    """Why trials failed: one row for each sweep and reason, the most frequent first."""
+    reasons: dict[tuple[str, str], list[Trial]] = {}
+    for seen in all_seen:
+        for trial in seen.trials:
+            if trial.state == "failed":
+                reasons.setdefault((seen.name, trial.reason), []).append(trial)
+    rows = []
+    for (sweep, reason), trials in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        numbers = ", ".join(str(trial.number) for trial in trials[:8]) + (", ..." if len(trials) > 8 else "")
+        strategies = ", ".join(dict.fromkeys(trial.strategy for trial in trials))
+        rows.append([sweep, str(len(trials)), numbers, strategies, reason][len(all_seen) == 1 :])
+    columns = ["sweep", "failed", "trials", "strategies", "reason"][len(all_seen) == 1 :]
+    return Table("failed", "Failures", columns, rows, frozenset(columns) - {"failed"})
+
+
+def differences(all_seen: Sequence[Seen]) -> Table:
+    """What several sweeps spent and found, and the fixed settings in which they differ."""
+    if len(all_seen) < 2:
+        return Table("differences", "", [], [])
+    bases = [flatten(seen.sweep.space.base.model_dump(mode="json")) for seen in all_seen]
+    rows = [
+        ["trials", *(str(len(seen.trials)) for seen in all_seen)],
+        ["epochs spent", *(f"{seen.epochs:,}" for seen in all_seen)],
+        ["best fused accuracy", *(_number(seen.best.accuracy if seen.best else math.nan) for seen in all_seen)],
+        ["its strategy", *(seen.best.strategy if seen.best else "-" for seen in all_seen)],
+        ["seed of the search", *(str(seen.sweep.file.seed) for seen in all_seen)],
+    ]
+    for name in dict.fromkeys(name for base in bases for name in base):
+        values = [
+            "searched" if name in seen.sweep.space.search else _setting(base.get(name))
+            for seen, base in zip(all_seen, bases, strict=True)
+        ]
+        if len(set(values)) > 1:
+            rows.append([name, *values])
+    names = [seen.name for seen in all_seen]
+    return Table("differences", "What the sweeps spent, and where they differ", ["", *names], rows)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else str(int(value))
+    return "-" if value is None else str(value)
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""What the report's page says of a sweep in words: what was found, how far to believe it, how to do it again."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from lfm_ray.report.page_tables import confirmed_runs
+from lfm_ray.report.seen import Seen
+from lfm_ray.schedules import Polynomial, formula
+from lfm_ray.search.selection import best_of, by_strategy, schedule_of
+from lfm_ray.search.sweep import Trial
+from lfm_ray.storage import shown as shown_path
+
+STATES = ("finished", "pruned", "failed", "running")
+
+
+def counts(trials: Iterable[Trial]) -> str:
+    """`17 finished, 6 pruned, 1 failed`."""
+    states = Counter(trial.state for trial in trials)
+    return ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+
+
+def summary(seen: Seen) -> list[str | Markup]:
+    """What was done, what was found, and how far it can be believed: a sentence each."""
+    space, trials, folder = seen.sweep.space, seen.trials, seen.sweep.folder
+    if not trials:
+        return [f"No trial has begun yet; {space.trials} are planned, on {space.base.data.path}."]
+    began = [trial.frozen.datetime_start for trial in trials if trial.frozen.datetime_start]
+    ended = [trial.frozen.datetime_complete for trial in trials if trial.frozen.datetime_complete]
+    took = f" in {_duration(max(ended) - min(began))}" if began and ended else ""
+    lengths = sorted({trial.config.epochs for trial in trials})
+    length = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+    planned = f" of {space.trials}" if len(trials) < space.trials else ""
+    first = (
+        f"{len(trials)}{planned} trials of {length} epochs on {space.base.data.path} took"
+        f" {seen.epochs:,} epochs{took}: {counts(trials)}."
+    )
+    if seen.best is None:
+        reasons = [trial.reason for trial in trials if trial.state == "failed"]
+        return [first, f"No trial has finished{f'; the first reason: {reasons[0]}' if reasons else ''}."]
+    row = seen.best.rows[-1]
+    alone = ", ".join(f"{name} {row[f'val/{name}/accuracy']:.3f}" for name in seen.modalities)
+    second = (
+        f"The best, trial {seen.best.number} ({seen.best.strategy}), reaches a fused validation accuracy of"
+        f" {seen.best.accuracy:.3f} ({alone}; gap {row['val/accuracy_gap']:.3f})"
+    )
+    joint = by_strategy(trials).get("alpha = 0")
+    if joint is not None and joint.number != seen.best.number:
+        second += f", {seen.best.accuracy - joint.accuracy:+.3f} against the best joint training (alpha = 0)"
+    third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
+    third = third.format(shown_path(folder)) + " trains it anew with other seeds."
+    for split, confirmed in confirmed_runs(seen):
+        ours = confirmed[confirmed["trial"] == seen.best.number][f"{split}/fused/accuracy"]
+        if len(ours):
+            theirs = _joint(confirmed, split)
+            against = f", against {_percent(theirs)} % of joint training" if len(theirs) else ""
+            seeds = f"with {len(ours)} other seeds"
+            third = escape(f"Trained anew {seeds}, it reaches {_percent(ours)} % on the {split} split{against}.")
+            break
+    return [first, f"{second}.", third]
+
+
+def warnings(all_seen: Sequence[Seen]) -> list[str]:
+    """What a reader has to know before believing the page."""
+    said = []
+    for seen in all_seen:
+        running = sum(trial.state == "running" for trial in seen.trials)
+        if running or len(seen.trials) < seen.sweep.space.trials:
+            said.append(
+                f"{seen.name} has not ended: {running} trials are running, or were interrupted (go on with"
+                f" python -m lfm_ray.tune --resume {seen.name}). Make the page again for what has come since."
+            )
+    if len({seen.sweep.file.fingerprint for seen in all_seen}) > 1:
+        said.append("These sweeps are of different data: their accuracies cannot be compared.")
+    if len({seen.sweep.space.base.epochs for seen in all_seen}) > 1:
+        said.append("These sweeps train for different numbers of epochs: part of a difference may come from that.")
+    return said
+
+
+def formulas(seen: Seen) -> list[Markup]:
+    """alpha(t) of the best trial, and of the best polynomial, as the paper writes it."""
+    said = []
+    polynomials = [trial for trial in seen.trials if isinstance(trial.config.alpha, Polynomial)]
+    found = {trial.number: trial for trial in (seen.best, best_of(polynomials)) if trial and len(trial.rows) > 1}
+    for trial in found.values():
+        schedule, residual = schedule_of(trial)
+        text = str(escape(formula(schedule.power_basis(trial.config.epochs))))
+        text = re.sub(r"t\^(\d+)", r"<i>t</i><sup>\1</sup>", text.replace("omega_hat(t)", "ω̂(<i>t</i>)"))
+        text = re.sub(r"(?<=\d) t(?= |$)", " <i>t</i>", text)
+        fitted = f", fitted with a residual of {residual:.3f}" if residual else ""
+        said.append(
+            Markup(f"{text} <span class='faint'>")
+            + f"trial {trial.number}, {trial.strategy}, T = {trial.config.epochs}{fitted}"
+            + Markup("</span>")
+        )
+    return said
+
+
+def again(seen: Seen) -> dict[str, Any]:
+    """The commands, versions, seed, data and hardware with which it can be done again."""
+    file, folder = seen.sweep.file, seen.sweep.folder
+    commands = [file.command] if file.command else []
+    where = shown_path(folder)
+    commands += [f"python -m lfm_ray.train {folder / 'best.yaml'}", f"python -m lfm_ray.confirm {where}"]
+    commands.append(f"tensorboard --logdir {folder / 'tensorboard'}")
+    facts = {
+        "begun": file.created,
+        "seed": str(file.seed),
+        "data": file.space.base.data.path,
+        "fingerprint": file.fingerprint,
+        "hardware": file.hardware or "not recorded",
+        "versions": ", ".join(f"{name} {version}" for name, version in file.versions.items()),
+    }
+    return {
+        "name": seen.name,
+        "commands": "\n".join(commands),
+        "facts": facts,
+        "space": file.space.to_yaml(defaults=False),
+    }
+
+
+def _joint(frame: pd.DataFrame, split: str) -> pd.Series[float]:
+    joint = frame[frame["strategy"] == "alpha = 0"]
+    best = joint[joint["selected_by"] == joint["selected_by"].max()] if "selected_by" in joint else joint
+    return best[f"{split}/fused/accuracy"]
+
+
+def _percent(values: pd.Series[float]) -> str:
+    spread = f" ± {100 * values.std():.1f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.1f}{spread}"
+
+
+def _duration(time: timedelta) -> str:
+    minutes = time.total_seconds() / 60
+    return (
+        f"{minutes * 60:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    )
