@@ -123,6 +123,7 @@ def test_on_paper_it_is_light_fits_and_explains_its_colours_in_each_figure(opene
     on_screen = opened.locator("#plot-alpha svg").get_attribute("width")
     opened.emulate_media(media="print", color_scheme="dark")
     opened.set_viewport_size({"width": 700, "height": 1000})  # of A4 within its margins
+    opened.wait_for_timeout(400)  # until it has been drawn for this width
     opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert opened.evaluate("document.documentElement.scrollWidth") <= 700
