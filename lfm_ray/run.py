@@ -251,7 +251,10 @@ class Run:
 
     @part("loss")
     def _losses(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
-        gathered, labels = outputs.map(distributed.gather_rows), distributed.gather_rows(labels)
+        # In one piece, every loss reaches every parameter, as DDP needs; a method that makes its gradients itself
+        # is spared the zeros that would go back through the encoders that its loss does not know.
+        gather = outputs.each if self.method.apart else outputs.map
+        gathered, labels = gather(distributed.gather_rows), distributed.gather_rows(labels)
         self.seen = gathered.detach(), labels
         return self.method.loss(gathered, labels, state)
 

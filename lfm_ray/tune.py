@@ -62,6 +62,7 @@ def main() -> None:
     from lfm_ray.report.loggers import loggers
     from lfm_ray.report.progress import RunsProgress, SweepProgress
     from lfm_ray.report.tensorboard import TensorBoardCallback
+    from lfm_ray.search.modalities import for_modalities
     from lfm_ray.search.population import check_population, population_space, rounds
     from lfm_ray.search.run import Resources, cluster_hardware, run_sweep
     from lfm_ray.search.samplers import drawn_at_random
@@ -85,7 +86,9 @@ def main() -> None:
         Sweep.check_free(folder)
         data = working_folder(space.base.data.path)
         if data != DEMO_SHARDS or data.exists():
-            read_card(data)
+            space, left_out = for_modalities(space, read_card(data))
+            for line in left_out:
+                console.print(line, soft_wrap=True)
     if rounds(space):
         check_population(given.workers_per_trial, folder)
 

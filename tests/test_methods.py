@@ -96,20 +96,40 @@ def test_a_wrong_method_is_one_line_that_names_it(overrides: list[str], said: li
     assert all(text in message for text in said), message
 
 
+# Method -> its neutral setting, and what it is then: joint training with this head, if nothing else is said.
 NEUTRAL = {
-    "ogm_ge": ["method=ogm_ge", "method.modulation=0"],
-    "mslr": ["method=mslr", "method.factors={audio: 1}"],
-    "mses": ["method=mses", "method.unimodal_weight=0"],
-    "g_blend": ["method=g_blend", "method.weights={fused: 1}"],
-    "agm": ["method=agm", "method.modulation=0"],
-    "pmr": ["method=pmr", "method.prototype_weight=0"],
+    "lfm": (["alpha.strategy=polynomial", "alpha.coefficients=[0, 0, 0, 0]"], ["model.fusion=sum"]),
+    "ogm_ge": (["method.modulation=0"], ["model.fusion=sum"]),
+    "mslr": (["method.factors={audio: 1}"], ["model.fusion=sum"]),
+    "mses": (["method.unimodal_weight=0"], ["model.fusion=concat"]),
+    "g_blend": (["method.weights={fused: 1}"], ["model.fusion=concat"]),
+    "agm": (["method.modulation=0"], ["model.fusion=concat"]),
+    "pmr": (["method.prototype_weight=0"], ["model.fusion=concat"]),
+    "greedy": (["method.tolerance=null"], ["model.fusion=channel", "method=unimodal"]),
+    "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
+    "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
+}
+WITHOUT = {
+    "official": "twice the loss, of the mean of the logits",
+    "unimodal": "has no settings",
+    "domfn": "squared losses of the modalities",
+    "etmc": "losses of evidence, not of logits",
+    "mla": "a step for each modality",
+    "mmpareto": "losses of the modalities, which always count",
+    "qmf": "losses of the modalities, and weights that follow the samples",
 }
 
 
+def test_every_method_has_a_neutral_setting_or_a_reason_why_not() -> None:
+    assert {*NEUTRAL, *WITHOUT} == set(METHODS)
+    assert not set(NEUTRAL) & set(WITHOUT)
+
+
 @pytest.mark.parametrize("method", NEUTRAL)
-def test_with_its_neutral_setting_a_method_is_joint_training_bit_for_bit(shards: Shards, method: str) -> None:
-    common = ["model.fusion=concat", "model.dropout=0.3", "epochs=2"]
-    assert same_weights(train(shards, *common, *NEUTRAL[method]), train(shards, *common))
+def test_with_its_neutral_setting_a_method_is_its_baseline_bit_for_bit(shards: Shards, method: str) -> None:
+    neutral, baseline = NEUTRAL[method]
+    common = ["model.dropout=0.3", "epochs=2", baseline[0]]
+    assert same_weights(train(shards, *common, f"method={method}", *neutral), train(shards, *common, *baseline[1:]))
 
 
 def test_learning_rates_of_modalities_apply_to_all_that_is_theirs_alone(shards: Shards) -> None:

@@ -17,10 +17,10 @@
     qmf          H L Y    confidences, trained to follow the losses, weigh samples    1 1    any  ICML 2023
     mla          H L G P Y  modalities take turns through one head, projected         m m    any  CVPR 2024
     recon_boost  H L G    modalities take turns at what the others leave              1 1    any  ICML 2024
-    mmpareto     H L G    encoders descend for the multimodal and their own loss      1 m+1  any  ICML 2024
+    mmpareto     H L G    encoders descend for the multimodal and their own loss      1 2    any  ICML 2024
 
 changes: H the fusion head that it needs, L the loss, G gradients, R learning rates, P the loop (steps a
-batch), Y the prediction. passes: forward and backward passes of the encoders in a step; m: modalities;
+batch), Y the prediction. passes: forward and backward passes of each encoder in a step; m: modalities;
 `python benchmarks/methods.py` measures it. Each can be combined with L_MM by alpha, but for `unimodal`.
 """
 

@@ -120,6 +120,8 @@ class Method(MethodSettings):
         classification = self.classification(outputs, labels, state)
         matching = matching_loss(outputs, settings) if self.combines else classification.new_zeros(())
         total = (1 - alpha) * classification + alpha * matching
+        if self.apart and not alpha:
+            total = classification  # the same, without zeros that go back from L_MM through all encoders
 
         def parts() -> list[ConvexPart]:
             def of_fused(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ need not be a common one any more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -20,23 +21,26 @@ from lfm_ray.methods.base import Losses, Method, State
 from lfm_ray.models.classifier import Outputs
 
 
-def common_direction(multimodal: Tensor, unimodal: Tensor, magnitude: float) -> Tensor:
-    """The gradient of one encoder, flat (n,), from those of the two losses, each (n,).
+def common_direction(multimodal: Sequence[Tensor], unimodal: Sequence[Tensor], magnitude: float) -> list[Tensor]:
+    """The gradient of one encoder, from those of the two losses; each is one tensor for each parameter.
 
     2 (w g_m + (1 - w) g_u): where the two agree (a positive inner product) w = 1/2, which is their
     sum; else w makes it the shortest convex combination, whose inner product with neither gradient
     is negative (Désidéri, "Multiple-gradient descent algorithm", 2012). It is lengthened to the length
     of g_m + g_u where it is shorter, and then by `magnitude`, the gamma of the published code.
     """
-    total = multimodal + unimodal
-    if multimodal @ unimodal > 0:
-        return magnitude * total
-    difference = multimodal - unimodal
-    weight = -(difference @ unimodal) / (difference @ difference).clamp_min(torch.finfo(total.dtype).tiny)
-    direction = 2 * (weight * multimodal + (1 - weight) * unimodal)
-    length = direction.norm()
-    longer = (total.norm() / length).clamp_min(1) if length > 0 else 0.0
-    return magnitude * longer * direction
+    mm, uu = (
+        torch.stack([torch.linalg.vector_norm(g) for g in one]).double().square().sum()
+        for one in (multimodal, unimodal)
+    )
+    mu = torch.stack([(m * u).sum() for m, u in zip(multimodal, unimodal, strict=True)]).double().sum()
+    w = (uu - mu) / (mm + uu - 2 * mu).clamp_min(torch.finfo(mm.dtype).tiny)
+    square = 4 * (w**2 * mm + (1 - w) ** 2 * uu + 2 * w * (1 - w) * mu)
+    longer = ((mm + uu + 2 * mu).clamp_min(0) / square).sqrt().clamp_min(1)
+    conflict = torch.where(square > 0, 2 * longer, 0.0)
+    both = magnitude * torch.where(mu > 0, torch.ones(2).to(mm), conflict * torch.stack([w, 1 - w]))
+    of_m, of_u = both.to(multimodal[0].dtype)
+    return [(of_m * m).addcmul_(u, of_u) for m, u in zip(multimodal, unimodal, strict=True)]
 
 
 class MMPareto(Method):
@@ -48,19 +52,21 @@ class MMPareto(Method):
     apart: ClassVar[bool] = True
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
-        """L_Total of eq. (1) and, as further terms, the cross-entropy of each modality's own logits."""
+        """L_Total of eq. (1) and, as a second term, the cross-entropies of the modalities' own logits.
+
+        No two of these share an encoder, so one backward pass gives each encoder the gradient of its own.
+        """
         joint = super().loss(outputs, labels, state)
-        own = [classification_loss(logits, labels) for logits in outputs.unimodal.values()]
-        total = joint.total + torch.stack(own).sum()
-        return replace(joint, total=total, parts=None, terms=(joint.total, *own))
+        own = torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
+        return replace(joint, total=joint.total + own, parts=None, terms=(joint.total, own))
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
-        """The sum of all terms, but for the encoders, which follow the common direction of their two."""
-        result = {name: torch.stack([term[name] for term in terms]).sum(dim=0) for name in terms[0]}
-        for modality, own in zip(state.model.encoders, terms[1:], strict=True):
-            names = [name for name in result if name.startswith(f"encoders.{modality}.")]
+        """The sum of both terms, but for the encoders, which follow the common direction of their two."""
+        joint, own = terms
+        result: dict[str, Tensor] = {}
+        for modality in state.model.encoders:
+            names = [name for name in joint if name.startswith(f"encoders.{modality}.")]
             if names:
-                joint, alone = (torch.cat([term[name].reshape(-1) for name in names]) for term in (terms[0], own))
-                pieces = common_direction(joint, alone, self.magnitude).split([result[name].numel() for name in names])
-                result |= {name: piece.view_as(result[name]) for name, piece in zip(names, pieces, strict=True)}
-        return result
+                pair = [joint[name] for name in names], [own[name] for name in names]
+                result |= dict(zip(names, common_direction(*pair, self.magnitude), strict=True))
+        return {name: result[name] if name in result else joint[name] + own[name] for name in joint}

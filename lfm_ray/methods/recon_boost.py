@@ -9,10 +9,10 @@ both sides of it, so it changes nothing there); there are no pretrained encoders
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lfm_ray.methods.base import Method, State
@@ -43,10 +43,18 @@ class ReconBoost(Method):
     consolidation: float = Field(
         0.5, ge=0, le=100, description="weight of the pull towards the modality whose turn was before"
     )
-    stage_epochs: int = Field(1, ge=1, description="epochs in which a modality has its turn (authors: 4)")
+    stage_epochs: int = Field(
+        1, ge=0, description="epochs in which a modality has its turn (authors: 4); 0: joint training"
+    )
     rectify_epochs: int = Field(1, ge=0, description="epochs after each turn in which all are trained (authors: 4)")
     heads: ClassVar[tuple[str, ...]] = ("sum",)
     apart: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _stages_have_epochs(self) -> Self:
+        if not self.stage_epochs and not self.rectify_epochs:
+            raise ValueError("stage_epochs and rectify_epochs cannot both be 0")
+        return self
 
     def turn(self, state: State) -> tuple[str, str] | None:
         """The modality whose turn it is and the one before it; None while all are rectified."""

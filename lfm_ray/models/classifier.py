@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -51,12 +51,15 @@ class Outputs:
         )
         return Outputs(fused, unimodal, embeddings, projections, self.tau, extra)
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> Outputs:
+        """Applies a function of rows to every part by itself, so that a loss of one part has no graph to the others."""
+        named = ({name: function(value) for name, value in values.items()} for values in self._named())
+        unimodal, embeddings, projections, extra = named
+        return Outputs(function(self.fused), unimodal, embeddings, projections, self.tau, extra)
+
     def detach(self) -> Outputs:
         """The same without the graph."""
-        named = ({name: value.detach() for name, value in values.items()} for values in self._named())
-        unimodal, embeddings, projections, extra = named
-        tau = None if self.tau is None else self.tau.detach()
-        return Outputs(self.fused.detach(), unimodal, embeddings, projections, tau, extra)
+        return replace(self.each(Tensor.detach), tau=None if self.tau is None else self.tau.detach())
 
     def _named(self) -> list[dict[str, Tensor]]:
         return [self.unimodal, self.embeddings, self.projections, self.extra]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from ray.tune import Callback
 
 from lfm_ray import storage
 from lfm_ray.cli import console, ray_session, write_atomically
+from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
@@ -42,7 +44,7 @@ from lfm_ray.report.plots import save, write
 from lfm_ray.report.progress import RunsProgress
 from lfm_ray.schedules import Learned
 from lfm_ray.search.paper import ComparisonFile, baseline_of, best_trials, confirm_all, open_comparison, plan, tune_all
-from lfm_ray.search.run import Resources
+from lfm_ray.search.run import Resources, cluster_hardware
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Trial
 
@@ -54,6 +56,7 @@ class Comparison:
     """What has been run for a table or figure: of each row its space or why it is left out, its best trial, its runs.
 
     runs: row -> the folders of its confirming runs, one for each of `file.seeds`, measured on `split`.
+    hardware: how many ran at once, and on what.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class Comparison:
     best: dict[str, Trial]
     runs: dict[str, list[Path]]
     split: str
+    hardware: str
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -136,8 +140,9 @@ def run_comparison(given: Namespace) -> Comparison:
     every = max(1, round(base.epochs / (COLUMNS - 1)))
     changes = {"checkpoint.keep_every": every} if given.paper == "figure4" else {}
     with ray_session(given.address):
-        source = Source.open(base.model_copy(update={"data": base.data.model_copy(update={"modalities": None})}),
-                             splits=tuple(dict.fromkeys(("train", "val", split))))  # fmt: skip
+        # With what all rows read; whether each fits the data has been checked by `plan`.
+        whole = RunConfig(data=base.data.model_copy(update={"modalities": None}))
+        source = Source.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
         console.print(f"[bold]{folder}[/]  {len(spaces)} rows, {file.epochs} epochs a trial, {len(seeds)} seeds")
         file = tune_all(folder, file, spaces, source, resources, given.budget, watched)
         best = best_trials(folder, spaces)
@@ -146,7 +151,8 @@ def run_comparison(given: Namespace) -> Comparison:
                 now = datetime.datetime.now(datetime.UTC)
                 log.write(f"{now:%Y-%m-%dT%H:%M:%SZ} the best trials of {len(best)} rows, seeds {seeds}\n")
         runs = confirm_all(folder, file, best, source, resources, split, watched, changes)
-    return Comparison(folder, file, planned, best, runs, split)
+        hardware = f"{resources.trials_at_once()} runs at once on {cluster_hardware()}"
+    return Comparison(folder, file, planned, best, runs, split, hardware)
 
 
 def show_table(done: Comparison) -> None:
@@ -154,15 +160,16 @@ def show_table(done: Comparison) -> None:
     frame, paper, split = done.frame, done.file.paper, done.split
     baseline = baseline_of(paper)
     shown = cells(summary(frame, split, second_metric(read_card(Path(done.file.data))), baseline), list(done.planned))
-    notes = [
-        f"Friedman's test that all rows are alike: p = {friedman(frame, split):.2g}.",
-        f"p: against {baseline}, paired by seed, Holm.",
-    ]
+    notes = [f"seconds: of an epoch with its validation, median, {done.hardware}."]
+    if not math.isnan(chance := friedman(frame, split)):
+        notes.append(f"Friedman's test that all rows are alike: p = {chance:.2g}.")
+    if baseline in done.best and len(done.best) > 1:
+        notes.append(f"p: against {baseline}, paired by seed, Holm.")
     write_atomically(done.folder / f"{paper}.csv", frame.to_csv(index=False))
     write_atomically(done.folder / f"{paper}.tex", latex(done.title, shown))
     page = done.write_page(shown, notes)
     console.print(paper_table(done.title, shown))
-    console.print(notes[0])
+    console.print("\n".join(notes))
     console.print(f"each run        {done.folder / f'{paper}.csv'}", soft_wrap=True)
     console.print(f"with settings   {page}", soft_wrap=True)
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from synthetic import write_dataset
-from test_loop import SMALL, same_weights, splits, train
+from test_loop import SMALL, splits
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
@@ -56,7 +58,19 @@ def test_the_modality_that_learns_most_from_others_is_then_trained_alone(shards:
             assert (state.memory["left"], state.memory["alone"]) == (left, "image" if left else "")
 
 
-def test_without_rebalancing_it_is_the_sum_of_the_unimodal_losses_bit_for_bit(shards: Shards) -> None:
-    plain = train(shards, "method=unimodal", "model.fusion=channel", "epochs=2")
-    assert same_weights(train(shards, "method=greedy", "method.tolerance=null", "epochs=2"), plain)
-    assert not same_weights(train(shards, "method=greedy", "method.first_epoch=1", "epochs=2"), plain)
+def test_the_conditional_speed_of_two_steps_worked_out_by_hand(shards: Shards) -> None:
+    """log10 of (0.2^2 + 0.4^2) / (0.1^2 + 0.3^2) for audio, the weights being 1; image learns ten times as much."""
+    run = Run(load(RunConfig, None, [*SMALL, "method=greedy"]), shards.card)
+    batch = next(splits(shards, run.config).train.epoch(1))
+    outputs: Outputs = run.model(batch.inputs)
+    gradients = {"head.squeeze": 0.2, "head.excite.audio": 0.2, "head.excite.image": 0.2}
+    with torch.no_grad():
+        for factors in ((1.0, 1.0), (2.0, 3.0)):
+            for name, parameter in run.model.named_parameters():
+                shared = next((value for start, value in gradients.items() if name.startswith(start)), None)
+                parameter.fill_(1.0)
+                own = 0.1 * factors[1] * (10**0.5 if "image" in name else 1.0)
+                parameter.grad = torch.full_like(parameter, own if shared is None else shared * factors[0])
+            run.method.after_backward(outputs, batch.labels, run.state())
+    assert run.memory["speed/audio"] == pytest.approx(math.log10(2), rel=1e-4)
+    assert run.memory["speed/image"] == pytest.approx(math.log10(0.2), rel=1e-4)

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lfm_ray.methods.mmpareto import common_direction
+from lfm_ray.methods import mmpareto
+
+
+def common_direction(g_m: torch.Tensor, g_u: torch.Tensor, magnitude: float) -> torch.Tensor:
+    """Of an encoder with two parameters: the first entry, and the others."""
+    found = mmpareto.common_direction([g_m[:1], g_m[1:]], [g_u[:1], g_u[1:]], magnitude)
+    return torch.cat(found)
 
 
 def test_common_direction_of_two_gradients_in_the_plane() -> None:

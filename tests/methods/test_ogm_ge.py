@@ -12,7 +12,7 @@ from test_loop import SMALL
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.methods.ogm_ge import OGMGE
+from lfm_ray.methods.ogm_ge import OGMGE, deviation
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.run import Run
 from lfm_ray.settings import load
@@ -59,3 +59,11 @@ def test_encoders_alone_are_modulated_and_noise_has_the_size_of_their_gradient(t
     assert float(noise.std()) == pytest.approx(3, rel=0.1)
     for parameter in run.model.head.parameters():
         assert torch.equal(cast(torch.Tensor, parameter.grad), torch.ones_like(parameter))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_deviation_is_that_of_the_entries(memory_format: torch.memory_format) -> None:
+    gradient = 2 + 3 * torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    found = deviation(gradient.to(memory_format=memory_format))
+    assert found.item() == pytest.approx(gradient.std().item(), rel=1e-5)
+    assert deviation(torch.full((3, 2), 0.1)).item() == pytest.approx(0, abs=1e-4)

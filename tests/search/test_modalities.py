@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from synthetic import write_dataset
+
+from lfm_ray.cli import repository_file
+from lfm_ray.datasets.shards import DatasetCard, read_card
+from lfm_ray.errors import UserError
+from lfm_ray.run import build_model
+from lfm_ray.search.modalities import for_modalities
+from lfm_ray.search.space import Space, load_space
+from lfm_ray.settings import merge
+
+METHODS = repository_file("search_spaces/methods.yaml")
+OF_TWO = {"ogm_ge", "pmr", "domfn"}
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> DatasetCard:
+    return read_card(write_dataset(tmp_path_factory.mktemp("data") / "three", more=("depth",)))
+
+
+@pytest.fixture(scope="module")
+def whole() -> Space:
+    return load_space(METHODS)
+
+
+def test_methods_of_two_modalities_are_left_out_with_all_that_is_theirs(whole: Space, three: DatasetCard) -> None:
+    space, lines = for_modalities(whole, three)
+    assert lines == [
+        "left out of method.name: ogm_ge, pmr, domfn; defined for two modalities, and there are 3 (audio, image, depth)"
+    ]
+    left, all_of_them = space.search["method.name"].choice, whole.search["method.name"].choice
+    assert left is not None
+    assert all_of_them is not None
+    assert set(left) == set(all_of_them) - OF_TWO
+    gone = {"method.noise", "method.prototype_weight", "method.momentum", "method.eta", "method.gamma"}
+    assert set(whole.search) - set(space.search) == gone
+    assert space.search["method.modulation"].when == {"method.name": ["agm"]}
+    assert set(whole.points) - set(space.points) == {"OGM-GE"}
+
+
+def test_what_is_left_is_drawn_and_builds_a_model(whole: Space, three: DatasetCard) -> None:
+    space, _ = for_modalities(whole, three)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    left = space.search["method.name"].choice or []
+    assert {space.suggest(study.ask())["method.name"] for _ in range(40)} <= set(left)
+    for method in left:
+        small = {"method.name": method, "model.width": 4, "model.embedding_size": 8}
+        assert build_model(space.config(small), three).encoders.keys() == {"audio", "image", "depth"}
+
+
+def test_two_of_three_modalities_leave_everything(whole: Space, three: DatasetCard) -> None:
+    two = Space.model_validate({**whole.model_dump(), "run": merge(whole.run, {"data.modalities": ["audio", "depth"]})})
+    assert for_modalities(two, three) == (two, [])
+
+
+def test_fusion_heads_of_two_modalities_are_left_out_too(tmp_path: Path, three: DatasetCard) -> None:
+    file = tmp_path / "heads.yaml"
+    file.write_text("run: {model: {fusion: gated}}\nsearch: {model.fusion: {choice: [gated, affine, sum, concat]}}\n")
+    space, lines = for_modalities(load_space(file), three)
+    assert space.search["model.fusion"].choice == ["sum", "concat"]
+    assert space.base.model.fusion == "sum"  # `run` had a head that is left out
+    assert "model.fusion: gated, affine" in lines[0]
+    file.write_text("search: {model.fusion: {choice: [gated, affine]}}\n")
+    with pytest.raises(UserError, match=r"search: model\.fusion: gated, affine: defined for two modalities"):
+        for_modalities(load_space(file), three)
