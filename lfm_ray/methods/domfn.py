@@ -1,7 +1,7 @@
 """DOMFN: a divergence-orientated multimodal fusion network.
 
 Yang et al., "DOMFN: a divergence-orientated multi-modal fusion network for resume assessment",
-ACM MM 2022; njustkmg/MM22_DOMFN.
+ACM MM 2022; njustkmg/MM22_DOMFN, whose file of settings is not published: the defaults of eta and gamma are ours.
 """
 
 from __future__ import annotations

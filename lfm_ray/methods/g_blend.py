@@ -1,6 +1,7 @@
 """G-Blend: gradient blending.
 
 Wang, Tran and Feiszli, "What makes training multi-modal classification networks hard?", CVPR 2020.
+No code was published; the length of a super-epoch is ours.
 """
 
 from __future__ import annotations

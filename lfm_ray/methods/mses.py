@@ -1,7 +1,7 @@
 """MSES: modality-specific early stopping.
 
 Fujimori et al., "Modality-specific learning rate control for multimodal classification", ACPR 2019.
-No code was published.
+No code was published; the defaults are ours.
 """
 
 from __future__ import annotations

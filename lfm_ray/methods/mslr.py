@@ -2,8 +2,8 @@
 
 Yao and Mihalcea, "Modality-specific learning rates for effective multimodal additive late-fusion",
 Findings of ACL 2022. No code was published. Of the paper's three strategies there are `keep` and
-`dynamic`; the latter's formula and its 5 epochs are as others have implemented it from the paper.
-The third, `smooth`, is left out: no source for its formula was at hand.
+`dynamic`; the latter's formula and its 5 epochs are those of lihong2303/AGM_ICCV2023, whose authors
+compare with it. The third, `smooth`, is left out: no source for its formula was at hand.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field, PositiveFloat
 
 from lfm_ray.methods.base import Method, Row, State
@@ -19,9 +20,9 @@ from lfm_ray.methods.base import Method, Row, State
 class MSLR(Method):
     """Each modality is trained with its own learning rate: of its encoder, projection head and classifier.
 
-    `keep`: the rate that is best for the modality alone, as long as the run. `dynamic`: it begins with
-    that rate, which at the end of every `history` epochs is multiplied by the modality's validation
-    accuracy over the mean of these epochs' accuracies: what still gains goes faster, what falls slower.
+    `keep`: the rate that is best for the modality alone, as long as the run. `dynamic`: that rate times the
+    modality's validation accuracy over the mean of those of the `history` epochs before, once there are
+    so many: what still gains goes faster, what falls slower.
     Rates are given as factors of `optimizer.learning_rate`, and follow its schedule.
     """
 
@@ -30,7 +31,7 @@ class MSLR(Method):
     factors: dict[str, PositiveFloat] = Field(
         {}, description="modality -> its learning rate over optimizer.learning_rate; 1 where it is left out"
     )
-    history: int = Field(5, ge=2, description="with dynamic: epochs between two changes, and of the mean")
+    history: int = Field(5, ge=1, description="with dynamic: epochs of the mean")
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
         """Refuses a factor of what is no modality."""
@@ -49,10 +50,9 @@ class MSLR(Method):
         memory = state.memory
         for name in state.model.encoders:
             accuracy = metrics[f"val/{name}/accuracy"]
-            total = memory.pop(f"accuracies/{name}", 0.0) + accuracy
-            if state.epoch % self.history:
-                memory[f"accuracies/{name}"] = total
-            elif total:
-                memory[f"gain/{name}"] = memory.get(f"gain/{name}", 1.0) * accuracy / (total / self.history)
+            before = memory.get(f"accuracies/{name}", torch.empty(0, dtype=torch.float64))
+            if len(before) == self.history and before.any():
+                memory[f"gain/{name}"] = accuracy / float(before.mean())
+            memory[f"accuracies/{name}"] = torch.cat([before, before.new_tensor([accuracy])])[-self.history :]
         factors = self.learning_rate_factors(state)
         return {f"{name}/learning_rate_factor": value for name, value in factors.items()}

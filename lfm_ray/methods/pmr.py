@@ -38,7 +38,7 @@ class PMR(Method):
     exactly_two: ClassVar[bool] = True
     prototype_weight: float = Field(1.0, ge=0, le=100, description="a, the paper's alpha; 0: no pull")
     entropy_weight: float = Field(0.0, ge=0, le=100, description="mu, of the entropies; 0: none, as in the code")
-    entropy_epochs: int = Field(10, ge=0, description="epochs with the entropies")
+    entropy_epochs: int = Field(10, ge=0, description="epochs with the entropies (ours)")
     momentum: float = Field(0.2, ge=0, lt=1, description="share of the old prototypes in the new ones")
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:

@@ -3,7 +3,8 @@
 Du et al., "On uni-modal feature learning in supervised multi-modal learning", ICML 2023 (and
 "Improving multi-modal learning with uni-modal teachers", 2021). Differences: the teachers are trained
 in the first epochs of the same run, so that their epochs count, as those of every other method do;
-then the encoders begin again from their first weights, with the optimiser as it then is.
+then the encoders begin again from their first weights, with the optimiser as it then is. No code was
+found: the defaults are ours.
 """
 
 from __future__ import annotations

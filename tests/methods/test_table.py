@@ -9,7 +9,7 @@ import pytest
 from lfm_ray import methods
 from lfm_ray.methods import METHODS, Method
 
-LINE = r"^    (\w+) +((?:[HLGRPY] )*[HLGRPY]) +\S.*?  +(\S+) (\S+) +(any|2) +\S"
+LINE = r"^    (\w+) +((?:[HLGRPY] )*[HLGRPY]) +\S.*?  +(\S+) (\S+) +\d\.\d +(any|2) +\S"
 LINES = {found[0]: found[1:] for found in re.findall(LINE, methods.__doc__ or "", flags=re.MULTILINE)}
 HOOKS = {
     "L": ("classification", "loss"),
