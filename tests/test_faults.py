@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -18,13 +17,11 @@ import psutil
 import pytest
 from synthetic import write_dataset
 
-from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.launch import Source, read_notices, run_in_process
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.settings import load
 
-TRIALS, EPOCHS = 5, 8
+TRIALS, EPOCHS = 5, 6
 # Settings are a function of seed and number alone, so that trials can run side by side and be compared.
 SPACE = f"""
 run:
@@ -42,10 +39,22 @@ keep_checkpoints: 2
 """
 
 
-def tune(folder: Path, *arguments: str | Path, timezone: str = "UTC") -> subprocess.Popen[str]:
+# Sets the clock that Python's processes see back by three hours, from the moment that a file appears.
+CLOCK = """
+import os, time
+def time_of(real=time.time):
+    if not os.path.exists({file!r}):
+        return real()
+    open(f"{{{file!r}}}-{{os.getpid()}}", "a").close()
+    return real() - 3 * 3600
+time.time = time_of
+"""
+
+
+def tune(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lfm_ray.tune", *map(str, arguments)], cwd=folder, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"TZ": timezone},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment,
     )  # fmt: skip
 
 
@@ -71,6 +80,24 @@ def kill(process: subprocess.Popen[str], name: str) -> None:
                 child.kill()
                 return
     raise AssertionError(f"no process {name}")
+
+
+def hold(sweep: Path, number: int, epoch: int) -> Path:
+    """Makes a trial wait before it has saved an epoch: whoever opens this file for writing waits for a reader.
+
+    The epoch's metrics stand in `epochs.jsonl` by then.
+    """
+    file = sweep / f"trials/{number:04d}/weights/epoch-{epoch:04d}.pt.writing"
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file)
+    return file
+
+
+def release(held: Path) -> None:
+    """Lets a trial that waits go on, if one does: it has no reader, fails, and does the save again."""
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    held.unlink()
+    os.close(reader)
 
 
 def epochs(folder: Path, number: int) -> int:
@@ -99,45 +126,50 @@ def undisturbed(work: Path) -> Path:
 def test_only_the_best_trials_keep_their_checkpoint(undisturbed: Path) -> None:
     trials = Sweep.open(undisturbed).trials()
     kept = {trial.number for trial in trials if list((undisturbed / f"trials/{trial.number:04d}").glob("*.pt"))}
-    best = sorted(trials, key=lambda trial: -trial.accuracy)[:2]
+    best = sorted(trials, key=lambda trial: (-trial.accuracy, trial.rows[-1]["val/fused/loss"]))[:2]
     assert kept == {trial.number for trial in best}
     assert all(len(trial.rows) == EPOCHS for trial in trials)
 
 
-def test_kills_a_hang_a_full_disk_and_a_broken_checkpoint_change_nothing(work: Path, undisturbed: Path) -> None:
+def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_nothing(
+    work: Path, undisturbed: Path
+) -> None:
     sweep = work / "sweeps/disturbed"
-    hanging, full = sweep / "trials/0003/weights/epoch-0002.pt.writing", sweep / "trials/0004/epochs.jsonl.writing"
-    common = ["--concurrency", "1", "--epoch-time-limit", "8s"]
+    common = ["--concurrency", "1", "--epoch-time-limit", "5s"]
     first = tune(work, "space.yaml", "--name", "disturbed", *common)
-    wait_for(lambda: epochs(sweep, 0) >= 2, first)
-    last = sweep / f"trials/0001/weights/epoch-{EPOCHS:04d}.pt.writing"
-    last.parent.mkdir(parents=True)
-    os.mkfifo(last)  # so that trial 1 does not end before it is killed
+    wait_for((sweep / "sweep.yaml").exists, first)
+    held = [hold(sweep, number, EPOCHS) for number in (0, 1)]
+    wait_for(lambda: epochs(sweep, 0) == EPOCHS, first)
+    held[0].unlink()
     kill(first, "ImplicitFunc")
-    wait_for(lambda: epochs(sweep, 1) >= 3, first)
+    wait_for(lambda: epochs(sweep, 1) == EPOCHS, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    last.unlink()
+    held[1].unlink()
     with (sweep / "study.journal").open("a") as journal:
         journal.write('{"op_code": 5, "worker')  # as a kill in the middle of a write leaves it
     broken = sweep / "trials/0001/checkpoint.pt"
     content = bytearray(broken.read_bytes())
     content[len(content) // 2] ^= 1
     broken.write_bytes(content)
-    for file in (hanging, full):
-        file.parent.mkdir(parents=True)
-    os.mkfifo(hanging)  # whoever opens it waits for ever
+    hanging, full = hold(sweep, 3, 2), hold(sweep, 4, 2)
+    full.unlink()
     full.symlink_to("/dev/full")
 
-    again = tune(work, "--resume", "disturbed", *common, timezone="Pacific/Kiritimati")
+    clock = work / "clock"
+    (work / "site").mkdir()
+    (work / "site/sitecustomize.py").write_text(CLOCK.format(file=str(clock)))
+    path = f"{work / 'site'}:{os.environ.get('PYTHONPATH', '')}"
+    again = tune(work, "--resume", "disturbed", *common, PYTHONPATH=path, TZ="Pacific/Kiritimati")
+    hung, written = sweep / "trials/0003/hung.txt", sweep / "trials/0004/epochs.jsonl"
 
     def repair() -> None:
-        wait_for(lambda: bool((sweep / "trials/0003/hung.txt").exists()), again)
-        while not (sweep / "trials/0003/hung.txt").stat().st_size:
-            time.sleep(0.05)
+        wait_for(lambda: hung.exists() and hung.stat().st_size > 0, again)
         hanging.unlink()
-        wait_for(lambda: (sweep / "trials/0004/config.yaml").exists(), again)
-        time.sleep(1)
+        clock.touch()
+        wait_for(lambda: epochs(sweep, 4) == 2, again)
+        tried = written.stat().st_mtime_ns
+        wait_for(lambda: written.stat().st_mtime_ns > tried, again)  # what failed after it is tried again
         full.unlink()
 
     repairing = threading.Thread(target=repair)
@@ -156,7 +188,8 @@ def test_kills_a_hang_a_full_disk_and_a_broken_checkpoint_change_nothing(work: P
     assert "went on from epoch" in notices[1]
     assert "checksum differs" in said
     assert "overcome: trial 0, trial 3: its process died; it went on from its last epoch\n" in said
-    assert "in save" in (sweep / "trials/0003/hung.txt").read_text()
+    assert "in save" in hung.read_text()
+    assert len(list(work.glob("clock-*"))) > 1  # the driver and processes of Ray have seen it set back
 
 
 def test_each_trial_that_cannot_go_on_is_recorded_with_its_reason(work: Path) -> None:
@@ -177,33 +210,45 @@ def test_each_trial_that_cannot_go_on_is_recorded_with_its_reason(work: Path) ->
     assert all(trial.reason[:60] in said for trial in trials[:2])
 
 
-def test_a_node_that_leaves_and_one_that_joins(work: Path, undisturbed: Path, cluster: object) -> None:
+def test_a_node_that_leaves_and_one_that_joins_which_alone_has_a_gpu(
+    work: Path, undisturbed: Path, cluster: object
+) -> None:
     leaving = cluster.add_node(num_cpus=1)
     process = tune(work, "space.yaml", "--name", "nodes", "--address", cluster.address)
     sweep = work / "sweeps/nodes"
-    wait_for(lambda: epochs(sweep, 0) > 0 and epochs(sweep, 1) > 0, process)
+    wait_for((sweep / "sweep.yaml").exists, process)
+    held = [hold(sweep, number, EPOCHS) for number in (0, 1)]
+    wait_for(lambda: epochs(sweep, 0) == epochs(sweep, 1) == EPOCHS, process)
     cluster.remove_node(leaving, allow_graceful=False)
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    for file in held:
+        release(file)
     ended(process)
     pd.testing.assert_frame_equal(table(sweep), table(undisturbed))
+    notices = [read_notices(sweep / f"trials/{number:04d}") for number in (0, 1)]
+    assert sum(any("its process died" in notice for notice in of_one) for of_one in notices) == 1
+    mixed = ["--address", cluster.address, "--trials-per-gpu", "2", "--trials", "2"]
+    ended(tune(work, "space.yaml", "--name", "gpu", *mixed))
+    assert [trial.state for trial in Sweep.open(work / "sweeps/gpu").trials()] == ["finished"] * 2
 
 
-def test_a_worker_of_two_that_is_killed(work: Path) -> None:
-    (work / "run.yaml").write_text(
-        "data: {path: shards, batch_size: 16}\nmodel: {width: 4, embedding_size: 8}\nepochs: 20\n"
-        "alpha: {strategy: heuristic}\n"
+def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
+    (work / "pair.yaml").write_text(
+        "run: {data: {path: shards, batch_size: 16}, model: {width: 4, embedding_size: 8}, epochs: 3, alpha: {strategy:"
+        " heuristic}, checkpoint: {keep_every: 3}}\nsearch: {optimizer.learning_rate: {loguniform: [0.001, 0.03]}}\n"
     )
-    command = [sys.executable, "-m", "lfm_ray.train", "run.yaml", "--workers", "2", "--name", "two"]
-    process = subprocess.Popen(
-        command, cwd=work, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    folder = work / "runs/two"
-    wait_for(lambda: (folder / "checkpoint.pt").exists(), process)
+    sweep = work / "sweeps/pair"
+    process = tune(work, "pair.yaml", "--name", "pair", "--trials", "2", "--workers-per-trial", "2")
+    wait_for((sweep / "sweep.yaml").exists, process)
+    held = hold(sweep, 0, 3)
+    wait_for(lambda: epochs(sweep, 0) == 3, process)
+    held.unlink()
     kill(process, "RayTrainWorker")
-    said = ended(process)
-    assert "its process died" in said
-    two = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-    one: list[dict[str, float]] = []
-    run_in_process(load(RunConfig, work / "run.yaml"), Source(Shards(work / "shards"), {}), work / "one", one.append, 1)
-    assert [row["epoch"] for row in two] == list(range(1, 21))
-    assert [row["train/loss"] for row in two] == pytest.approx([row["train/loss"] for row in one], abs=1e-2)
+    assert "overcome: trial 0: its process died; it went on from its last epoch\n" in ended(process)
+    for trial in Sweep.open(sweep).trials():
+        one: list[dict[str, float]] = []
+        folder = work / f"one{trial.number}"
+        run_in_process(trial.config, Source(Shards(work / "shards"), {}), folder, one.append, 1)
+        assert [row["epoch"] for row in trial.rows] == [1, 2, 3]
+        losses = [[row["train/loss"] for row in rows] for rows in (trial.rows, one)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-2)

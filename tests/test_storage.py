@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +34,32 @@ from lfm_ray.settings import load
 KEY = "the-secret-that-nobody-may-see"
 
 
+class Server:
+    """A server of S3, which can go away and come back with what it holds."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._server.start()
+        _, self.port = self._server.get_host_and_port()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    result = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    result.start()
-    host, port = result.get_host_and_port()
+def server() -> Iterator[Server]:
+    result = Server()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{result.port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
         patch.setenv("AWS_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT"))
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{result.port}/bucket", method="PUT"))
         yield result
     result.stop()
 
@@ -65,7 +79,7 @@ def google() -> Iterator[None]:
 
 
 @pytest.fixture
-def machine(server: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """A function that makes this process one on another machine, with an empty disk."""
     machines = iter(range(100))
 
@@ -241,14 +255,12 @@ def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
     assert names >= {"config.yaml", "epochs.jsonl", "checkpoint.pt", "checkpoint.previous.pt"}
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(machine, server: ThreadedMotoServer) -> None:
+def test_a_store_that_is_away_for_a_while_is_waited_for(machine, server: Server) -> None:
     file = storage.working_folder("s3://bucket/away/a")
     file.parent.mkdir(parents=True)
     file.write_text("a")
-    host, port = server.get_host_and_port()
     server.stop()
-    back = ThreadedMotoServer(ip_address=host, port=port, verbose=False)
-    starting = threading.Timer(1, back.start)
+    starting = threading.Timer(1, server.start)
     starting.start()
     storage.patiently(lambda: storage.push(file), file)
     starting.join()
@@ -289,26 +301,42 @@ def test_a_journal_write_that_fails_in_its_middle_is_done_once_and_whole(
     assert list(PatientJournal(file).read_logs(0)) == [{"a": 1}, {"c": 2}]
 
 
-def test_a_sweep_in_a_bucket_goes_on_from_another_machine_and_shows_no_secret(machine, tmp_path: Path) -> None:
+def test_a_sweep_in_a_bucket_that_is_away_for_a_while_goes_on_from_another_machine_and_shows_no_secret(
+    machine, server: Server, tmp_path: Path
+) -> None:
     write_dataset(tmp_path / "shards")
     small = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--data", "shards", "--epochs", "2"]
     said = ""
     for arguments in (["--name", "one", "--trials", "1", *small], ["--resume", "one", "--trials", "2"]):
         machine()
-        done = subprocess.run(
-            [sys.executable, "-m", "lfm_ray.tune", "--storage", "s3://bucket/sweeps", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        said += done.stdout + done.stderr
+        with (tmp_path / "said").open("w+") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lfm_ray.tune", "--storage", "s3://bucket/sweeps", *arguments],
+                cwd=tmp_path, text=True, stdout=output, stderr=output,
+            )  # fmt: skip
+            if "--name" in arguments:
+                begun = "s3://bucket/sweeps/one/sweep.yaml"  # and no trial has been handed out yet
+                wait_for(lambda uri=begun: storage.exists(storage.working_folder(uri)), process)
+                server.stop()
+                wait_for(lambda: "trying again" in (tmp_path / "said").read_text(), process)
+                server.start()
+            assert process.wait(timeout=300) == 0, (tmp_path / "said").read_text()
+        said += (tmp_path / "said").read_text()
     machine()
     trials = Sweep.open(storage.working_folder("s3://bucket/sweeps/one")).trials()
     assert (trials[0].state, len(trials[0].rows)) == ("finished", 2)
     assert (trials[1].state, len(trials[1].rows)) in {("finished", 2), ("pruned", 1)}
     assert "s3://bucket/sweeps/one" in said
+    assert "then it worked again" in said
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert KEY.encode() not in written + said.encode()
     assert {"best.yaml", "trials.csv", "study.journal"} <= {i.path.rpartition("/")[2] for i in _objects("sweeps/one")}
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not what():
+        assert process.poll() is None
+        time.sleep(0.01)
 
 
 def upload(folder: Path, uri: str) -> None:

@@ -132,13 +132,13 @@ def test_best_yaml_gives_the_trial_again_and_two_workers_take_the_same_steps(
     assert (folder / "runs/w2/checkpoint.pt").exists()
 
 
-def test_trials_with_two_workers_each(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
-    done = run(folder, "tune", "--data", "shards/tiny", "--name", "nested", "--trials", "2", "--epochs", "2",
-               "--workers-per-trial", "2", "--warm-start", "sweeps/one", *SMALL)  # fmt: skip
+def test_a_sweep_learns_from_another(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+    done = run(folder, "tune", "--data", "shards/tiny", "--name", "warm", "--trials", "2", "--epochs", "2",
+               "--warm-start", "sweeps/one", *SMALL)  # fmt: skip
     assert done.returncode == 0, done.stderr
     finished = [trial for trial in Sweep.open(folder / "sweeps/one").trials() if trial.state == "finished"]
     assert f"{len(finished)} trials of sweeps/one, {len(finished)} of them compared by rank" in done.stdout  # other T
-    assert [trial.state for trial in Sweep.open(folder / "sweeps/nested").trials()] == ["finished"] * 2
+    assert [trial.state for trial in Sweep.open(folder / "sweeps/warm").trials()] == ["finished"] * 2
 
 
 def test_shards_too_large_for_the_object_store_reach_the_trials_by_any_way(folder: Path) -> None:

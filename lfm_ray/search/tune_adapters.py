@@ -163,6 +163,17 @@ class Recoveries(DriverOnly, Callback):
         add_notice(trial_folder(self.folder, trial.config[NUMBER]), DIED)
 
 
+class Forget(DriverOnly, Callback):
+    """Drops what Tune would keep of a trial that has ended: averages of each of its metrics, some 100 kB."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Drops it."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
+    on_trial_error = on_trial_complete
+
+
 class Mirror(DriverOnly, Callback):
     """Keeps a copy of the journal in the store, where a sweep has one: at least every few seconds."""
 
