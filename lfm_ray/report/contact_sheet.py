@@ -15,11 +15,13 @@ from matplotlib.axes import Axes
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.datasets.text import BYTE_VALUES
+from lfm_ray.report.plots import PLAIN_TEXT
 
 COLUMNS = 8
 HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; of the others 1.6
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as that allows, a row for each modality."""
     card = shards.card
@@ -62,7 +64,7 @@ def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
             text = bytes((sample[sample > 0] - 1).astype(np.uint8)).decode("utf-8", errors="replace")
         else:
             text = " ".join(map(str, sample[sample != card.padding]))
-        axis.text(0, 0.5, text[:22].replace("$", r"\$"), fontsize=7, va="center", transform=axis.transAxes)
+        axis.text(0, 0.5, text[:22], fontsize=7, va="center", transform=axis.transAxes)
     elif card.kind == "feature":
         axis.plot(sample.ravel(), linewidth=0.5)
     elif card.kind == "audio":

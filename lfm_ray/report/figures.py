@@ -9,11 +9,13 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from lfm_ray.report.plots import PLAIN_TEXT
 from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Trial
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def strategies_figure(trials: list[Trial], path: Path) -> None:
     """alpha(t) and the accuracies over the epochs for the best trial of each strategy (paper Figure 3)."""
     best = by_strategy(trials)

@@ -36,6 +36,7 @@ from lfm_ray.methods import Method, method_of
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
+from lfm_ray.report.plots import PLAIN_TEXT
 from lfm_ray.run import build_model
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Sweep, strategy_name
@@ -245,6 +246,7 @@ def _batch(shards: Shards, config: RunConfig, chosen: Sequence[tuple[str, int]])
     return Batch({name: torch.cat([part[name] for part in parts]) for name in inputs.modalities}, torch.cat(labels))
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def gradcam_figure(
     kept: Sequence[Kept],
     samples: Sequence[str],

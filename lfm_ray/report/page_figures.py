@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -237,7 +238,9 @@ def importances(trials: Sequence[Trial]) -> dict[str, float]:
             )
         except ValueError:  # a known point may lie outside the space
             continue
-    found = optuna.importance.get_param_importances(study)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of settings that few trials have: the figure's note says so
+        found = optuna.importance.get_param_importances(study)
     return {name.removesuffix(".share"): value for name, value in found.items()}
 
 

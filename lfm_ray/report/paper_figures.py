@@ -84,7 +84,7 @@ def label_mixing_figure(figures: pd.DataFrame, classes: int) -> Figure:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     top = accuracy.secondary_xaxis("top")
-    shown = {0.0: "$L_S$", 0.3: "$0.7L_S+0.3L_U$", 1.0: "$L_U$"}
+    shown = {0.0: "L_S", 0.3: "0.7 L_S + 0.3 L_U", 1.0: "L_U"}
     ticks = [u for u in figures["u"] if u in shown]
     top.set_xticks(ticks, [shown[u] for u in ticks], fontsize=7)
     accuracy.set_title(titles[0], fontsize=9, loc="left", pad=18)

@@ -24,6 +24,8 @@ from lfm_ray.cli import write_atomically
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#6a3d9a"]
 DARK_COLOURS = ["#4aa3f0", "#ff8a4a", "#2fcf9f", "#f0a6d0", "#d8ab66", "#ffc34d", "#9ad8ff", "#b79ae8"]
 
+PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}  # a $ in a class, a modality or a name is a $
+
 POINTS = 60_000  # of a figure; with more, the page would exceed 5 MB
 
 
@@ -178,10 +180,11 @@ class Bars:
 
 def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
     """The plot as a figure of matplotlib, whatever its backend is."""
-    figure = Figure(figsize=(10, 4.2) if isinstance(plot, Plot) and plot.axes else (6.4, 4.2))
-    axes = figure.subplots()
-    plot.draw(axes, groups)
-    axes.set_title(plot.title, fontsize=10, loc="left")
+    with matplotlib.rc_context(PLAIN_TEXT):
+        figure = Figure(figsize=(10, 4.2) if isinstance(plot, Plot) and plot.axes else (6.4, 4.2))
+        axes = figure.subplots()
+        plot.draw(axes, groups)
+        axes.set_title(plot.title, fontsize=10, loc="left")
     return figure
 
 
@@ -194,7 +197,7 @@ def write(name: str, folder: Path, data: pd.DataFrame, make: Callable[[], Figure
     """Writes NAME.csv, NAME.png and NAME.svg; `make` is called with matplotlib's settings for all of our figures."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, **PLAIN_TEXT}):
         figure = make()
         figure.savefig(folder / f".{name}.png", dpi=130, bbox_inches="tight")
         figure.savefig(folder / f".{name}.svg", bbox_inches="tight", metadata={"Date": None})

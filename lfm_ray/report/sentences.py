@@ -73,8 +73,9 @@ def warnings(all_seen: Sequence[Seen]) -> list[str]:
     for seen in all_seen:
         running = sum(trial.state == "running" for trial in seen.trials)
         if running or len(seen.trials) < seen.sweep.space.trials:
+            how = "1 trial is running, or was" if running == 1 else f"{running} trials are running, or were"
             said.append(
-                f"{seen.name} has not ended: {running} trials are running, or were interrupted (go on with"
+                f"{seen.name} has not ended{f': {how} interrupted' if running else ''} (go on with"
                 f" python -m lfm_ray.tune --resume {seen.name}). Make the page again for what has come since."
             )
     if len({seen.sweep.file.fingerprint for seen in all_seen}) > 1:

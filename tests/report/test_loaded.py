@@ -68,3 +68,12 @@ def test_the_example_notebook_runs(sweep: Sweep, monkeypatch: pytest.MonkeyPatch
             lines = [line for line in "".join(cell["source"]).splitlines() if not line.startswith("%")]
             exec(compile("\n".join(lines), NOTEBOOK.name, "exec"), names)
     assert sum(cell["cell_type"] == "code" for cell in cells) >= 5
+
+
+def test_the_notebook_is_stored_with_its_outputs_which_are_small_and_of_no_failure() -> None:
+    assert NOTEBOOK.stat().st_size < 300_000
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    shown = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in shown} <= {"execute_result", "display_data"}
+    assert any("image/png" in output["data"] for output in shown)

@@ -15,6 +15,7 @@ from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
 from lfm_ray.launch import EPOCHS
+from lfm_ray.report.figures import strategies_figure
 from lfm_ray.report.page import render, write_report
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.page_tables import strategy_frame
@@ -111,6 +112,15 @@ def test_everything_that_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
     assert "<b>audio" not in page
     assert page.count("<script") == page.count("</script>") == 2
     assert (tmp_path / "s/report/accuracy-_b_audio.csv").exists()
+
+
+def test_a_dollar_in_a_name_is_a_dollar_in_every_figure(tmp_path: Path) -> None:
+    odd = r"$\frac$ & $x"
+    sweep = make_sweep(tmp_path / odd, 4, modalities=(odd, "image"))
+    written(sweep.folder)
+    strategies_figure(sweep.trials(), tmp_path / "strategies.png")
+    (svg,) = (sweep.folder / "report").glob("accuracy-__frac*.svg")
+    assert r"Accuracy of $\frac$ &amp; $x alone" in svg.read_text()
 
 
 def test_the_space_on_the_page_is_that_of_the_sweep(tmp_path: Path) -> None:

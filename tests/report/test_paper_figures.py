@@ -77,7 +77,7 @@ def test_label_mixing_is_drawn_by_u_and_marks_the_papers_losses() -> None:
     assert gap.containers[0].lines[0].get_ydata() == pytest.approx([25, 25])
     assert distance.containers[0].lines[0].get_ydata() == pytest.approx([0.3, 0.5])
     (top,) = accuracy.child_axes
-    assert [tick.get_text() for tick in top.get_xticklabels()] == ["$L_S$", "$L_U$"]
+    assert [tick.get_text() for tick in top.get_xticklabels()] == ["L_S", "L_U"]
     assert accuracy.lines[-1].get_ydata() == [25, 25]  # chance
 
 
