@@ -15,9 +15,10 @@ import optuna
 import pandas as pd
 
 from lfm_ray.report.plots import Axis, Bars, Curve, Plot
-from lfm_ray.report.seen import Seen
+from lfm_ray.report.seen import Seen, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.run import Row
+from lfm_ray.search.objective import FUSED_ACCURACY, Direction, metric_name
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Trial
@@ -69,7 +70,12 @@ class Figures:
     @cached_property
     def importances(self) -> dict[str, float]:
         """Of the settings of the only sweep."""
-        return {} if self.several else importances(self.all_seen[0].trials)
+        return {} if self.several else importances(self.all_seen[0].trials, *self.objective)
+
+    @cached_property
+    def objective(self) -> tuple[str, Direction]:
+        """The metric by which trials are compared, and its direction."""
+        return shared_objective(self.all_seen)
 
     def alpha(self) -> Plot:
         """alpha(t) over the share of the epochs, as paper Figure 3."""
@@ -92,25 +98,27 @@ class Figures:
         return Plot(f"accuracy-{_file(name)}", title, "epoch", "validation accuracy", curves)
 
     def best_so_far(self) -> Plot:
-        """The best fused accuracy that was known after so many epochs of all trials together."""
+        """The best value of the objective that was known after so many epochs of all trials together."""
+        metric, direction = self.objective
+        better, worst = (max, -math.inf) if direction == "maximize" else (min, math.inf)
         curves: list[Curve] = []
         for seen in self.all_seen:
-            spent, best = 0, -math.inf
+            spent, best = 0, worst
             steps: list[tuple[int, float]] = []
             ended = [trial for trial in seen.trials if trial.frozen.datetime_complete]
             for trial in sorted(ended, key=lambda trial: str(trial.frozen.datetime_complete)):
                 spent += len(trial.rows)
                 if trial.state == "finished":
-                    best = max(best, trial.accuracy)
-                    curves.append(self._curve(seen, trial, [spent], [trial.accuracy], bold=False))
-                if best > -math.inf:
+                    best = better(best, trial.rows[-1][metric])
+                    curves.append(self._curve(seen, trial, [spent], [trial.rows[-1][metric]], bold=False))
+                if math.isfinite(best):
                     steps.append((spent, best))
             if len(steps) > 1:
                 label = seen.name if self.several else ""
                 x, y = zip(*steps, strict=True)
                 curves.append(Curve(f"best so far{f', {label}' if label else ''}", label, x, y, bold=True))
         note = "Epochs of the trials that had ended, together. Dots: finished trials."
-        return Plot("best-so-far", "Best so far", "epochs spent", "fused accuracy", curves, note, steps=True)
+        return Plot("best-so-far", "Best so far", "epochs spent", metric_name(metric), curves, note, steps=True)
 
     def still_training(self) -> Plot | None:
         """What share of the trials of each group had not been stopped after each epoch."""
@@ -145,13 +153,16 @@ class Figures:
         shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
         varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has stand first
         scales = [Scale.of(name, columns[name], seen.sweep.space) for name in varied if name in shown]
-        low, high = min(trial.accuracy for trial in finished), max(trial.accuracy for trial in finished)
+        metric = self.objective[0]
+        label = "accuracy" if metric == FUSED_ACCURACY else metric_name(metric)
+        reached = [trial.rows[-1][metric] for trial in finished]
+        low, high = min(reached), max(reached)
         span = high - low or 1.0
         axes = [*(Axis(scale.name, scale.ticks()) for scale in scales)]
-        axes.append(Axis("accuracy", {f"{low:.3f}": 0.0, f"{high:.3f}": 1.0}))
+        axes.append(Axis(label, {f"{low:.3f}": 0.0, f"{high:.3f}": 1.0}))
 
         def heights(i: int) -> list[float]:
-            return [*(scale.height(columns[scale.name][i]) for scale in scales), (finished[i].accuracy - low) / span]
+            return [*(scale.height(columns[scale.name][i]) for scale in scales), (reached[i] - low) / span]
 
         curves = [self._curve(seen, trial, range(len(axes)), heights(i)) for i, trial in enumerate(finished)]
         note = "Finished trials; thick: the best of each strategy. none: the setting does not exist in the trial."
@@ -159,11 +170,11 @@ class Figures:
             note += f" The {len(shown)} most important of {len(varied)} settings; the CSV has all."
         data = pd.DataFrame(
             [
-                {"trial": trial.number, "strategy": trial.strategy, **values, "accuracy": trial.accuracy}
-                for trial, values in zip(finished, settings, strict=True)
+                {"trial": trial.number, "strategy": trial.strategy, **values, label: value}
+                for trial, values, value in zip(finished, settings, reached, strict=True)
             ]
         )
-        title = "Settings and accuracy"
+        title = f"Settings and {label}"
         return Plot("settings", title, "setting", "value", curves, note, axes=tuple(axes), data=data)
 
     def _trials(self) -> list[tuple[Seen, Trial]]:
@@ -224,17 +235,19 @@ class Scale:
         return {"none": 0.0, **marks} if self.sometimes else marks
 
 
-def importances(trials: Sequence[Trial]) -> dict[str, float]:
-    """Setting -> share of the importance, the highest first; empty where too few trials have finished."""
+def importances(trials: Sequence[Trial], metric: str, direction: Direction) -> dict[str, float]:
+    """Setting -> share of its importance for a metric, the highest first; empty where too few trials have finished."""
     finished = [trial for trial in trials if trial.state == "finished"]
-    if len(finished) < ENOUGH or len({trial.accuracy for trial in finished}) < 2:
+    if len(finished) < ENOUGH or len({trial.rows[-1][metric] for trial in finished}) < 2:
         return {}
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction=direction)
     for trial in finished:
         frozen = trial.frozen
         try:
             study.add_trial(
-                optuna.create_trial(params=frozen.params, distributions=frozen.distributions, value=trial.accuracy)
+                optuna.create_trial(
+                    params=frozen.params, distributions=frozen.distributions, value=trial.rows[-1][metric]
+                )
             )
         except ValueError:  # a known point may lie outside the space
             continue

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from lfm_ray.report import confirmation
-from lfm_ray.report.seen import Seen
+from lfm_ray.report.seen import Seen, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.run import Row
+from lfm_ray.search.objective import FUSED_ACCURACY, metric_name, signed
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
@@ -35,12 +36,13 @@ class Table:
 
 
 def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
-    """One row for each strategy of each sweep, the best last.
+    """One row for each strategy of each sweep, the best by the sweeps' objective last.
 
-    The accuracies, the gaps and `best trial` are those of its best finished trial; mean and std are over
-    the fused accuracies of all its finished trials.
+    The accuracies, the gaps, the objective and `best trial` are those of its best finished trial; mean and
+    std are over the fused accuracies of all its finished trials.
     """
-    rows: list[dict[str, Any]] = []
+    metric, direction = shared_objective(all_seen)
+    rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
     for seen in all_seen:
         best = by_strategy(seen.trials)
         names = list(dict.fromkeys([*BASELINES, *(trial.strategy for trial in seen.trials)]))
@@ -49,8 +51,15 @@ def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
             states = Counter(trial.state for trial in mine)
             accuracies = pd.Series([trial.accuracy for trial in mine if trial.state == "finished"], dtype=float)
             last: Row = best[name].rows[-1] if name in best else {}
-            rows.append(
-                {"sweep": seen.name, "strategy": name}
+            shown = (
+                "val/accuracy_gap",
+                "val/modality_gap",
+                *(f"val/{other}/accuracy" for other in ("fused", *seen.modalities)),
+            )
+            own = {} if metric in shown else {metric_name(metric): last.get(metric, math.nan)}
+            merit = (-best[name].violation, *signed({metric: direction}, last)) if metric in last else (-math.inf,)
+            row = (
+                {"sweep": seen.name, "strategy": name, **own}
                 | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *seen.modalities)}
                 | {
                     "gap": last.get("val/accuracy_gap", math.nan),
@@ -60,8 +69,8 @@ def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
                 | {"best trial": best[name].number if name in best else None, "trials": len(mine)}
                 | {state: states[state] for state in STATES}
             )
-    frame = pd.DataFrame(rows)
-    return frame.sort_values("fused", na_position="first", ignore_index=True) if len(frame) else frame
+            rows.append((merit, row))
+    return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 
 def strategy_table(frame: pd.DataFrame) -> Table:
@@ -81,7 +90,8 @@ def strategy_table(frame: pd.DataFrame) -> Table:
     note = (
         "Accuracy on the validation split: of the best finished trial of each strategy, for the fusion and for each"
         " modality alone. gap: highest minus lowest of the modalities; modality gap: distance between the centroids of"
-        " their embeddings; mean and std: over all finished trials of the strategy, each with settings of its own."
+        " their embeddings; mean and std: of the fused accuracies of all finished trials of the strategy, each with"
+        " settings of its own."
     )
     best = 0 if frame["fused"].notna().any() else None
     return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)
@@ -124,6 +134,10 @@ def best_trials(seen: Seen, top: int = 10) -> Table:
         for trial, one in zip(shown, values, strict=True)
     ]
     columns = ["trial", "strategy", "fused", "gap", *settings]
+    if seen.objective not in (FUSED_ACCURACY, "val/accuracy_gap"):
+        columns.insert(2, metric_name(seen.objective))
+        for row, trial in zip(rows, shown, strict=True):
+            row.insert(2, f"{trial.rows[-1][seen.objective]:.3f}")
     return Table("best-trials", "The best trials", columns, rows, frozenset({"strategy"}))
 
 

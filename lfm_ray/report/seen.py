@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lfm_ray.launch import EPOCHS
 from lfm_ray.report.tables import modalities_of
+from lfm_ray.search.objective import FUSED_ACCURACY, Direction
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep, Trial
 
@@ -48,9 +49,20 @@ class Seen:
         return next((modalities_of(trial.rows[-1]) for trial in self.trials if trial.rows), [])
 
     @property
+    def objective(self) -> str:
+        """The metric by which the best is the best; of several objectives the first."""
+        return next(iter(self.sweep.space.objective))
+
+    @property
     def epochs(self) -> int:
         """Epochs that all trials have taken together."""
         return sum(len(trial.rows) for trial in self.trials)
+
+
+def shared_objective(all_seen: Sequence[Seen]) -> tuple[str, Direction]:
+    """The metric and direction by which sweeps are compared: their first objective, or else the fused accuracy."""
+    found = {next(iter(seen.sweep.space.objective.items())) for seen in all_seen}
+    return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
 
 
 def _whole(trial: Trial) -> Trial:

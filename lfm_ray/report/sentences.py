@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from lfm_ray.report.page_tables import confirmed_runs
 from lfm_ray.report.seen import Seen
 from lfm_ray.schedules import Polynomial, formula
+from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import shown as shown_path
@@ -47,8 +48,9 @@ def summary(seen: Seen) -> list[str | Markup]:
         return [first, f"No trial has finished{f'; the first reason: {reasons[0]}' if reasons else ''}."]
     row = seen.best.rows[-1]
     alone = ", ".join(f"{name} {row[f'val/{name}/accuracy']:.3f}" for name in seen.modalities)
+    by = "" if seen.objective == FUSED_ACCURACY else f" by {metric_name(seen.objective)} ({row[seen.objective]:.3f})"
     second = (
-        f"The best, trial {seen.best.number} ({seen.best.strategy}), reaches a fused validation accuracy of"
+        f"The best{by}, trial {seen.best.number} ({seen.best.strategy}), reaches a fused validation accuracy of"
         f" {seen.best.accuracy:.3f} ({alone}; gap {row['val/accuracy_gap']:.3f})"
     )
     joint = by_strategy(trials).get("alpha = 0")

@@ -20,6 +20,7 @@ from lfm_ray.report.page import render, write_report
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.page_tables import strategy_frame
 from lfm_ray.report.seen import Seen
+from lfm_ray.search.objective import metric_name
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
@@ -87,6 +88,28 @@ def test_best_so_far_against_the_epochs_of_the_trials_that_had_ended(tmp_path: P
     assert list(steps["epochs spent"]) == [x for x, _ in expected] == [6, 10, 13, 19, 25]
     assert list(steps["fused accuracy"]) == pytest.approx([y for _, y in expected], rel=1e-5)
     assert sorted(frame[frame["curve"] != "best so far"]["epochs spent"]) == [x for x, _ in accuracies]
+
+
+@pytest.mark.parametrize(("metric", "direction"), [("val/accuracy_gap", "minimize"), ("val/audio/map", "maximize")])
+def test_a_sweep_with_another_objective_is_judged_by_it_everywhere(tmp_path: Path, metric: str, direction: str) -> None:
+    folder = make_sweep(tmp_path / "s", ends=("finished",)).folder
+    text = yaml.safe_load((folder / "sweep.yaml").read_text())
+    text["space"]["objective"] = {metric: direction}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(text))
+    (seen,) = Seen.of([folder])
+    best = (min if direction == "minimize" else max)(seen.trials, key=lambda trial: trial.rows[-1][metric])
+    reached = best.rows[-1][metric]
+    assert max(seen.trials, key=lambda trial: trial.accuracy).number != best.number  # or it would show nothing
+    frame = strategy_frame([seen])
+    assert frame.iloc[-1]["best trial"] == best.number
+    assert ("audio map" in frame) == (metric == "val/audio/map")
+    steps = Figures([seen]).best_so_far().frame()
+    so_far = steps[steps["curve"] == "best so far"][metric_name(metric)].tolist()
+    assert so_far == sorted(so_far, reverse=direction == "minimize")
+    assert so_far[-1] == pytest.approx(reached)
+    page = report(folder)
+    assert f"The best by {metric_name(metric)} ({reached:.3f}), trial {best.number} " in page
+    assert cells(page, "best-trials")[1][0] == str(best.number)
 
 
 def test_the_page_draws_what_the_csv_holds(tmp_path: Path) -> None:
