@@ -1,7 +1,7 @@
 """What does a step of each training method cost, against joint training with the same fusion head?
 
-    python benchmarks/methods.py                            ResNet-18 x 2, batch 16: about 15 minutes on 2 cores
-    python benchmarks/methods.py --steps 3 --only mla umt   about 2 minutes
+    python benchmarks/methods.py                            ResNet-18 x 2, batch 16: about 8 minutes on 2 cores
+    python benchmarks/methods.py --steps 3 --only mla umt   about 1 minute
 
 A method's step and that of `lfm` with alpha = 0 take turns in one process, on the same made-up batch;
 "x" is the median over turns of its time over that of joint training, which pays for L_MM as well.

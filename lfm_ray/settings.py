@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,13 +193,19 @@ def _where(dotted: str, keys: Sequence[str], source: Path | None, changed: Mappi
 
 def line_of(source: Path, keys: Sequence[str], *, whole: bool = False) -> int | None:
     """The line (from 1) on which the last of `keys` that the file contains stands; of all of them, if `whole`."""
-    node, line = yaml.compose(source.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), None
+    node, line = _composed(source.read_text(encoding="utf-8")), None
     for key in keys:
         found = [pair for pair in node.value if pair[0].value == key] if isinstance(node, yaml.MappingNode) else []
         if not found:
             return None if whole else line
         line, node = found[0][0].start_mark.line + 1, found[0][1]
     return line
+
+
+@lru_cache(maxsize=8)
+def _composed(text: str) -> yaml.Node | None:
+    """The tree of a YAML text. A space is asked for the place of each of its settings before any is found wrong."""
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _walk(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
