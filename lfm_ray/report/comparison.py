@@ -159,7 +159,8 @@ def show_table(done: Comparison) -> None:
     """Prints a table of the paper, and writes it as CSV, Markdown and LaTeX."""
     frame, paper, split = done.frame, done.file.paper, done.split
     baseline = baseline_of(paper)
-    shown = cells(summary(frame, split, second_metric(read_card(Path(done.file.data))), baseline), list(done.planned))
+    second = second_metric(read_card(Path(done.file.data)), frame, split)
+    shown = cells(summary(frame, split, second, baseline), list(done.planned))
     notes = [f"seconds: of an epoch with its validation, median, {done.hardware}."]
     if not math.isnan(chance := friedman(frame, split)):
         notes.append(f"Friedman's test that all rows are alike: p = {chance:.2g}.")

@@ -79,7 +79,8 @@ def cells(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         if row in shown.index:
             values = shown.loc[row]
             line |= {_label(name): _text(name, values[name]) for name in shown.columns if name != "std"}
-            line["ACC"] = f"{values['accuracy']:.1f} ± {values['std']:.1f}"
+            spread = "" if np.isnan(values["std"]) else f" ± {values['std']:.1f}"
+            line["ACC"] = f"{values['accuracy']:.1f}{spread}"
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -111,9 +112,10 @@ def settings_cells(best: Mapping[str, Trial], spaces: Mapping[str, Space]) -> pd
     return pd.DataFrame(lines)
 
 
-def second_metric(card: DatasetCard) -> str:
-    """MAP where the paper gives MAP, on data with sound; macro F1 elsewhere."""
-    return "map" if any(one.kind == "audio" for one in card.modalities.values()) else "macro_f1"
+def second_metric(card: DatasetCard, frame: pd.DataFrame, split: str) -> str:
+    """MAP where the paper gives MAP, on data with sound; macro F1 elsewhere. frame: of `paper_frame`."""
+    kinds = [card.modalities[name].kind for name in modalities_in(frame, split)]
+    return "map" if "audio" in kinds else "macro_f1"
 
 
 def modalities_in(frame: pd.DataFrame, split: str) -> list[str]:

@@ -124,7 +124,7 @@ def _method(name: str) -> list[str]:
 
 def baseline_of(paper: str) -> str:
     """The row that others are compared with: joint training."""
-    return "alpha = 0" if paper in ("table3", "table4") else CONCAT
+    return {"table3": "alpha = 0", "table4": "alpha = 0", "table5": "CLIP"}.get(paper, CONCAT)
 
 
 def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> Space:

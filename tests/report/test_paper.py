@@ -17,7 +17,7 @@ from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
 from lfm_ray.report.comparison import compare
-from lfm_ray.report.paper import cells, friedman, markdown, paper_table, summary
+from lfm_ray.report.paper import cells, friedman, markdown, paper_table, second_metric, summary
 from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, trials_that_fit, tune_all
 from lfm_ray.search.run import Resources
 from lfm_ray.search.space import Space
@@ -66,6 +66,8 @@ def test_the_table_has_a_line_of_dashes_for_what_the_data_rule_out_and_fits_the_
     shown = cells(summary(frame(), "test", "map"), ["Concat", "Affine", "LFM learned"])
     assert shown.iloc[1].tolist() == ["Affine", *["-"] * (len(shown.columns) - 1)]
     assert shown.iloc[0]["ACC"] == "60.0 ± 10.0"
+    one_seed = frame()[lambda rows: rows["seed"] == 1]
+    assert cells(summary(one_seed, "test", "map"), ["MLA"]).loc[0, "ACC"] == "60.0"
     console = Console(width=100, record=True)
     console.print(paper_table("Table 1", shown))
     assert max(len(line) for line in console.export_text().splitlines()) <= 100
@@ -94,6 +96,12 @@ def test_every_row_is_in_the_table_with_a_reason_where_the_data_rule_it_out(thre
     assert {"method.factors.sound", "method.factors.words"} <= set(mslr.search)
 
 
+def test_the_second_figure_is_map_where_there_is_sound_among_the_modalities_that_are_used(three: DatasetCard) -> None:
+    runs = pd.DataFrame([{"val/fused/accuracy": 0.5, "val/picture/accuracy": 0.5, "val/words/accuracy": 0.5}])
+    assert second_metric(three, runs, "val") == "macro_f1"
+    assert second_metric(three, runs.assign(**{"val/sound/accuracy": 0.5}), "val") == "map"
+
+
 def test_table_5_has_the_encoders_of_clip_and_refuses_sound(three: DatasetCard) -> None:
     with pytest.raises(UserError, match="CLIP has no encoder for sound"):
         plan("table5", three, [])
@@ -106,6 +114,7 @@ def test_table_5_has_the_encoders_of_clip_and_refuses_sound(three: DatasetCard) 
         "words": "clip_text",
     }
     assert list(planned) == ["Unimodal-1: picture", "Unimodal-2: words", "CLIP", "CLIP + MLA", "CLIP + LFM"]
+    assert baseline_of("table5") in planned
 
 
 def test_tables_3_and_4_fix_alpha_and_tune_all_else_alike(three: DatasetCard) -> None:
