@@ -103,12 +103,26 @@ def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
 def test_confirm_measures_on_the_test_split_and_says_that_it_did(
     folder: Path, sweep: subprocess.CompletedProcess[str]
 ) -> None:
-    done = run(folder, "confirm", "sweeps/one", "--seeds", "2")
+    done = run(folder, "confirm", "sweeps/one", "--seeds", "2", "--select", "3")
     assert done.returncode == 0, done.stderr
+    selecting = {path.name: read_epochs(path)[-1] for path in (folder / "sweeps/one/confirm-select").glob("*-seed*")}
+    assert not any(key.startswith("test/") for row in selecting.values() for key in row)
     frame = pd.read_csv(folder / "sweeps/one/confirm.csv")
     assert set(frame["seed"]) == {1, 2}
     assert frame["test/fused/accuracy"].between(0, 1).all()
     assert "alpha = 0" in set(frame["strategy"])
+    means = frame.groupby("trial")["selected_by"].first()
+    for trial, mean in means.items():
+        accuracies = [selecting[f"{trial:04d}-seed{seed}"]["val/fused/accuracy"] for seed in (10_001, 10_002)]
+        assert mean == pytest.approx(sum(accuracies) / 2)
+    best = sorted(
+        (trial for trial in Sweep.open(folder / "sweeps/one").trials() if trial.state == "finished"),
+        key=lambda trial: trial.rank,
+    )[-3:]
+    assert means.max() == max(
+        sum(selecting[f"{trial.number:04d}-seed{seed}"]["val/fused/accuracy"] for seed in (10_001, 10_002)) / 2
+        for trial in best
+    )
     assert (folder / "sweeps/one/test_reads.log").read_text().count("\n") == 1
     first = frame[frame["strategy"] == "alpha = 0"]["test/fused/accuracy"]
     assert f"{100 * first.mean():.1f} ± {100 * first.std():.1f}" in done.stdout
@@ -266,6 +280,7 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
         ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
         ("confirm", ["absent"], "absent: there is no sweep here"),
+        ("confirm", ["sweeps/one", "--select", "1"], "--select 1: must be above 1"),
         ("export", ["absent", "--out", "x"], "absent: holds no run (checkpoint.pt) and no sweep (sweep.yaml)"),
         ("export", ["sweeps/one", "--out", "shards"], "--out shards: is there already"),
     ],

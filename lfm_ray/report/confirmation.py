@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -10,37 +12,48 @@ from rich.table import Table
 
 from lfm_ray.cli import write_atomically
 from lfm_ray.launch import read_epochs
+from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.statistics import holm, interval, paired
 
+# Metrics that are shown times 100.
+PER_CENT = ("accuracy", "map", "macro_f1", "accuracy_gap", "unimodal_accuracy", "probe_map")
+ACCURACY_ALONE = (FUSED_ACCURACY,)
 
-def confirm_frame(groups: list[tuple[Sweep, Trial, list[Path]]], seeds: list[int]) -> pd.DataFrame:
-    """One row for each confirming run: sweep, trial, strategy, validation accuracy, seed, metrics.
 
-    groups: a trial with the folders of its runs, one for each seed.
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial that was trained anew.
+
+    selected_by: its (first) objective on the validation split, larger is better; folders: of its
+    runs, one for each seed.
     """
+
+    sweep: Sweep
+    trial: Trial
+    selected_by: float
+    folders: list[Path]
+
+
+def confirm_frame(confirmed: list[Confirmed], seeds: list[int]) -> pd.DataFrame:
+    """One row for each confirming run: sweep, trial, strategy, selected_by, seed, metrics."""
     return pd.DataFrame(
         [
-            {
-                "sweep": sweep.folder.name,
-                "trial": trial.number,
-                "strategy": trial.strategy,
-                "selected_by": trial.accuracy,
-            }
-            | {"seed": seed}
+            {"sweep": one.sweep.folder.name, "trial": one.trial.number, "strategy": one.trial.strategy}
+            | {"selected_by": one.selected_by, "seed": seed}
             | read_epochs(folder)[-1]
-            for sweep, trial, folders in groups
-            for seed, folder in zip(seeds, folders, strict=True)
+            for one in confirmed
+            for seed, folder in zip(seeds, one.folders, strict=True)
         ]
     )
 
 
-def summary(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """One row for each configuration, best validation accuracy last; accuracies in per cent.
+def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE) -> pd.DataFrame:
+    """One row for each configuration, the best on the validation split last; accuracies in per cent.
 
     Mean, standard deviation and 95 % interval of the fused accuracy over seeds; mean and standard
-    deviation of each modality's; the mean accuracy gap.
+    deviation of each modality's, and of the metrics of the objective; the mean accuracy gap.
     """
     rows = []
     for group in _groups(frame):
@@ -50,38 +63,49 @@ def summary(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
             row |= {name: values.mean(), f"{name} std": values.std()}
             if name == "fused":
                 row["low"], row["high"] = interval(values.to_numpy())
-        rows.append(row | {"gap": 100 * group[f"{split}/accuracy_gap"].mean()})
+        row["gap"] = 100 * group[f"{split}/accuracy_gap"].mean()
+        for metric in _metrics(objective)[1:]:
+            values = _scale(metric) * group[f"{split}/{metric}"]
+            row |= {metric: values.mean(), f"{metric} std": values.std()}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def comparisons(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Each configuration minus each baseline in fused accuracy, in per cent points, paired by seed.
+def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE) -> pd.DataFrame:
+    """Each configuration minus each baseline in fused accuracy and the metrics of the objective, paired by seed.
 
-    The baselines are the best alpha = 0 and the best heuristic by validation accuracy; the
-    heuristic itself is compared with alpha = 0. `p Holm` is the p-value of the t-test, corrected
-    for all comparisons of this table.
+    In per cent points, but for losses and the modality gap. The baselines are the best alpha = 0 and
+    the best heuristic by the validation split; the heuristic itself is compared with alpha = 0.
+    `p_holm` is the p-value of the t-test, corrected for all comparisons of this table.
     """
     groups = _groups(frame)
     strategies = [str(group["strategy"].iloc[0]) for group in groups]
     best = {name: groups[len(groups) - 1 - strategies[::-1].index(name)] for name in COMPARED if name in strategies}
     rows: list[dict[str, object]] = []
-    for name, baseline in best.items():
-        for group, strategy in zip(groups, strategies, strict=True):
-            if strategy in COMPARED and (name != "alpha = 0" or group is not best.get("heuristic")):
-                continue
-            ours, theirs = (100 * one.set_index("seed")[f"{split}/fused/accuracy"] for one in (group, baseline))
-            found = paired(ours.to_numpy(), theirs[ours.index].to_numpy())
-            row = dict(group.iloc[0][["sweep", "trial", "strategy"]])
-            rows.append(row | {"minus": name, **vars(found)})
+    compared = [
+        (metric, name, group)
+        for metric in _metrics(objective)
+        for name in best
+        for group, strategy in zip(groups, strategies, strict=True)
+        if strategy not in COMPARED or (name == "alpha = 0" and group is best.get("heuristic"))
+    ]
+    for metric, name, group in compared:
+        ours, theirs = (_scale(metric) * one.set_index("seed")[f"{split}/{metric}"] for one in (group, best[name]))
+        found = paired(ours.to_numpy(), theirs[ours.index].to_numpy())
+        rows.append(
+            dict(group.iloc[0][["sweep", "trial", "strategy"]]) | {"metric": metric, "minus": name} | vars(found)
+        )
     frame = pd.DataFrame(rows)
     if rows:
         frame["p_holm"] = holm([float(p) for p in frame["p_t"]])
     return frame
 
 
-def tables(frame: pd.DataFrame, split: str = "test") -> dict[str, pd.DataFrame]:
+def tables(
+    frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE
+) -> dict[str, pd.DataFrame]:
     """Title -> what is shown in the terminal, in Markdown and in LaTeX, as text."""
-    figures, differences = summary(frame, split), comparisons(frame, split)
+    figures, differences = summary(frame, split, objective), comparisons(frame, split, objective)
     seeds = frame["seed"].nunique()
     identity = ["sweep", "trial", "strategy"]
     shown = figures[identity].astype(str)
@@ -91,14 +115,20 @@ def tables(frame: pd.DataFrame, split: str = "test") -> dict[str, pd.DataFrame]:
             shown[name] = [_spread(*pair) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
             shown["95 %"] = [_range(*pair) for pair in zip(figures["low"], figures["high"], strict=True)]
     shown["gap"] = [f"{value:.1f}" for value in figures["gap"]]
+    for metric in [one for one in _metrics(objective)[1:] if one != "accuracy_gap"]:
+        pairs = zip(figures[metric], figures[f"{metric} std"], strict=True)
+        shown[metric_name(metric)] = [_spread(*pair, _digits(metric)) for pair in pairs]
     result = {f"{split} accuracy in %, mean ± std over {seeds} seeds": shown}
-    if len(differences):
-        compared = differences[[*identity, "minus"]].astype(str)
-        compared["points"] = [f"{value:+.1f}" for value in differences["difference"]]
-        compared["95 %"] = [_range(*pair, "+") for pair in zip(differences["low"], differences["high"], strict=True)]
+    for metric, of_metric in differences.groupby("metric", sort=False) if len(differences) else []:
+        unit, digits = "points" if _scale(metric) == 100 else "difference", _digits(metric)
+        compared = of_metric[[*identity, "minus"]].astype(str)
+        compared[unit] = [f"{value:+.{digits}f}" for value in of_metric["difference"]]
+        pairs = zip(of_metric["low"], of_metric["high"], strict=True)
+        compared["95 %"] = [_range(*pair, "+", digits) for pair in pairs]
         for column, label in (("p_t", "p t"), ("p_holm", "p Holm"), ("p_wilcoxon", "p Wilcoxon")):
-            compared[label] = [f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" for value in differences[column]]
-        result["fused accuracy compared, seed by seed, in points"] = compared
+            compared[label] = [f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" for value in of_metric[column]]
+        in_points = ", in points" if unit == "points" else ""
+        result[f"{metric_name(metric)} compared, seed by seed{in_points}"] = compared
     return result
 
 
@@ -113,13 +143,15 @@ def rich_table(title: str, cells: pd.DataFrame) -> Table:
     return table
 
 
-def write_confirmation(frame: pd.DataFrame, split: str, stem: Path) -> list[Path]:
+def write_confirmation(
+    frame: pd.DataFrame, split: str, stem: Path, objective: Iterable[str] = ACCURACY_ALONE
+) -> list[Path]:
     """Writes each run and both tables as CSV, and the tables as Markdown and LaTeX. Returns the files."""
-    shown = tables(frame, split)
+    shown = tables(frame, split, objective)
     texts = {
         "": frame.to_csv(index=False),
-        "-summary": summary(frame, split).to_csv(index=False),
-        "-comparisons": comparisons(frame, split).to_csv(index=False),
+        "-summary": summary(frame, split, objective).to_csv(index=False),
+        "-comparisons": comparisons(frame, split, objective).to_csv(index=False),
     }
     files = {stem.with_name(f"{stem.name}{suffix}.csv"): text for suffix, text in texts.items()}
     files[stem.with_suffix(".md")] = "\n".join(_markdown(title, cells) for title, cells in shown.items())
@@ -130,7 +162,7 @@ def write_confirmation(frame: pd.DataFrame, split: str, stem: Path) -> list[Path
 
 
 def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The runs of each configuration, best validation accuracy last."""
+    """The runs of each configuration, the best on the validation split last."""
     groups = [group for _, group in frame.groupby(["sweep", "trial"])]
     return sorted(groups, key=lambda group: float(group["selected_by"].iloc[0]))
 
@@ -140,12 +172,25 @@ def _measured(frame: pd.DataFrame, split: str) -> list[str]:
     return [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
 
 
-def _spread(mean: float, std: float) -> str:
-    return f"{mean:.1f}" if math.isnan(std) else f"{mean:.1f} ± {std:.1f}"
+def _metrics(objective: Iterable[str]) -> list[str]:
+    """Fused accuracy, then the other metrics of the objective, without their split."""
+    return list(dict.fromkeys(name.removeprefix("val/") for name in (FUSED_ACCURACY, *objective)))
 
 
-def _range(low: float, high: float, sign: str = "") -> str:
-    return "-" if math.isnan(low) else f"{low:{sign}.1f} to {high:{sign}.1f}"
+def _scale(metric: str) -> float:
+    return 100.0 if metric.rpartition("/")[2] in PER_CENT else 1.0
+
+
+def _digits(metric: str) -> int:
+    return 1 if _scale(metric) == 100 else 3
+
+
+def _spread(mean: float, std: float, digits: int = 1) -> str:
+    return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def _range(low: float, high: float, sign: str = "", digits: int = 1) -> str:
+    return "-" if math.isnan(low) else f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 
 
 def _markdown(title: str, cells: pd.DataFrame) -> str:

@@ -117,7 +117,7 @@ def confirmed_tables(seen: Seen) -> list[Table]:
             note=note if i == 0 else "",
         )
         for split, frame in confirmed_runs(seen)
-        for i, (title, cells) in enumerate(confirmation.tables(frame, split).items())
+        for i, (title, cells) in enumerate(confirmation.tables(frame, split, seen.sweep.space.objective).items())
     ]
 
 

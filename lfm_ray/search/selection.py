@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.sweep import Trial
 
@@ -21,14 +25,30 @@ def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
     return dict(sorted(found.items(), key=lambda item: item[1].rank))
 
 
-def candidates(trials: list[Trial], top: int) -> list[Trial]:
-    """What is worth confirming: the `top` best finished trials and the best of each baseline."""
+@dataclass(frozen=True)
+class Pool:
+    """Finished trials, the best first, and how many of them are to be confirmed."""
+
+    trials: list[Trial]
+    wanted: int
+
+    def best(self, known: Mapping[int, Sequence[Trial]]) -> list[Trial]:
+        """The wanted ones, by the mean rank of what is known of each.
+
+        known: number of a trial -> itself, or its runs with other seeds.
+        """
+        ranks = {n: tuple(map(mean, zip(*(one.rank for one in runs), strict=True))) for n, runs in known.items()}
+        return sorted(self.trials, key=lambda trial: ranks[trial.number], reverse=True)[: self.wanted]
+
+
+def pools(trials: list[Trial], top: int, among: int) -> list[Pool]:
+    """What is worth confirming: `top` of the `among` best trials, and one of the `among` best of each baseline."""
     finished = sorted(
         (trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, reverse=True
     )
-    baselines = [trial for name, trial in by_strategy(trials).items() if name in COMPARED]
-    chosen = {trial.number: trial for trial in [*finished[:top], *baselines]}
-    return list(chosen.values())
+    baselines = [[trial for trial in finished if trial.strategy == name] for name in COMPARED]
+    found = [Pool(finished[:among], top), *(Pool(baseline[:among], 1) for baseline in baselines)]
+    return [pool for pool in found if pool.trials]
 
 
 def schedule_of(trial: Trial) -> tuple[Polynomial, float]:

@@ -58,11 +58,7 @@ def test_without_baselines_there_is_nothing_to_compare(frame: pd.DataFrame) -> N
 
 
 def test_the_tables_fit_the_terminal_and_are_written_in_every_format(frame: pd.DataFrame, tmp_path: Path) -> None:
-    shown = tables(frame)
-    console = Console(width=100, record=True, file=io.StringIO())
-    for title, cells in shown.items():
-        console.print(rich_table(title, cells))
-    text = console.export_text()
+    text = text_of(tables(frame))
     assert "82.0 ± 4.0" in text
     assert "+5.0 to +15.0" in text
     assert "…" not in text
@@ -75,3 +71,32 @@ def test_the_tables_fit_the_terminal_and_are_written_in_every_format(frame: pd.D
     tex = (tmp_path / "confirm.tex").read_text()
     assert r"strategies & 9 & polynomial & 82.0 $\pm$ 4.0 & 72.1 to 91.9 & 50.0" in tex
     assert r"95 \%" in tex
+
+
+def test_another_objective_is_shown_and_compared_beside_fused_accuracy(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["test/fused/map"] = frame["test/fused/accuracy"] - 0.1 * frame["seed"]
+    frame["test/fused/loss"] = 2 - frame["test/fused/accuracy"]
+    objective = ["val/fused/map", "val/fused/loss"]
+    best = summary(frame, objective=objective).iloc[-1]
+    assert (best["fused/map"], best["fused/map std"]) == pytest.approx((62, 6))  # 68, 62, 56
+    assert best["fused/loss"] == pytest.approx(1.18)
+    compared = comparisons(frame, objective=objective).set_index(["metric", "strategy", "minus"])
+    assert len(compared) == 9
+    winner = compared.xs(("polynomial", "heuristic"), level=("strategy", "minus"))["difference"]
+    assert list(winner.index) == ["fused/accuracy", "fused/map", "fused/loss"]
+    assert list(winner) == pytest.approx([8, 8, -0.08])
+    smallest = compared["p_t"].min()
+    assert compared["p_holm"].min() == pytest.approx(9 * smallest)  # of all nine comparisons
+    shown = tables(frame, objective=objective)
+    assert list(shown)[2:] == ["fused map compared, seed by seed, in points", "fused loss compared, seed by seed"]
+    assert shown["fused loss compared, seed by seed"]["difference"].iloc[-1] == "-0.080"
+    first = next(iter(shown.values()))
+    assert first.iloc[-1][["fused map", "fused loss"]].tolist() == ["62.0 ± 6.0", "1.180 ± 0.040"]
+    assert max(len(line) for line in text_of(shown).splitlines()) <= 100
+
+
+def text_of(shown: dict[str, pd.DataFrame]) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    for title, cells in shown.items():
+        console.print(rich_table(title, cells))
+    return console.export_text()
