@@ -57,7 +57,9 @@ def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
                 *(f"val/{other}/accuracy" for other in ("fused", *seen.modalities)),
             )
             own = {} if metric in shown else {metric_name(metric): last.get(metric, math.nan)}
-            merit = (-best[name].violation, *signed({metric: direction}, last)) if metric in last else (-math.inf,)
+            merit: tuple[float, ...] = (-math.inf,)
+            if metric in last:
+                merit = -best[name].violation, *signed({metric: direction}, last), -last["val/fused/loss"]
             row = (
                 {"sweep": seen.name, "strategy": name, **own}
                 | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *seen.modalities)}
