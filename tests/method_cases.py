@@ -39,6 +39,29 @@ CASES = {
     "umt": ["method=umt"],
 }
 
+# Method -> its neutral setting, and what it is then: joint training with this head, if nothing else is said.
+NEUTRAL = {
+    "lfm": (["alpha.strategy=polynomial", "alpha.coefficients=[0, 0, 0, 0]"], ["model.fusion=sum"]),
+    "ogm_ge": (["method.modulation=0"], ["model.fusion=sum"]),
+    "mslr": (["method.factors={audio: 1}"], ["model.fusion=sum"]),
+    "mses": (["method.unimodal_weight=0"], ["model.fusion=concat"]),
+    "g_blend": (["method.weights={fused: 1}"], ["model.fusion=concat"]),
+    "agm": (["method.modulation=0"], ["model.fusion=concat"]),
+    "pmr": (["method.prototype_weight=0"], ["model.fusion=concat"]),
+    "greedy": (["method.tolerance=null"], ["model.fusion=channel", "method=unimodal"]),
+    "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
+    "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
+}
+WITHOUT = {
+    "official": "twice the loss, of the mean of the logits",
+    "unimodal": "has no settings",
+    "domfn": "squared losses of the modalities",
+    "etmc": "losses of evidence, not of logits",
+    "mla": "a step for each modality",
+    "mmpareto": "losses of the modalities, which always count",
+    "qmf": "losses of the modalities, and weights that follow the samples",
+}
+
 
 def outputs() -> Outputs:
     """Four samples of three classes, two modalities, float64."""

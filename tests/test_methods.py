@@ -7,7 +7,7 @@ import pytest
 import small_shards
 import torch
 import torch.nn.functional as F
-from method_cases import CASES, LABELS, outputs, state
+from method_cases import CASES, LABELS, NEUTRAL, WITHOUT, outputs, state
 from synthetic import write_dataset
 from test_loop import SMALL, same_weights, train
 
@@ -96,32 +96,8 @@ def test_a_wrong_method_is_one_line_that_names_it(overrides: list[str], said: li
     assert all(text in message for text in said), message
 
 
-# Method -> its neutral setting, and what it is then: joint training with this head, if nothing else is said.
-NEUTRAL = {
-    "lfm": (["alpha.strategy=polynomial", "alpha.coefficients=[0, 0, 0, 0]"], ["model.fusion=sum"]),
-    "ogm_ge": (["method.modulation=0"], ["model.fusion=sum"]),
-    "mslr": (["method.factors={audio: 1}"], ["model.fusion=sum"]),
-    "mses": (["method.unimodal_weight=0"], ["model.fusion=concat"]),
-    "g_blend": (["method.weights={fused: 1}"], ["model.fusion=concat"]),
-    "agm": (["method.modulation=0"], ["model.fusion=concat"]),
-    "pmr": (["method.prototype_weight=0"], ["model.fusion=concat"]),
-    "greedy": (["method.tolerance=null"], ["model.fusion=channel", "method=unimodal"]),
-    "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
-    "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
-}
-WITHOUT = {
-    "official": "twice the loss, of the mean of the logits",
-    "unimodal": "has no settings",
-    "domfn": "squared losses of the modalities",
-    "etmc": "losses of evidence, not of logits",
-    "mla": "a step for each modality",
-    "mmpareto": "losses of the modalities, which always count",
-    "qmf": "losses of the modalities, and weights that follow the samples",
-}
-
-
-def test_every_method_has_a_neutral_setting_or_a_reason_why_not() -> None:
-    assert {*NEUTRAL, *WITHOUT} == set(METHODS)
+def test_every_method_has_a_case_and_a_neutral_setting_or_a_reason_why_not() -> None:
+    assert set(CASES) == {*NEUTRAL, *WITHOUT} == set(METHODS)
     assert not set(NEUTRAL) & set(WITHOUT)
 
 
