@@ -291,43 +291,45 @@ def _rank(rank: int, folder: str, cases: dict[str, list[str]], result: str) -> N
     dist.destroy_process_group()
 
 
-TOGETHER = {
-    "constant": ["alpha.value=0.4", "model.projection_size=5", "loss.learn_tau=true"],
-    **{solver: [*LEARNED, *settings] for solver, settings in SOLVERS.items()},
-    "cached": [*LEARNED, "data.micro_batch_size=3"],
-    "official": STRATEGIES["official"],
-}
-
-
 WITHOUT_STATE = ("lfm", "official", "unimodal", "mslr", "domfn")  # their losses are like those of TOGETHER
-METHODS_TOGETHER = {
-    name: [*overrides, "optimizer.learning_rate=0.01", "epochs=3"]
-    for name, overrides in CASES.items()
-    if name not in WITHOUT_STATE
+# 21 steps, and as many updates of alpha; 9 steps of the methods.
+TOGETHER = {
+    "constant": ["alpha.value=0.4", "model.projection_size=5", "loss.learn_tau=true", "epochs=7"],
+    **{solver: [*LEARNED, *settings, "epochs=7"] for solver, settings in SOLVERS.items()},
+    "cached": [*LEARNED, "data.micro_batch_size=3", "epochs=7"],
+    "official": [*STRATEGIES["official"], "epochs=7"],
+    **{
+        f"method {name}": [*overrides, "optimizer.learning_rate=0.01", "epochs=3"]
+        for name, overrides in CASES.items()
+        if name not in WITHOUT_STATE
+    },
 }
 
 
-@pytest.mark.parametrize("case", [*TOGETHER, "methods with state"])
+@pytest.fixture(scope="module")
+def two_ranks(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes have made of all cases, one after the other."""
+    result = tmp_path_factory.mktemp("together") / "result"
+    multiprocessing.spawn(_rank, args=(str(shards.path), TOGETHER, str(result)), nprocs=2)
+    return result
+
+
+@pytest.mark.parametrize("case", TOGETHER)
 def test_two_processes_with_half_of_each_batch_equal_one_with_the_whole(
-    shards: Shards, tmp_path: Path, float64: None, case: str
+    shards: Shards, two_ranks: Path, float64: None, case: str
 ) -> None:
-    """21 steps, and as many updates of alpha; the methods one after the other in the same processes."""
-    cases = {case: [*TOGETHER[case], "epochs=7"]} if case in TOGETHER else METHODS_TOGETHER
-    arguments = (str(shards.path), cases, str(tmp_path / "result"))
-    multiprocessing.spawn(_rank, args=arguments, nprocs=2)
-    for name, overrides in cases.items():
-        one = train(shards, *overrides)
-        ranks = [torch.load(tmp_path / f"result-{name}-{rank}", weights_only=True) for rank in range(2)]
-        assert without_time(ranks[0]["history"]) == without_time(ranks[1]["history"]), name
-        for row, expected in zip(ranks[0]["history"], one.history, strict=True):
-            for key in ("alpha_end", "train/loss", "val/fused/loss"):
-                assert row[key] == pytest.approx(expected[key], abs=1e-5), (name, key)
-        for found, weights in zip(ranks[0]["weights"], one.parameters, strict=True):
-            torch.testing.assert_close(found, weights.detach(), atol=1e-5, rtol=1e-5)
-        assert ranks[0]["memory"].keys() == ranks[1]["memory"].keys() == one.memory.keys()
-        for key, value in one.memory.items():
-            for rank in ranks:
-                if isinstance(value, str):
-                    assert rank["memory"][key] == value, (name, key)
-                else:
-                    torch.testing.assert_close(rank["memory"][key], value, atol=1e-5, rtol=1e-5)
+    one = train(shards, *TOGETHER[case])
+    ranks = [torch.load(f"{two_ranks}-{case}-{rank}", weights_only=True) for rank in range(2)]
+    assert without_time(ranks[0]["history"]) == without_time(ranks[1]["history"])
+    for row, expected in zip(ranks[0]["history"], one.history, strict=True):
+        for key in ("alpha_end", "train/loss", "val/fused/loss"):
+            assert row[key] == pytest.approx(expected[key], abs=1e-5), key
+    for found, weights in zip(ranks[0]["weights"], one.parameters, strict=True):
+        torch.testing.assert_close(found, weights.detach(), atol=1e-5, rtol=1e-5)
+    assert ranks[0]["memory"].keys() == ranks[1]["memory"].keys() == one.memory.keys()
+    for key, value in one.memory.items():
+        for rank in ranks:
+            if isinstance(value, str):
+                assert rank["memory"][key] == value, key
+            else:
+                torch.testing.assert_close(rank["memory"][key], value, atol=1e-5, rtol=1e-5)
