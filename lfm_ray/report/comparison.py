@@ -159,7 +159,7 @@ def show_table(done: Comparison) -> None:
     """Prints a table of the paper, and writes it as CSV, Markdown and LaTeX."""
     frame, paper, split = done.frame, done.file.paper, done.split
     baseline = baseline_of(paper)
-    second = second_metric(read_card(Path(done.file.data)), frame, split)
+    second = second_metric(Shards(done.file.data).card, frame, split)
     shown = cells(summary(frame, split, second, baseline), list(done.planned))
     notes = [f"seconds: of an epoch with its validation, median, {done.hardware}."]
     if not math.isnan(chance := friedman(frame, split)):
@@ -179,7 +179,7 @@ def show_figure(done: Comparison) -> None:
     """Draws Figure 1, 2 or 3 as PNG and SVG, with what is drawn as CSV, and prints the accuracies and gaps."""
     frame, paper, folder = done.frame, done.file.paper, done.folder
     figures = over_seeds(frame, done.split)
-    shards = Shards(Path(done.file.data))
+    shards = Shards(done.file.data)
     if paper == "figure1":
         figures["u"] = [done.best[row].config.loss.uniform_labels for row in figures["row"]]
         write(paper, folder, figures, lambda: label_mixing_figure(figures, len(shards.card.classes)))

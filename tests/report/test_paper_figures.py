@@ -221,7 +221,7 @@ def test_figure_4_draws_the_epochs_that_were_kept(
     run = train(shards, "epochs=2", on_epoch=keep)
     (tmp_path / "run" / "config.yaml").write_text(run.config.to_yaml())
     file = ComparisonFile(paper="figure4", data="", fingerprint="", settings=[], epochs=2, trials=1, seeds=[1])
-    done = Comparison(tmp_path, file, {}, {}, {"Concat": [tmp_path / "run"]}, "val")
+    done = Comparison(tmp_path, file, {}, {}, {"Concat": [tmp_path / "run"]}, "val", "2 CPUs")
     show_gradcam(done, Namespace(samples=["1"], class_of="true", data=shards.path))
     assert (tmp_path / "figure4.png").stat().st_size > 5000
     assert "figure4.png" in capsys.readouterr().out
@@ -239,7 +239,7 @@ def test_figure_2_from_runs_to_its_files(tmp_path: Path, shards: Shards, capsys:
         paper="figure2", data=str(shards.path), fingerprint="", settings=[], epochs=4, trials=1, seeds=[1]
     )
     planned: dict[str, Space | str] = {row: Space() for row in runs} | {"MLA": "is left out"}
-    show_figure(Comparison(tmp_path, file, planned, cast(Any, best), runs, "val"))
+    show_figure(Comparison(tmp_path, file, planned, cast(Any, best), runs, "val", "2 CPUs"))
     measured = pd.read_csv(tmp_path / "figure2-runs.csv").set_index("row")
     points = pd.read_csv(tmp_path / "figure2.csv")
     assert len(points) == 2 * 2 * 24
