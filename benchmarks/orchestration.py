@@ -20,7 +20,8 @@ from lfm_ray.cli import console, ray_session
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.demo import prepare_demo
 from lfm_ray.launch import Source, Workers
-from lfm_ray.search.run import Resources, run_sweep
+from lfm_ray.search.cluster import Resources
+from lfm_ray.search.run import run_sweep
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import build

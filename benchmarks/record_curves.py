@@ -37,7 +37,8 @@ from lfm_ray.launch import Source
 from lfm_ray.loop import fit
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.run import Row, Run
-from lfm_ray.search.space import Space, load_space
+from lfm_ray.search.space import Space
+from lfm_ray.search.space_file import load_space
 from lfm_ray.settings import flatten
 
 EPOCHS, COMPRESSED = 24, (6, 12, 4, 8)

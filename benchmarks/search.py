@@ -54,7 +54,8 @@ from rich.table import Table
 from scipy.stats import rankdata
 
 from lfm_ray.search.pruning import SuccessiveHalving, goes_on
-from lfm_ray.search.space import Pruning, Space, load_space
+from lfm_ray.search.space import Pruning, Space
+from lfm_ray.search.space_file import load_space
 
 CURVES = Path(__file__).with_name("curves.parquet")
 T = 24

@@ -112,6 +112,17 @@ def positive(text: str) -> int:
     return value
 
 
+def gpu_count(text: str) -> float:
+    """A number of GPUs as Ray grants them: a whole one, or a share of one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (0 <= value <= 1 or (value > 0 and value.is_integer())):
+        raise argparse.ArgumentTypeError(f"must be a whole number, or a share of one GPU such as 0.5, not {text!r}")
+    return value
+
+
 def seconds(text: str) -> float:
     """`90`, `90s`, `30m`, `2h` -> seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)

@@ -59,8 +59,9 @@ def main() -> None:
     from lfm_ray.launch import Source, Workers, read_epochs
     from lfm_ray.report.confirmation import Confirmed, confirm_frame, rich_table, tables, write_confirmation
     from lfm_ray.report.progress import RunsProgress
+    from lfm_ray.search.cluster import Resources
     from lfm_ray.search.objective import signed
-    from lfm_ray.search.run import Resources, run_configs
+    from lfm_ray.search.run import run_configs
     from lfm_ray.search.selection import pools
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.settings import parse_overrides

@@ -21,7 +21,17 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from lfm_ray.cli import console, parser, positive, ray_session, repository_file, run, storage_folder, write_atomically
+from lfm_ray.cli import (
+    console,
+    gpu_count,
+    parser,
+    positive,
+    ray_session,
+    repository_file,
+    run,
+    storage_folder,
+    write_atomically,
+)
 from lfm_ray.config import RunConfig
 from lfm_ray.schedules import Adaptive, Polynomial, formula
 from lfm_ray.settings import load
@@ -35,7 +45,7 @@ def main() -> None:
     add("config", type=Path, help="a run's settings as YAML, such as a sweep's best.yaml")
     add("--workers", type=positive, default=1, help="processes that share every batch; default 1")
     add("--cpus-per-worker", type=positive, default=1, help="default 1")
-    add("--gpus-per-worker", type=float, default=0, help="default 0")
+    add("--gpus-per-worker", type=gpu_count, default=0, help="below 1: a share of one; default 0")
     add("--name", help="of the run; default: the file's and the time")
     add("--fit-degree", type=positive, help="of the polynomial fitted to a learned alpha(t); default: chosen")
     add("--data", metavar="FOLDER", help="shards of lfm_ray.prepare, or their s3://, gs://; default: the settings'")
@@ -57,7 +67,7 @@ def main() -> None:
 
     from lfm_ray.launch import NOTICES, PROFILE, Source, Workers, read_epochs, read_notices, run_on_workers
     from lfm_ray.report.tables import metrics_table, profile_table
-    from lfm_ray.search.run import Resources
+    from lfm_ray.search.cluster import Resources
 
     with ray_session(given.address):
         workers = Workers(given.workers, given.cpus_per_worker, given.gpus_per_worker)

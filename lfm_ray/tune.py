@@ -27,6 +27,7 @@ from rich.markup import escape
 from lfm_ray.cli import (
     command_line,
     console,
+    gpu_count,
     parser,
     positive,
     ray_session,
@@ -42,8 +43,8 @@ from lfm_ray.storage import push, shown, working_folder
 if TYPE_CHECKING:
     from lfm_ray.datasets.shards import DatasetCard
     from lfm_ray.launch import Source
+    from lfm_ray.search.cluster import Resources
     from lfm_ray.search.evidence import Evidence
-    from lfm_ray.search.run import Resources
     from lfm_ray.search.space import Space
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.search.tune_adapters import TimeBudget
@@ -62,9 +63,10 @@ def main() -> None:
     from lfm_ray.report.loggers import loggers
     from lfm_ray.report.progress import RunsProgress, SweepProgress
     from lfm_ray.report.tensorboard import TensorBoardCallback
+    from lfm_ray.search.cluster import Resources, cluster_hardware
     from lfm_ray.search.modalities import for_modalities
     from lfm_ray.search.population import check_population, population_space, rounds
-    from lfm_ray.search.run import Resources, cluster_hardware, run_sweep
+    from lfm_ray.search.run import run_sweep
     from lfm_ray.search.samplers import drawn_at_random
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.search.tune_adapters import TimeBudget
@@ -126,7 +128,7 @@ def main() -> None:
 def space_of(given: Namespace) -> Space:
     """The space that the command line asks for."""
     from lfm_ray.search.samplers import check_sampler
-    from lfm_ray.search.space import load_space
+    from lfm_ray.search.space_file import load_space
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.search.warm_start import check_takes_fit, with_best_points, with_fitted_point
 
@@ -293,7 +295,7 @@ def arguments() -> Namespace:
     add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
     add("--workers-per-trial", type=positive, default=1, help="more than 1: each trial is a DDP job; default 1")
     add("--cpus-per-worker", type=positive, default=1, help="default 1")
-    add("--gpus-per-worker", type=float, default=0, help="can be a fraction; default 0")
+    add("--gpus-per-worker", type=gpu_count, default=0, help="below 1: a share of one; default 0")
     add("--trials-per-gpu", type=positive, metavar="N", help="trials that share a GPU, each with a worker on 1/N of it")
     given = result.parse_args()
     of_a_new_sweep = [given.overrides, given.data, given.epochs, given.name, given.start_from, given.from_learned]

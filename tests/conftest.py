@@ -21,14 +21,13 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """A Ray session of two cores that all tests share."""
+@pytest.fixture
+def ray_local() -> None:
+    """A Ray session of two cores that the tests of a process share, until one of them wants a `cluster`."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 
 
 @pytest.fixture
@@ -37,8 +36,10 @@ def cluster() -> Iterator[object]:
 
     It lives in a folder of its own, so that nobody else on this machine takes it for theirs.
     """
+    import ray
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # of `ray_local`: a command would take that for the cluster
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
         result = Cluster(initialize_head=True, head_node_args=head)

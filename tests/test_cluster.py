@@ -25,7 +25,7 @@ import lfm_ray.tune
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.datasets.stream import READER_CPUS
 from lfm_ray.launch import Source, Workers
-from lfm_ray.search.run import DRIVER_CPUS, Resources, _missing
+from lfm_ray.search.cluster import DRIVER_CPUS, Resources, _missing
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"

@@ -26,8 +26,8 @@ from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import Source, run_in_process
 from lfm_ray.run import Row
+from lfm_ray.search.cluster import check_nodes
 from lfm_ray.search.journal import PatientJournal
-from lfm_ray.search.run import check_nodes
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
 

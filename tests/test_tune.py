@@ -276,6 +276,8 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
             "leave out --workers-per-trial",
         ),
         ("tune", ["--time-budget", "soon"], "such as 90s"),
+        ("tune", ["--gpus-per-worker", "1.5"], "a share of one GPU"),
+        ("train", ["best.yaml", "--gpus-per-worker", "nan"], "a share of one GPU"),
         ("tune", ["--storage", "s3://key@bucket/path"], "by the environment"),
         ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),

@@ -43,8 +43,8 @@ from lfm_ray.report.paper_figures import (
 from lfm_ray.report.plots import save, write
 from lfm_ray.report.progress import RunsProgress
 from lfm_ray.schedules import Learned
+from lfm_ray.search.cluster import Resources, cluster_hardware
 from lfm_ray.search.paper import ComparisonFile, baseline_of, best_trials, confirm_all, open_comparison, plan, tune_all
-from lfm_ray.search.run import Resources, cluster_hardware
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Trial
 

@@ -27,10 +27,12 @@ from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.launch import Source, read_epochs
 from lfm_ray.methods import METHODS, method_of
 from lfm_ray.models.classifier import check_model
+from lfm_ray.search.cluster import Resources
 from lfm_ray.search.distributions import Distribution
-from lfm_ray.search.run import Resources, run_configs, run_each
+from lfm_ray.search.run import run_configs, run_each
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.space import Space, load_space
+from lfm_ray.search.space import Space
+from lfm_ray.search.space_file import load_space
 from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
 

@@ -19,7 +19,8 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.launch import Source
 from lfm_ray.loop import fit
 from lfm_ray.run import Run
-from lfm_ray.search.space import Space, load_space
+from lfm_ray.search.space import Space
+from lfm_ray.search.space_file import load_space
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 # Paper section 4.1: optimiser, learning rate, batch, encoders. It prints nothing for NVGesture.

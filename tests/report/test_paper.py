@@ -18,8 +18,8 @@ from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
 from lfm_ray.report.comparison import compare
 from lfm_ray.report.paper import cells, friedman, markdown, paper_table, second_metric, summary
+from lfm_ray.search.cluster import Resources
 from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, trials_that_fit, tune_all
-from lfm_ray.search.run import Resources
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
 

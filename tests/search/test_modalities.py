@@ -11,7 +11,8 @@ from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.run import build_model
 from lfm_ray.search.modalities import for_modalities
-from lfm_ray.search.space import Space, load_space
+from lfm_ray.search.space import Space
+from lfm_ray.search.space_file import load_space
 from lfm_ray.settings import merge
 
 METHODS = repository_file("search_spaces/methods.yaml")

@@ -186,10 +186,10 @@ def test_a_member_that_fails_on_ray_follows_another_and_says_why(
     assert 0 < len(failed) < 4
     trials = Sweep.open(tmp_path / "sweeps/pbt").trials()
     assert [trial.state for trial in trials] == ["finished"] * 4
-    for member in failed:
-        assert second[member][0] not in failed
-        reason = f"trial {member}: the loss became NaN or infinite in epoch 1; a lower learning rate may help"
-        assert f"{reason}; it went on from another member after epoch 1" in said
+    assert not {second[member][0] for member in failed} & failed
+    names = ", ".join(f"trial {member}" for member in sorted(failed))
+    reason = "the loss became NaN or infinite in epoch 1; a lower learning rate may help"
+    assert f"overcome: {names}: {reason}; it went on from another member after epoch 1" in said
     best = max(trials, key=lambda trial: trial.rank)
     assert load(RunConfig, tmp_path / "sweeps/pbt/best.yaml") == best.config
     assert best.config.alpha.values == [row["alpha"] for row in best.rows]
