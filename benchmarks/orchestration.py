@@ -1,6 +1,7 @@
 """What the orchestration of a sweep costs beside its training.
 
     python benchmarks/orchestration.py                  24 trials of about 10 s, 2 at a time; about 3 minutes
+    python benchmarks/orchestration.py --trials 8 --seconds 30 --width 48         epochs of more than a second
 
 Prints the wall time of the trials over (the sum of their pure training seconds / 2), and beside it
 what is not in that ratio: the start of Ray and the loading of the shards. Pure training is what the
@@ -34,6 +35,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--trials", type=int, default=24)
     arguments.add_argument("--seconds", type=float, default=10.0, help="of one trial, about")
+    arguments.add_argument("--width", type=int, default=16, help="of the encoders: the wider, the longer an epoch")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         shards = Path(temporary) / "shards"
@@ -44,11 +46,11 @@ def main() -> None:
             config = build(RunConfig, {"data": {"path": str(shards)}, "epochs": 2})
             source = Source.open(config)
             loaded = time.perf_counter()
-            warm = _sweep(Path(temporary) / "warm", shards, epochs=4, trials=AT_ONCE)
+            warm = _sweep(Path(temporary) / "warm", shards, 4, AT_ONCE, given.width)
             _seconds(warm, source)
             epoch = warm.trials()[0].rows[-1]["seconds"]  # the first ones include the libraries' warming up
             epochs = max(1, round(given.seconds / epoch))
-            sweep = _sweep(Path(temporary) / "sweep", shards, epochs, given.trials)
+            sweep = _sweep(Path(temporary) / "sweep", shards, epochs, given.trials, given.width)
             first = time.perf_counter()
             training = _seconds(sweep, source)
             wall = time.perf_counter() - first
@@ -63,10 +65,10 @@ def main() -> None:
     console.print(table)
 
 
-def _sweep(folder: Path, shards: Path, epochs: int, trials: int) -> Sweep:
+def _sweep(folder: Path, shards: Path, epochs: int, trials: int, width: int) -> Sweep:
     space = Space.model_validate(
         {
-            "run": {"data": {"path": str(shards)}, "epochs": epochs},
+            "run": {"data": {"path": str(shards)}, "epochs": epochs, "model": {"width": width}},
             "search": {"alpha.value": {"uniform": [0, 1]}},
             "trials": trials,
             "pruning": {"by": "none"},

@@ -6,7 +6,7 @@
     unimodal     L          each modality learns on its own                            1 1     1.0  any  -
     mses         H L R      a modality stops when its validation loss has stopped      1 1     1.0  any  ACPR 2019
     g_blend      H L        losses weighed by how much each generalises and overfits   1 1     1.0  any  CVPR 2020
-    ogm_ge       G          smaller gradients for the encoder ahead, and noise          1 1     1.0  2    CVPR 2022
+    ogm_ge       G          smaller gradients for the encoder ahead, and noise         1 1     1.1  2    CVPR 2022
     greedy       H L G      steps on a modality alone when it learns too slowly        1 1     1.0  any  ICML 2022
     domfn        H L Y      samples on which the modalities diverge are not fused      1 1     1.0  2    ACM MM 2022
     mslr         R          a learning rate for each modality, fixed or by its gain    1 1     1.0  any  Findings 2022
@@ -16,8 +16,8 @@
     umt          H L        teachers of single modalities give their features          2 1     1.3  any  ICML 2023
     qmf          H L Y      confidences, trained to follow the losses, weigh samples   1 1     1.0  any  ICML 2023
     mla          H L G P Y  modalities take turns through one head, projected          m 1     1.5  any  CVPR 2024
-    recon_boost  H L G      modalities take turns at what the others leave             1 1     0.9  any  ICML 2024
-    mmpareto     H L G      encoders descend for the multimodal and their own loss     1 2     1.8  any  ICML 2024
+    recon_boost  H L G      modalities take turns at what the others leave             1 1     0.7  any  ICML 2024
+    mmpareto     H L G      encoders descend for the multimodal and their own loss     1 2     1.7  any  ICML 2024
 
 changes: H the fusion head that it needs, L the loss, G gradients, R learning rates, P the loop (steps a
 batch), Y the prediction. passes: forward and backward passes of each encoder in a step, m being the
