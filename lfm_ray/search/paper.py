@@ -178,31 +178,41 @@ def tune_all(
 ) -> ComparisonFile:  # fmt: skip
     """Tunes every row: in each round one trial of each, all at once, so that the cluster is never idle.
 
-    Where `file.trials` is open, there are as many rounds as fit into `budget` seconds, at least one: a
-    round, and the runs of one confirming seed, take as long as the first round. Returns the file with
-    the number of trials.
+    Where `file.trials` is open, there are as many rounds as fit into `budget` seconds, at least one. A
+    round, and the runs of one confirming seed, take as long as the second round; the first starts
+    processes. Returns the file with the number of trials.
     """
-    started = time.monotonic()
     sweeps = {row: _open(folder, row, space, file) for row, space in spaces.items()}
-    _tune_to(1, sweeps, source, resources, watch)
     if file.trials is None:
-        cost = sum(epoch["seconds"] for sweep in sweeps.values() for trial in sweep.trials() for epoch in trial.rows)
-        spent = time.monotonic() - started
-        a_round = max(spent, cost / resources.trials_at_once())  # the first may have been run before a kill
-        trials = trials_that_fit(budget or 0, spent, a_round, len(file.seeds))
+        trials = _tune_for(budget or 0, len(file.seeds), sweeps, source, resources, watch)
         file = file.model_copy(update={"trials": trials})
         write_atomically(folder / "comparison.yaml", file.to_yaml())
     assert file.trials is not None
-    for trials in range(2, file.trials + 1):
+    for trials in range(1, file.trials + 1):
         _tune_to(trials, sweeps, source, resources, watch)
     for sweep in sweeps.values():
         sweep.extend(file.trials)
     return file
 
 
-def trials_that_fit(budget: float, spent: float, a_round: float, seeds: int) -> int:
-    """Trials of each row in `budget` seconds, of which `spent` went to the first; each seed takes a round, too."""
-    return 1 + max(0, math.floor((budget - spent) / a_round) - seeds)
+def _tune_for(
+    budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch
+) -> int:
+    """Runs a round, and another if it fits; returns how many fit, both included."""
+    started = time.monotonic()
+    trials, more = 0, 1
+    while more and trials < 2:
+        begun, trials = time.monotonic(), trials + 1
+        _tune_to(trials, sweeps, source, resources, watch)
+        cost = sum(epoch["seconds"] for sweep in sweeps.values() for trial in sweep.trials() for epoch in trial.rows)
+        a_round = max(time.monotonic() - begun, cost / trials / resources.trials_at_once())  # if run before a kill
+        more = rounds_that_fit(budget - (time.monotonic() - started), a_round, seeds)
+    return trials + more
+
+
+def rounds_that_fit(left: float, a_round: float, seeds: int) -> int:
+    """How many more rounds end in `left` seconds, when each confirming seed takes as long as one, too."""
+    return max(0, math.floor(left / a_round) - seeds)
 
 
 def _open(folder: Path, row: str, space: Space, file: ComparisonFile) -> Sweep:

@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pandas as pd
@@ -19,7 +20,7 @@ from lfm_ray.launch import Source, Workers
 from lfm_ray.report.comparison import compare
 from lfm_ray.report.paper import cells, friedman, markdown, paper_table, second_metric, summary
 from lfm_ray.search.cluster import Resources
-from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, trials_that_fit, tune_all
+from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, rounds_that_fit, tune_all
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep
 
@@ -147,10 +148,41 @@ def test_a_row_that_does_not_exist_is_refused_with_the_nearest(three: DatasetCar
         plan("table1", three, [], ["Concatt"])
 
 
-def test_the_budget_pays_for_the_first_round_further_ones_and_one_for_each_seed() -> None:
-    assert trials_that_fit(100, 10, 10, 3) == 1 + 9 - 3
-    assert trials_that_fit(100, 30, 30, 3) == 1
-    assert trials_that_fit(0, 10, 10, 3) == 1
+def test_the_budget_pays_for_further_rounds_and_one_for_each_seed() -> None:
+    assert rounds_that_fit(90, 10, 3) == 9 - 3
+    assert rounds_that_fit(70, 30, 3) == 0
+    assert rounds_that_fit(-10, 10, 3) == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounds"),
+    [
+        (270, 2 + 10 - 3),  # 270 - 50 - 20 = 200 pay for ten rounds of 20, of which three are the seeds'
+        (240, 1),  # 240 - 50 = 190 seem to pay for three rounds of 50, those of the seeds
+        (0, 1),
+    ],
+)
+def test_rounds_are_reckoned_from_the_second_since_the_first_starts_processes(
+    tmp_path: Path, three: DatasetCard, monkeypatch: pytest.MonkeyPatch, budget: float, rounds: int
+) -> None:
+    planned = plan("table1", three, ["epochs=1"], ["Concat", "MLA"])
+    spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
+    clock = [0.0]
+
+    def run_each(runs: dict[Path, RunConfig], *others: object) -> dict[Path, str]:
+        clock[0] += 20 if clock[0] else 50
+        for folder in runs:
+            folder.mkdir(parents=True)
+            (folder / "epochs.jsonl").write_text('{"epoch": 1, "seconds": 2.0, "val/fused/accuracy": 0.5}\n')
+        return {}
+
+    monkeypatch.setattr("lfm_ray.search.paper.run_each", run_each)
+    monkeypatch.setattr("lfm_ray.search.paper.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(Resources, "trials_at_once", lambda self: 1)
+    file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=None, seeds=[1, 2, 3])
+    watch: Any = lambda what, runs: nullcontext()  # noqa: E731
+    assert tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), budget, watch).trials == rounds
+    assert [len(Sweep.open(tmp_path / row).trials()) for row in ("concat", "mla")] == [rounds, rounds]
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_on(
