@@ -113,7 +113,7 @@ def check_nodes(source: Source, written: Path) -> None:
     Shards in an object store are copied to all nodes at once. A node that joins later does so then.
 
     Raises:
-        UserError: one cannot, which is named; nothing has been started.
+        UserError: one cannot, and has not left, which is named; nothing has been started.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
@@ -129,6 +129,8 @@ def check_nodes(source: Source, written: Path) -> None:
         try:
             missing = ray.get(answer)
         except ray.exceptions.RayError as error:
+            if not any(one["NodeID"] == node["NodeID"] and one["Alive"] for one in ray.nodes()):
+                continue  # it has left since; a node that is lost is noticed late
             lines = str(error).strip().splitlines()
             raise UserError(f"node {address}: cannot run lfm_ray: {lines[-1]}") from None
         if missing:
