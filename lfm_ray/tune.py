@@ -206,6 +206,7 @@ def show(folder: Path) -> None:
     from lfm_ray.launch import overcome
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
+    from lfm_ray.report.sentences import counts
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.schedules import formula
     from lfm_ray.search.selection import best_of, schedule_of
@@ -214,14 +215,13 @@ def show(folder: Path) -> None:
     sweep = Sweep.open(folder)
     trials = sweep.trials()
     best = best_of(trials)
-    states = [trial.state for trial in trials]
-    counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "pruned", "failed", "running") if s in states)
+    ended = counts(trials)
     write_report([folder], folder / "report.html")
     if best is None:
         reason = next((f": {trial.reason}" for trial in trials if trial.state == "failed"), "")
-        if "running" in states or not trials:
-            raise TrainingFailed(f"no trial finished ({counts}); go on with --resume {folder.name}")
-        raise TrainingFailed(f"no trial finished ({counts}){reason}")
+        if not trials or any(trial.state == "running" for trial in trials):
+            raise TrainingFailed(f"no trial finished ({ended}); go on with --resume {folder.name}")
+        raise TrainingFailed(f"no trial finished ({ended}){reason}")
 
     write_atomically(folder / "trials.csv", sweep.table().to_csv(index=False))
     write_atomically(folder / "best.yaml", best.config.to_yaml())
@@ -243,7 +243,7 @@ def show(folder: Path) -> None:
     schedule, residual = schedule_of(best)
     if not sweep.study.has_epochs():
         console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
-    console.print(f"{counts}. Best schedule, T = {best.config.epochs}:")
+    console.print(f"{ended}. Best schedule, T = {best.config.epochs}:")
     console.print(f"  {formula(schedule.power_basis(best.config.epochs))}", soft_wrap=True)
     if residual:
         console.print(f"  a cubic fitted to trial {best.number}, residual {residual:.3f}")

@@ -24,8 +24,6 @@ from lfm_ray.search.space import Space
 from lfm_ray.search.study import SETTINGS
 from lfm_ray.search.tune_adapters import FAILED, NUMBER, DriverOnly
 
-LOGGERS = ("wandb", "mlflow")
-
 
 def loggers(names: list[str], sweep: Path, space: Space) -> list[Callback]:
     """The callbacks of these names, ready to log: a wrong key or an unreachable server shows before a sweep begins.

@@ -19,7 +19,7 @@ from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
 
-STATES = ("finished", "pruned", "failed")
+ENDED = ("finished", "pruned", "failed")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
                 }
                 | {"mean": accuracies.mean(), "std": accuracies.std()}
                 | {"best trial": best[name].number if name in best else None, "trials": len(mine)}
-                | {state: states[state] for state in STATES}
+                | {state: states[state] for state in ENDED}
             )
             rows.append((merit, row))
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])

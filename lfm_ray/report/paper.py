@@ -18,8 +18,6 @@ from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
 from lfm_ray.statistics import holm, paired
 
-ALONE = "Unimodal-"
-
 
 def paper_frame(best: Mapping[str, Trial], folders: Mapping[str, Sequence[Path]], seeds: Sequence[int]) -> pd.DataFrame:
     """One row for each confirming run: the table's row, trial, validation accuracy, seed, seconds an epoch, metrics."""

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from lfm_ray.report.page_tables import confirmed_runs
+from lfm_ray.report.page_tables import ENDED, confirmed_runs
 from lfm_ray.report.seen import Seen
 from lfm_ray.schedules import Polynomial, formula
 from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
@@ -19,13 +19,11 @@ from lfm_ray.search.selection import best_of, by_strategy, schedule_of
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import shown as shown_path
 
-STATES = ("finished", "pruned", "failed", "running")
-
 
 def counts(trials: Iterable[Trial]) -> str:
     """`17 finished, 6 pruned, 1 failed`."""
     states = Counter(trial.state for trial in trials)
-    return ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    return ", ".join(f"{states[state]} {state}" for state in (*ENDED, "running") if states[state])
 
 
 def summary(seen: Seen) -> list[str | Markup]:
