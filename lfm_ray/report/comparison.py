@@ -20,12 +20,11 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
-from lfm_ray.report.confirmation import latex
+from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
 from lfm_ray.report.paper import (
     cells,
     friedman,
-    markdown,
     paper_frame,
     paper_table,
     second_metric,

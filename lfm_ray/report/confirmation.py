@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lfm_ray.cli import write_atomically
 from lfm_ray.launch import read_epochs
+from lfm_ray.report.cells import latex, markdown, measured, p_value, spread
 from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.sweep import Sweep, Trial
@@ -58,7 +59,7 @@ def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] =
     rows = []
     for group in _groups(frame):
         row: dict[str, object] = dict(group.iloc[0][["sweep", "trial", "strategy"]])
-        for name in _measured(frame, split):
+        for name in measured(frame, split):
             values = 100 * group[f"{split}/{name}/accuracy"]
             row |= {name: values.mean(), f"{name} std": values.std()}
             if name == "fused":
@@ -109,15 +110,15 @@ def tables(
     seeds = frame["seed"].nunique()
     identity = ["sweep", "trial", "strategy"]
     shown = figures[identity].astype(str)
-    for name in _measured(frame, split):
+    for name in measured(frame, split):
         shown[name] = [f"{value:.1f}" for value in figures[name]]
         if name == "fused":
-            shown[name] = [_spread(*pair) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
+            shown[name] = [spread(*pair) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
             shown["95 %"] = [_range(*pair) for pair in zip(figures["low"], figures["high"], strict=True)]
     shown["gap"] = [f"{value:.1f}" for value in figures["gap"]]
     for metric in [one for one in _metrics(objective)[1:] if one != "accuracy_gap"]:
         pairs = zip(figures[metric], figures[f"{metric} std"], strict=True)
-        shown[metric_name(metric)] = [_spread(*pair, _digits(metric)) for pair in pairs]
+        shown[metric_name(metric)] = [spread(*pair, _digits(metric)) for pair in pairs]
     result = {f"{split} accuracy in %, mean ± std over {seeds} seeds": shown}
     for metric, of_metric in differences.groupby("metric", sort=False) if len(differences) else []:
         unit, digits = "points" if _scale(metric) == 100 else "difference", _digits(metric)
@@ -126,7 +127,7 @@ def tables(
         pairs = zip(of_metric["low"], of_metric["high"], strict=True)
         compared["95 %"] = [_range(*pair, "+", digits) for pair in pairs]
         for column, label in (("p_t", "p t"), ("p_holm", "p Holm"), ("p_wilcoxon", "p Wilcoxon")):
-            compared[label] = [f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" for value in of_metric[column]]
+            compared[label] = [p_value(value) for value in of_metric[column]]
         in_points = ", in points" if unit == "points" else ""
         result[f"{metric_name(metric)} compared, seed by seed{in_points}"] = compared
     return result
@@ -154,7 +155,7 @@ def write_confirmation(
         "-comparisons": comparisons(frame, split, objective).to_csv(index=False),
     }
     files = {stem.with_name(f"{stem.name}{suffix}.csv"): text for suffix, text in texts.items()}
-    files[stem.with_suffix(".md")] = "\n".join(_markdown(title, cells) for title, cells in shown.items())
+    files[stem.with_suffix(".md")] = "\n".join(f"{title}\n\n{markdown(cells)}" for title, cells in shown.items())
     files[stem.with_suffix(".tex")] = "\n".join(latex(title, cells) for title, cells in shown.items())
     for file, text in files.items():
         write_atomically(file, text)
@@ -165,11 +166,6 @@ def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
     """The runs of each configuration, the best on the validation split last."""
     groups = [group for _, group in frame.groupby(["sweep", "trial"])]
     return sorted(groups, key=lambda group: float(group["selected_by"].iloc[0]))
-
-
-def _measured(frame: pd.DataFrame, split: str) -> list[str]:
-    """fused, then the modalities."""
-    return [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
 
 
 def _metrics(objective: Iterable[str]) -> list[str]:
@@ -185,27 +181,5 @@ def _digits(metric: str) -> int:
     return 1 if _scale(metric) == 100 else 3
 
 
-def _spread(mean: float, std: float, digits: int = 1) -> str:
-    return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
-
-
 def _range(low: float, high: float, sign: str = "", digits: int = 1) -> str:
     return "-" if math.isnan(low) else f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
-
-
-def _markdown(title: str, cells: pd.DataFrame) -> str:
-    lines = [list(cells), ["---"] * len(cells.columns), *cells.itertuples(index=False)]
-    return f"{title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def latex(title: str, cells: pd.DataFrame) -> str:
-    """A tabular in the style of the package booktabs."""
-
-    def line(values: list[str]) -> str:
-        text = " & ".join(values).replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$")
-        return f"{text} \\\\\n"
-
-    columns = "".join("l" if name in ("sweep", "strategy", "minus", "method") else "r" for name in cells)
-    body = "".join(line(list(row)) for row in cells.itertuples(index=False))
-    header = f"% {title}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(list(cells))}\\midrule\n"
-    return f"{header}{body}\\bottomrule\n\\end{{tabular}}\n"

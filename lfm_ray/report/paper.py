@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.launch import read_epochs
+from lfm_ray.report.cells import measured, p_value, spread
 from lfm_ray.search.paper import CONCAT
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Trial
@@ -77,8 +78,7 @@ def cells(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         if row in shown.index:
             values = shown.loc[row]
             line |= {_label(name): _text(name, values[name]) for name in shown.columns if name != "std"}
-            spread = "" if np.isnan(values["std"]) else f" ± {values['std']:.1f}"
-            line["ACC"] = f"{values['accuracy']:.1f}{spread}"
+            line["ACC"] = spread(values["accuracy"], values["std"])
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -91,12 +91,6 @@ def paper_table(title: str, shown: pd.DataFrame) -> Table:
     for line in shown.itertuples(index=False):
         table.add_row(*line)
     return table
-
-
-def markdown(shown: pd.DataFrame) -> str:
-    """For a page."""
-    lines = [list(shown), ["---"] * len(shown.columns), *shown.itertuples(index=False)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def settings_cells(best: Mapping[str, Trial], spaces: Mapping[str, Space]) -> pd.DataFrame:
@@ -118,8 +112,7 @@ def second_metric(card: DatasetCard, frame: pd.DataFrame, split: str) -> str:
 
 def modalities_in(frame: pd.DataFrame, split: str) -> list[str]:
     """The modalities whose accuracies on a split a frame of runs has."""
-    names = [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
-    return [name for name in names if name != "fused"]
+    return [name for name in measured(frame, split) if name != "fused"]
 
 
 def _label(name: str) -> str:
@@ -132,7 +125,7 @@ def _text(name: str, value: float) -> str:
     if np.isnan(value):
         return "-"
     if name == "p":
-        return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+        return p_value(value)
     return f"{value:+.1f}" if name.startswith("minus ") else f"{value:.2f}" if name == "seconds" else f"{value:.1f}"
 
 

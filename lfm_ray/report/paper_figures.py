@@ -24,6 +24,7 @@ from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.launch import CHECKPOINT, read_epochs
 from lfm_ray.metrics import modality_gap
+from lfm_ray.report.cells import spread
 from lfm_ray.report.paper import modalities_in
 from lfm_ray.report.plots import COLOURS, Curve, Plot
 from lfm_ray.run import Run
@@ -52,13 +53,9 @@ def gap_cells(figures: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in figures if f"{name} std" in figures]
     lines = []
     for _, line in figures.iterrows():
-        texts = {name: _spread(line[name], line[f"{name} std"], 2 if name == "modality gap" else 1) for name in names}
+        texts = {name: spread(line[name], line[f"{name} std"], 2 if name == "modality gap" else 1) for name in names}
         lines.append({"method": line["row"], **texts})
     return pd.DataFrame(lines)
-
-
-def _spread(mean: float, std: float, digits: int) -> str:
-    return f"{mean:.{digits}f}" + ("" if np.isnan(std) else f" ± {std:.{digits}f}")
 
 
 def label_mixing_figure(figures: pd.DataFrame, classes: int) -> Figure:

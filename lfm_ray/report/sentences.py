@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from lfm_ray.report.cells import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
 from lfm_ray.report.seen import Seen
 from lfm_ray.schedules import Polynomial, formula
@@ -134,8 +135,7 @@ def _joint(frame: pd.DataFrame, split: str) -> pd.Series[float]:
 
 
 def _percent(values: pd.Series[float]) -> str:
-    spread = f" ± {100 * values.std():.1f}" if len(values) > 1 else ""
-    return f"{100 * values.mean():.1f}{spread}"
+    return spread(100 * values.mean(), 100 * values.std())
 
 
 def _duration(time: timedelta) -> str:

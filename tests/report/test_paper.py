@@ -17,8 +17,9 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
+from lfm_ray.report.cells import markdown
 from lfm_ray.report.comparison import compare
-from lfm_ray.report.paper import cells, friedman, markdown, paper_table, second_metric, summary
+from lfm_ray.report.paper import cells, friedman, paper_table, second_metric, summary
 from lfm_ray.search.cluster import Resources
 from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, rounds_that_fit, tune_all
 from lfm_ray.search.space import Space
