@@ -334,6 +334,11 @@ class RunConfig(Settings):
         return isinstance(self.alpha, Adaptive)
 
     @property
+    def fits_validation(self) -> bool:
+        """Whether alpha is fitted to the validation split, on which the run cannot be measured then."""
+        return isinstance(self.alpha, Learned) and self.alpha.outer == "val"
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether the hyper-gradient is that of the identity solver, which takes no second derivative."""
         return isinstance(self.alpha, Learned) and self.alpha.solver == "identity"

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 from lfm_ray.cli import console, parser, positive, ray_session, run, storage_folder
 from lfm_ray.errors import UserError
-from lfm_ray.schedules import Learned
 from lfm_ray.storage import push
 
 if TYPE_CHECKING:
@@ -149,8 +148,7 @@ def refuse_fitted_to_validation(trials: list[tuple[Sweep, Trial]], changes: dict
         UserError: the alpha of a trial was.
     """
     for sweep, trial in trials:
-        alpha = again(trial, 0, changes).alpha
-        if isinstance(alpha, Learned) and alpha.outer == "val":
+        if again(trial, 0, changes).fits_validation:
             raise UserError(
                 f"{sweep.folder}, trial {trial.number}: its alpha is fitted to the validation split (alpha.outer: val),"
                 " on which it cannot be measured; use --split test or --set alpha.outer=held_out"

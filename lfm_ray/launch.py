@@ -44,7 +44,7 @@ from lfm_ray.methods import method_of
 from lfm_ray.models.classifier import check_model
 from lfm_ray.profile import Profile
 from lfm_ray.run import Row, Run
-from lfm_ray.schedules import Adaptive, Learned
+from lfm_ray.schedules import Adaptive
 from lfm_ray.storage import patiently
 
 CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
@@ -124,7 +124,7 @@ class Source:
                 shuffled = np.random.default_rng((seed, 0)).permutation(train)
                 rows, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
                 outer = self.batches("train", Order(rows, batch, seed, True, rank, world_size), config)
-            elif isinstance(config.alpha, Learned) and config.alpha.outer == "val":
+            elif config.fits_validation:
                 rows = np.arange(self.shards.card.rows("val"))
                 outer = self.batches("val", Order(rows, batch, seed, True, rank, world_size), config)
         return Splits(
@@ -219,8 +219,7 @@ def run_in_process(
 ) -> None:
     """Runs `config` in this process, on `threads` CPU threads."""
     compute.prepare_process(threads)
-    _take_over(folder)
-    patiently(lambda: source.fetch(measure), source.shards.path)
+    _take_over(folder, source, measure)
     with limited(report, folder, epoch_time_limit) as report_in_time:
         execute(config, source, folder, report_in_time, measure=measure)
 
@@ -364,8 +363,7 @@ def _worker(settings: dict[str, Any]) -> None:
     config = RunConfig.model_validate(settings["config"])
     compute.prepare_process(settings["threads"])
     folder = storage.working_folder(settings["folder"])
-    _take_over(folder)
-    patiently(lambda: settings["source"].fetch(settings["measure"]), settings["source"].shards.path)
+    _take_over(folder, settings["source"], settings["measure"])
     torch.distributed.barrier()  # so that no other rank is still taking over when rank 0 begins to write
     with limited(lambda row: ray.train.report(row), folder, settings["epoch_time_limit"]) as report:
         execute(
@@ -419,10 +417,11 @@ def died_reason(folder: Path) -> str:
     return f"its process died {1 + RETRIES} times (out of memory, or ended from outside; see Ray's log files)"
 
 
-def _take_over(folder: Path) -> None:
-    """Brings to this node what an earlier start of the run has left in the store, where there is one."""
+def _take_over(folder: Path, source: Source, measure: str | None) -> None:
+    """Brings to this node what an earlier start of the run has left in the store, and its data, where there is one."""
     patiently(lambda: storage.pull(folder, skip=lambda name: name == HUNG), folder)
     storage.push(folder / HUNG)
+    patiently(lambda: source.fetch(measure), source.shards.path)
 
 
 def _begin(folder: Path, config: RunConfig) -> None:

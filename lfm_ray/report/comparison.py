@@ -41,7 +41,6 @@ from lfm_ray.report.paper_figures import (
 )
 from lfm_ray.report.plots import save, write
 from lfm_ray.report.progress import RunsProgress
-from lfm_ray.schedules import Learned
 from lfm_ray.search.cluster import Resources, cluster_hardware
 from lfm_ray.search.paper import ComparisonFile, baseline_of, best_trials, confirm_all, open_comparison, plan, tune_all
 from lfm_ray.search.space import Space
@@ -118,8 +117,7 @@ def run_comparison(given: Namespace) -> Comparison:
     spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     split = "val" if given.paper in OF_TRAINING else given.split or "test"
     for row, space in spaces.items():
-        alpha = space.base.alpha
-        if split == "val" and isinstance(alpha, Learned) and alpha.outer == "val":
+        if split == "val" and space.base.fits_validation:
             raise UserError(
                 f"{row}: its alpha is fitted to the validation split (alpha.outer: val), and cannot be measured on it;"
                 f" use {'--split test or ' if given.split else ''}--set alpha.outer=held_out"
