@@ -317,8 +317,8 @@ from lfm_ray import compute
 
 if sys.argv[1] == "prepared":
     compute.prepare_process(1)
-for step in range(6):
-    if step == 2:
+for step in range(16):
+    if step == 6:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     values = [torch.ones(5_000_000 * part) for part in (1, 3, 2)]  # 20, 60 and 40 MB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -330,7 +330,7 @@ def test_a_prepared_process_is_not_handed_its_memory_anew_at_every_step() -> Non
     def faults(how: str) -> int:
         return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
 
-    assert faults("prepared") < 0.5 * faults("as it is")  # about a sixth; a tensor more or less moves
+    assert faults("prepared") < 0.2 * faults("as it is")
 
 
 @on_gpu
