@@ -7,10 +7,11 @@ import re
 import shlex
 import shutil
 import subprocess
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import jsonschema
@@ -24,8 +25,9 @@ from synthetic import write_dataset
 import lfm_ray.tune
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.datasets.stream import READER_CPUS
+from lfm_ray.errors import UserError
 from lfm_ray.launch import Source, Workers
-from lfm_ray.search.cluster import DRIVER_CPUS, Resources, _missing
+from lfm_ray.search.cluster import DRIVER_CPUS, Resources, _missing, check_nodes
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -119,6 +121,36 @@ def test_a_node_that_lacks_data_or_storage_says_what_to_do(tmp_path: Path) -> No
     card = tmp_path / "shards/dataset.json"
     card.write_text(card.read_text().replace("synthetic", "other"))
     assert "holds other data" in _missing(source, str(written))
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_node_that_cannot_be_asked_is_named_unless_it_has_left(monkeypatch: pytest.MonkeyPatch, left: bool) -> None:
+    names = ["a" * 56, "b" * 56]
+    nodes = [
+        {"NodeID": name, "Alive": True, "NodeManagerAddress": name[:1], "NodeManagerHostname": ""} for name in names
+    ]
+    asked: list[str] = []
+
+    class Task:
+        def options(self, scheduling_strategy: Any) -> Task:
+            asked.append(scheduling_strategy.node_id)
+            return self
+
+        def remote(self, *arguments: object) -> str:
+            return asked[-1]
+
+    def get(node: str) -> str:
+        if node == names[1]:
+            nodes[1]["Alive"] = not left
+            raise ray.exceptions.TaskUnschedulableError("the node doesn't exist any more")
+        return ""
+
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Task())
+    monkeypatch.setattr(ray, "get", get)
+    with nullcontext() if left else pytest.raises(UserError, match=r"node b \(\): cannot run lfm_ray: .*any more"):
+        check_nodes(Source(cast(Shards, None), {}), Path("sweep.yaml"))
+    assert asked == names
 
 
 def test_the_ray_cluster_file_follows_rays_schema() -> None:

@@ -48,7 +48,7 @@ class Resources:
         Raises:
             UserError: not even one trial fits (with `at_least_one`, 1 is returned: it waits for a node).
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in alive()]
         fits = max(self.fits(nodes), int(at_least_one))
         if fits < 1:
             workers = self.workers
@@ -92,9 +92,14 @@ def _gpu_shares(gpus: float, each: float) -> int:
     return int(gpus) * int(1 / each + ROUNDING) if each < 1 else int(gpus / each + ROUNDING)
 
 
+def alive() -> list[dict[str, Any]]:
+    """The nodes of the cluster, as Ray describes them, without those that have left."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def cluster_hardware() -> str:
     """The cluster in a line: `2 CPUs (Intel Xeon ...), 1 GPU (NVIDIA H100), 16 GB, 1 node`."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive()]
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU", "memory")}
     kinds = {name.removeprefix("accelerator_type:") for node in nodes for name in node if name.startswith("accel")}
     names = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
@@ -115,7 +120,7 @@ def check_nodes(source: Source, written: Path) -> None:
     Raises:
         UserError: one cannot, and has not left, which is named; nothing has been started.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = alive()
     if len(nodes) < 2:
         return
     ask = ray.remote(num_cpus=0)(_missing)
@@ -129,7 +134,7 @@ def check_nodes(source: Source, written: Path) -> None:
         try:
             missing = ray.get(answer)
         except ray.exceptions.RayError as error:
-            if not any(one["NodeID"] == node["NodeID"] and one["Alive"] for one in ray.nodes()):
+            if node["NodeID"] not in [one["NodeID"] for one in alive()]:
                 continue  # it has left since; a node that is lost is noticed late
             lines = str(error).strip().splitlines()
             raise UserError(f"node {address}: cannot run lfm_ray: {lines[-1]}") from None
