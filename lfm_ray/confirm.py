@@ -65,7 +65,9 @@ def main() -> None:
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.settings import parse_overrides
 
-    sweeps = [Sweep.open(folder) for folder in given.sweeps]
+    sweeps = [Sweep.open(folder) for folder in dict.fromkeys(given.sweeps)]
+    for sweep in sweeps:
+        sweep.hold()
     candidates = [
         (sweep, pool) for sweep in sweeps for pool in pools(sweep.trials(), given.top, given.select or given.top)
     ]

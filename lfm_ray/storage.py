@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
@@ -29,6 +29,7 @@ from lfm_ray.errors import TrainingFailed, UserError
 Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs")
+LOCK = ".lock"  # the file in a folder by which one process holds it
 PATIENCE = 300.0  # s, for which a failing file is tried again
 LONGEST_WAIT = 10.0  # s, between two tries
 GS_RETRIES = 10  # s, for which Google's client itself tries again; its default is a quarter of an hour
@@ -123,6 +124,25 @@ def copied(file: Path, sha256: str) -> Path:
                 raise UserError(f"{shown(file)}: its checksum differs, it was altered; copy it there again")
             temporary.replace(result)
     return result
+
+
+def hold(folder: Path, busy: str) -> TextIO:
+    """Keeps a folder to this process until what is returned is closed, or the process ends, even by a kill.
+
+    Processes on other machines are kept out where all share the folder, as on NFS with locks.
+
+    Raises:
+        UserError: `busy`: another process holds it.
+    """
+    file = (folder / LOCK).open("w", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"{shown(folder)}: {busy}") from None
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def copy(file: Path, to: Path) -> None:

@@ -78,6 +78,7 @@ def main() -> None:
         return
     if given.resume:
         sweep = Sweep.open(given.storage / given.resume)
+        sweep.hold()
         sweep.extend(given.trials, given.epoch_budget)
         space, folder = sweep.space, sweep.folder
     else:

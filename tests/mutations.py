@@ -61,6 +61,7 @@ POPULATION = "tests/search/test_population.py"
 EXPORT = "tests/test_export.py"
 BROKEN = "tests/test_kills.py -k broken"
 STORAGE = "tests/test_storage.py -k not sweep"
+SWEEP = "tests/search/test_sweep.py"
 CLUSTER = "tests/test_cluster.py"
 
 # file of lfm_ray, tests, code, what it becomes
@@ -584,6 +585,15 @@ MUTATIONS = [
     ("launch", LAUNCH,
      r', for [\d.]+ s", "", notice',
      '", "", notice'),
+    ("search/sweep", SWEEP,
+     "        self._held = hold(self.folder, BUSY)",
+     "        pass"),
+    ("search/sweep", SWEEP,
+     "any(item.name != LOCK for item in folder.iterdir())",
+     "any(folder.iterdir())"),
+    ("search/sweep", SWEEP,
+     "        sweep._held = held",
+     "        held.close()"),
     ("search/journal", STORAGE,
      "            os.truncate(self.path, size)",
      "            pass"),

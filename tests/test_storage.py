@@ -286,8 +286,10 @@ def test_storage_that_stays_away_ends_with_its_reason(tmp_path: Path, monkeypatc
 def test_a_journal_write_that_fails_in_its_middle_is_done_once_and_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "journal"
-    file.write_bytes(b'{"a": 1}\n{"b": ')  # a kill in the middle of a line
+    monkeypatch.chdir(tmp_path)
+    file = Path("journal")
+    file.write_bytes(b'{"a": 1}\n{"b": ')  # a kill in the middle of a line, and of Optuna's lock
+    Path("journal.lock").symlink_to("journal")
     journal = PatientJournal(file)
     real, failures = os.fsync, iter([OSError(28, "No space left on device"), None])
 

@@ -183,6 +183,7 @@ def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(fol
     finished = [trial.number for trial in Sweep.open(folder / "sweeps/killed").trials() if trial.state == "finished"]
     written = {n: (folder / f"sweeps/killed/trials/{n:04d}/checkpoint.pt").stat().st_mtime_ns for n in finished}
     assert finished
+    (folder / "sweeps/killed/study.journal.lock").symlink_to("nowhere")  # a kill while the journal was written
 
     done = run(folder, "tune", "--resume", "killed", "--concurrency", "1")
     assert done.returncode == 0, done.stderr
@@ -190,6 +191,19 @@ def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(fol
         assert (folder / f"sweeps/killed/trials/{number:04d}/checkpoint.pt").stat().st_mtime_ns == changed
     whole, killed = (Sweep.open(folder / "sweeps" / name).table() for name in ("whole", "killed"))
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), killed.drop(columns="seconds"))
+
+
+def test_a_sweep_that_another_process_runs_is_left_alone(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+    other = Sweep.open(folder / "sweeps/one")
+    other.hold()
+    before = (folder / "sweeps/one/sweep.yaml").read_bytes()
+    for name, arguments in (("tune", ["--resume", "one", "--trials", "9"]), ("confirm", ["sweeps/one"])):
+        done = run(folder, name, *arguments)
+        assert done.returncode == 2
+        assert done.stderr == "error: sweeps/one: another process is running this sweep; wait for it, or end it\n"
+    assert (folder / "sweeps/one/sweep.yaml").read_bytes() == before
+    del other
+    Sweep.open(folder / "sweeps/one").hold()
 
 
 def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first_reason(folder: Path) -> None:

@@ -11,7 +11,6 @@ a dataset, and what was done is not done again. Its files, beside the shards:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from typing import Any
 
 from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, DatasetCard, read_card
 from lfm_ray.errors import UserError
+from lfm_ray.storage import LOCK, hold
 
 BAD_ROWS = "bad_rows.csv"
 FINGERPRINT = "fingerprint"
-LOCK = ".lock"
 
 
 class Workplace:
@@ -49,14 +48,8 @@ class Workplace:
             raise UserError(f"{self.folder}: is in the way, and is not lfm_ray's; move it or name another --out")
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / LOCK).open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"{self.folder}: another prepare is writing there; wait for it, or name another --out"
-                ) from None
+            held = hold(self.folder, "another prepare is writing there; wait for it, or name another --out")
+        with held:
             with self.writing():
                 self._start_or_go_on()
             yield

@@ -8,21 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 
 from lfm_ray.cli import console
 from lfm_ray.storage import patiently
+
+
+class NoLock(BaseJournalFileLock):
+    """Instead of Optuna's lock, a link that a killed process leaves behind, and for which the next waits, silently.
+
+    Where the journal's path is relative, the link points nowhere, and Optuna waits for ever.
+    """
+
+    def acquire(self) -> bool:
+        """Nothing to wait for."""
+        return True
+
+    def release(self) -> None:
+        """Nothing to give back."""
 
 
 class PatientJournal(JournalFileBackend):
     """A journal whose writes and reads are done again while storage fails.
 
     A write that failed, or that a kill cut short, leaves no part of a line behind, which would make
-    the file unreadable.
+    the file unreadable. One process at a time may have such a journal on a file: `Sweep.hold` sees to it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        super().__init__(str(path))
+        super().__init__(str(path), NoLock())
         os.truncate(path, end_of_last_line(path))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -221,6 +221,7 @@ def _open(folder: Path, row: str, space: Space, file: ComparisonFile) -> Sweep:
         trials = {"trials": file.trials or 1}
         Sweep.create(where, space.model_copy(update=trials), file.seeds[0] - 1, file.fingerprint)
     sweep = Sweep.open(where)
+    sweep.hold()
     sweep.check_data(file.fingerprint)
     return sweep
 

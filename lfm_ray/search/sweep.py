@@ -5,6 +5,7 @@ STORAGE/NAME/
   study.journal   Optuna's journal: the settings and the fate of every trial
   trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
   tensorboard/    one TensorBoard run each
+  .lock           held by the process that runs the sweep
   learned/        the run that --from-learned began with
   warm_start.jsonl   the trials of earlier sweeps that --warm-start took
   trials.csv, strategies.png, best.yaml, report.html   written at the end
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
@@ -35,9 +36,10 @@ from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import pull, push, shown
+from lfm_ray.storage import LOCK, hold, pull, push, shown
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
+BUSY = "another process is running this sweep; wait for it, or end it"
 
 WARM_START, LEARNED = "warm_start.jsonl", "learned"
 STATES = {
@@ -104,6 +106,7 @@ class Sweep:
     def __init__(self, folder: Path, file: SweepFile) -> None:
         self.folder, self.file = folder, file
         self.space = file.space
+        self._held: TextIO | None = None
 
     @staticmethod
     def check_free(folder: Path) -> None:
@@ -116,7 +119,7 @@ class Sweep:
         where = shown(folder)
         if (folder / SWEEP).exists():
             raise UserError(f"{where}: is a sweep already; go on with --resume {folder.name}, or use another --name")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(item.name != LOCK for item in folder.iterdir()):
             raise UserError(f"{where}: is not empty and not a sweep; use another --name")
 
     @classmethod
@@ -131,9 +134,14 @@ class Sweep:
         evidence: Sequence[Evidence] = (),
         from_learned: bool = False,
     ) -> Sweep:
-        """Makes the folder of a new sweep; `fingerprint` is that of its shards."""
+        """Makes the folder of a new sweep, and holds it; `fingerprint` is that of its shards.
+
+        Raises:
+            UserError: what `check_free` and `hold` raise.
+        """
         cls.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        held = hold(folder, BUSY)
         packages = ("lfm_ray", "torch", "ray", "optuna", "numpy")
         file = SweepFile(
             space=space,
@@ -150,7 +158,9 @@ class Sweep:
             push(folder / WARM_START)
         write_atomically(folder / SWEEP, file.to_yaml())
         push(folder / SWEEP)
-        return cls(folder, file)
+        sweep = cls(folder, file)
+        sweep._held = held
+        return sweep
 
     @classmethod
     def open(cls, folder: Path) -> Sweep:
@@ -163,6 +173,14 @@ class Sweep:
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
         return cls(folder, load(SweepFile, folder / SWEEP))
+
+    def hold(self) -> None:
+        """Keeps the sweep to this process for as long as this object is there; only then may it be changed.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        self._held = hold(self.folder, BUSY)
 
     def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
         """Changes the number of trials of the sweep, or their epochs altogether."""
@@ -233,8 +251,8 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def _only_trials_need(name: str) -> bool:
-    """Files in the store that the command which runs a sweep does not read."""
-    return name.endswith(".pt") or name.startswith(("ray/", "tensorboard/"))
+    """Files that the command which runs a sweep does not read from the store."""
+    return name == LOCK or name.endswith(".pt") or name.startswith(("ray/", "tensorboard/"))
 
 
 def strategy_name(config: RunConfig) -> str:

@@ -1,0 +1,41 @@
+"""A sweep's folder belongs to one process at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lfm_ray.errors import UserError
+from lfm_ray.search.space import Space
+from lfm_ray.search.sweep import Sweep
+
+SPACE = Space()
+BUSY = "another process is running this sweep"
+
+
+def test_whoever_makes_or_runs_a_sweep_keeps_others_from_it_and_anyone_may_read_it(tmp_path: Path) -> None:
+    made = Sweep.create(tmp_path / "one", SPACE, 0, "of the data")
+    with pytest.raises(UserError, match=f"one: {BUSY}"):
+        Sweep.open(tmp_path / "one").hold()
+    assert Sweep.open(tmp_path / "one").trials() == []
+    del made
+
+    first, second = Sweep.open(tmp_path / "one"), Sweep.open(tmp_path / "one")
+    first.hold()
+    with pytest.raises(UserError, match=f"one: {BUSY}"):
+        second.hold()
+    del first
+    second.hold()
+
+
+def test_of_two_that_make_the_same_sweep_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / ".lock").touch()  # of one that was killed before it had written anything
+    made = Sweep.create(tmp_path / "two", SPACE, 0, "of the data")
+    written = (tmp_path / "two" / "sweep.yaml").read_bytes()
+    monkeypatch.setattr(Sweep, "check_free", lambda folder: None)  # both have looked at the same time
+    with pytest.raises(UserError, match=f"two: {BUSY}"):
+        Sweep.create(tmp_path / "two", SPACE, 1, "of the data")
+    assert (tmp_path / "two" / "sweep.yaml").read_bytes() == written
+    del made
