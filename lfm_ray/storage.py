@@ -12,6 +12,7 @@ GOOGLE_APPLICATION_CREDENTIALS) and are never part of a URI, so they reach no lo
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs")
 LOCK = ".lock"  # the file in a folder by which one process holds it
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 PATIENCE = 300.0  # s, for which a failing file is tried again
 LONGEST_WAIT = 10.0  # s, between two tries
 GS_RETRIES = 10  # s, for which Google's client itself tries again; its default is a quarter of an hour
@@ -133,15 +135,16 @@ def hold(folder: Path, busy: str) -> TextIO:
 
     Raises:
         UserError: `busy`: another process holds it.
+        OSError: it cannot be written, or is on a file system without locks (`NO_LOCKS`).
     """
     file = (folder / LOCK).open("w", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         file.close()
-        raise UserError(f"{shown(folder)}: {busy}") from None
-    except OSError:
-        pass  # a file system without locks
+        if isinstance(error, BlockingIOError):
+            raise UserError(f"{shown(folder)}: {busy}") from None
+        raise
     return file
 
 

@@ -7,14 +7,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from lfm_ray.cli import console
 from lfm_ray.storage import patiently
 
 
-class NoLock(BaseJournalFileLock):
+class NoLock(JournalFileSymlinkLock):
     """Instead of Optuna's lock, a link that a killed process leaves behind, and for which the next waits, silently.
 
     Where the journal's path is relative, the link points nowhere, and Optuna waits for ever.
@@ -37,7 +36,7 @@ class PatientJournal(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        super().__init__(str(path), NoLock())
+        super().__init__(str(path), NoLock(str(path)))
         os.truncate(path, end_of_last_line(path))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, hold, pull, push, shown
+from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
 BUSY = "another process is running this sweep; wait for it, or end it"
@@ -141,7 +141,6 @@ class Sweep:
         """
         cls.check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        held = hold(folder, BUSY)
         packages = ("lfm_ray", "torch", "ray", "optuna", "numpy")
         file = SweepFile(
             space=space,
@@ -153,13 +152,13 @@ class Sweep:
             hardware=hardware,
             from_learned=from_learned,
         )
+        sweep = cls(folder, file)
+        sweep.hold()
         if evidence:
             write_evidence(folder / WARM_START, evidence)
             push(folder / WARM_START)
         write_atomically(folder / SWEEP, file.to_yaml())
         push(folder / SWEEP)
-        sweep = cls(folder, file)
-        sweep._held = held
         return sweep
 
     @classmethod
@@ -177,10 +176,16 @@ class Sweep:
     def hold(self) -> None:
         """Keeps the sweep to this process for as long as this object is there; only then may it be changed.
 
+        On a file system without locks nobody can be kept out, and the sweep runs all the same.
+
         Raises:
             UserError: another process holds it.
         """
-        self._held = hold(self.folder, BUSY)
+        try:
+            self._held = hold(self.folder, BUSY)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
 
     def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
         """Changes the number of trials of the sweep, or their epochs altogether."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,17 @@ def test_of_two_that_make_the_same_sweep_one_is_refused(tmp_path: Path, monkeypa
         Sweep.create(tmp_path / "two", SPACE, 1, "of the data")
     assert (tmp_path / "two" / "sweep.yaml").read_bytes() == written
     del made
+
+
+def test_a_sweep_needs_no_locks_of_its_file_system_but_other_errors_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([errno.ENOSYS, errno.EIO])
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(next(failures), "from the file system")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert Sweep.create(tmp_path / "three", SPACE, 0, "of the data").trials() == []
+    with pytest.raises(OSError, match="from the file system"):
+        Sweep.open(tmp_path / "three").hold()
