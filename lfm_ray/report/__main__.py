@@ -95,7 +95,7 @@ def arguments() -> Namespace:
     add("--name", help="of the folder; default: PAPER-DATA. The same name goes on after a kill")
     add("--storage", type=Path, default=Path("sweeps"), metavar="FOLDER", help="where it is kept; default sweeps")
     add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
-    add("--address", help="a Ray cluster, such as auto or ray://host:10001; without it, this machine")
+    add("--address", help="a Ray cluster that this machine is a node of, such as auto; without it, this machine")
     given = result.parse_args()
     if sum(map(bool, (given.sweeps, given.gradcam, given.paper))) != 1:
         raise UserError("give the folders of sweeps, or --gradcam with runs, or --paper")
