@@ -228,7 +228,15 @@ class ComputeSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """What is kept of a run beside the state from which it goes on."""
+    """How often the state is saved from which a run goes on after a kill, and what is kept beside it."""
+
+    time_share: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="part of the time, at most, in which the state is saved: after the first and the last epoch, and in"
+        " between when a hundred times as long as a save takes has passed since the last; 1: after every epoch",
+    )
 
     keep_every: int | None = Field(
         None,
@@ -236,6 +244,10 @@ class CheckpointSettings(Settings):
         description="epochs between two that the model is kept of, for good, beside the first and the last: to see what"
         " it looked at (lfm_ray.report --gradcam); null: none",
     )
+
+    def is_due(self, elapsed: float, cost: float) -> bool:
+        """Whether the state is to be saved again, `elapsed` seconds after a save that took `cost` seconds."""
+        return cost <= self.time_share * (cost + elapsed)
 
     def keeps(self, epoch: int, epochs: int) -> bool:
         """Whether the model after `epoch` of so many is kept."""

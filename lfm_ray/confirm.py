@@ -55,9 +55,10 @@ def main() -> None:
     if given.select and given.select <= given.top:
         raise UserError(f"--select {given.select}: must be above {given.top}, the number of trials that are taken")
 
-    from lfm_ray.launch import Source, Workers, read_epochs
+    from lfm_ray.launch import Source, Workers
     from lfm_ray.report.confirmation import Confirmed, confirm_frame, rich_table, tables, write_confirmation
     from lfm_ray.report.progress import RunsProgress
+    from lfm_ray.run_folder import read_epochs
     from lfm_ray.search.cluster import Resources
     from lfm_ray.search.objective import signed
     from lfm_ray.search.run import run_configs

@@ -60,7 +60,7 @@ def checkpoint_of(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    from lfm_ray.launch import CHECKPOINT
+    from lfm_ray.run_folder import CHECKPOINT
     from lfm_ray.search.selection import best_of
     from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
 

@@ -1,24 +1,13 @@
 """How a training loop is launched: in the process of a Tune trial, or on Ray Train workers (DDP).
 
-It is the same `execute` in both. A run lives in a folder of its own:
-
-    config.yaml     the RunConfig
-    epochs.jsonl    the metrics of each epoch, one JSON object a line
-    alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
-    checkpoint.pt   the state after the last epoch, from which it goes on
-    checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
-    notices.txt     what went wrong and was overcome, a line each; missing where nothing was
-    hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
-    weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
-    profile.json    where the time of its steps went, with `train --profile`
+It is the same `execute` in both; what it writes is in `lfm_ray.run_folder`.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,15 +33,13 @@ from lfm_ray.methods import method_of
 from lfm_ray.models.classifier import check_model
 from lfm_ray.profile import Profile
 from lfm_ray.run import Row, Run
+from lfm_ray.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs
 from lfm_ray.schedules import Adaptive
 from lfm_ray.storage import patiently
 
-CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
-WEIGHTS, PROFILE = "weights", "profile.json"
-NOTICES, HUNG = "notices.txt", "hung.txt"
-RETRIES = 3  # how often a run whose process died is started again, from its last epoch
+RETRIES = 3  # how often a run whose process died is started again, from its last saved epoch
 START_UP = 120.0  # s, that the first epoch of a process may take longer than others, for what it loads
-DIED = "its process died; it went on from its last epoch"
+DIED = "its process died; it went on from its last saved epoch"
 
 
 @dataclass(frozen=True)
@@ -142,17 +129,18 @@ def execute(
     wrap: Callable[[nn.Module], nn.Module] | None = None,
     measure: str | None = None,
     profile: bool = False,
+    save_every: int | None = None,
 ) -> list[Row]:
-    """Runs `config` in `folder`, from its last epoch if it has been started there before.
+    """Runs `config` in `folder`, from its last saved epoch if it has been started there before.
 
     `report` receives every epoch's row, those of an earlier start included. The last row also
     holds the metrics of the split `measure`; only `confirm` and `report --paper` ask for one. `profile`
-    measures the steps, and changes nothing about them.
+    measures the steps, and changes nothing about them. save_every: see `Recorder`.
     """
     rank, _ = distributed.rank_and_world_size()
     run = Run(config, source.shards.card, wrap)
-    file = folder / CHECKPOINT
-    state, troubles = checkpoint.load_newest(file)
+    state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
+    recorder = Recorder(run, folder, troubles, save_every)
     if state is not None:
         if state["config"] != config.model_dump(mode="json"):
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
@@ -160,25 +148,12 @@ def execute(
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")
         run.load_state_dict(state)
     elif rank == 0:
-        patiently(lambda: _begin(folder, config), folder)
+        patiently(recorder.begin, folder)
     if rank == 0:
         for trouble in troubles:
             add_notice(folder, f"{trouble}; went on from " + (f"epoch {run.epoch}" if run.epoch else "the beginning"))
     for row in run.history:
         report(row)
-
-    def save() -> None:
-        if run.alpha_updates:
-            with (folder / ALPHA).open("a", encoding="utf-8") as updates:
-                updates.write("\n" + json.dumps(run.alpha_updates))  # a line of its own, also after one that was cut
-        write_atomically(folder / EPOCHS, "".join(json.dumps(row) + "\n" for row in run.history))
-        if config.checkpoint.keeps(run.epoch, config.epochs):
-            checkpoint.save(weights_file(folder, run.epoch), run.weights())
-            storage.push(weights_file(folder, run.epoch))
-        checkpoint.save(file, run.state_dict(), keep_previous=not troubles)
-        storage.copy(file, checkpoint.previous(file))
-        storage.push(folder / CONFIG, folder / EPOCHS, folder / ALPHA, file)
-        troubles.clear()
 
     def on_epoch(run: Run) -> None:
         if measure and run.epoch == config.epochs:
@@ -186,7 +161,7 @@ def execute(
             run.history[-1] |= {f"{measure}/{name}": value for name, value in values.items()}
         if rank == 0:
             notices: list[str] = []
-            patiently(save, folder, notices.append)
+            patiently(recorder.write, folder, notices.append)
             for notice in notices[-1:]:
                 add_notice(folder, notice)
         report(run.history[-1])
@@ -203,11 +178,6 @@ def execute(
     return rows
 
 
-def weights_file(folder: Path, epoch: int) -> Path:
-    """Where a run in `folder` keeps its model after an epoch."""
-    return folder / WEIGHTS / f"epoch-{epoch:04d}.pt"
-
-
 def run_in_process(
     config: RunConfig,
     source: Source,
@@ -216,12 +186,13 @@ def run_in_process(
     threads: int,
     measure: str | None = None,
     epoch_time_limit: float | None = None,
+    save_every: int | None = None,
 ) -> None:
     """Runs `config` in this process, on `threads` CPU threads."""
     compute.prepare_process(threads)
     _take_over(folder, source, measure)
     with limited(report, folder, epoch_time_limit) as report_in_time:
-        execute(config, source, folder, report_in_time, measure=measure)
+        execute(config, source, folder, report_in_time, measure=measure, save_every=save_every)
 
 
 @contextmanager
@@ -276,7 +247,7 @@ def run_on_workers(
 ) -> None:
     """Runs `config` on Ray Train workers with DistributedDataParallel.
 
-    When the process of a worker dies, all of them are started again, from the last epoch.
+    When the process of a worker dies, all of them are started again, from the last saved epoch.
 
     Raises:
         TrainingFailed: with the reason, when a worker failed, or died once more than `RETRIES` times.
@@ -325,34 +296,6 @@ def run_on_workers(
     raise TrainingFailed(died_reason(folder))
 
 
-def read_epochs(folder: Path) -> list[Row]:
-    """The rows that a run in `folder` has written so far; what a broken copy of the file has not whole is left out."""
-    file, rows = folder / EPOCHS, []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def read_alpha_updates(folder: Path) -> dict[int, float]:
-    """alpha after each of its updates so far, by the step on theta that it followed; empty where none is learned."""
-    file = folder / ALPHA
-    storage.fetch(file)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    # A run that was killed and goes on from its checkpoint takes some of its steps, and writes them, again.
-    return dict(sorted({step: alpha for line in lines for step, alpha in _whole(line)}.items()))
-
-
-def _whole(line: str) -> list[tuple[int, float]]:
-    """The content of a line that a kill may have cut."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return []
-
-
 def _worker(settings: dict[str, Any]) -> None:
     """One Ray Train worker: the same `execute`, with the model wrapped for DDP."""
     import ray.train
@@ -377,38 +320,6 @@ def _worker(settings: dict[str, Any]) -> None:
         )
 
 
-def add_notice(folder: Path, text: str) -> None:
-    """Adds a line to what a run has overcome."""
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.fetch(folder / NOTICES)
-    with (folder / NOTICES).open("a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
-    storage.push(folder / NOTICES)
-
-
-def read_notices(folder: Path) -> list[str]:
-    """What the run in `folder` has overcome."""
-    file = folder / NOTICES
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-
-
-def overcome(folders: Mapping[str, Path]) -> list[str]:
-    """What the runs in some folders have overcome: a line for each cause, with the names of the runs.
-
-    Where a cause has several runs, the files and the seconds of each are left out.
-    """
-    notices: dict[str, dict[str, str]] = {}
-    for name, folder in folders.items():
-        for notice in read_notices(folder):
-            notices.setdefault(re.sub(r"^\S+: |, for [\d.]+ s", "", notice), {})[name] = notice
-    lines = []
-    for cause, of_run in notices.items():
-        names = list(of_run)
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        lines.append(f"{', '.join(names[:10])}{more}: {cause if len(names) > 1 else of_run[names[0]]}")
-    return lines
-
-
 def died_reason(folder: Path) -> str:
     """Why a run in `folder` was given up whose process has died more than `RETRIES` times."""
     hung = folder / HUNG
@@ -422,11 +333,6 @@ def _take_over(folder: Path, source: Source, measure: str | None) -> None:
     patiently(lambda: storage.pull(folder, skip=lambda name: name == HUNG), folder)
     storage.push(folder / HUNG)
     patiently(lambda: source.fetch(measure), source.shards.path)
-
-
-def _begin(folder: Path, config: RunConfig) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
 
 
 def _has_died(failure: BaseException) -> bool:

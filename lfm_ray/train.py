@@ -65,8 +65,9 @@ def main() -> None:
     config = load(RunConfig, repository_file(given.config), overrides)
     folder = given.storage.absolute() / (given.name or f"{given.config.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
-    from lfm_ray.launch import NOTICES, PROFILE, Source, Workers, read_epochs, read_notices, run_on_workers
+    from lfm_ray.launch import Source, Workers, run_on_workers
     from lfm_ray.report.tables import metrics_table, profile_table
+    from lfm_ray.run_folder import NOTICES, PROFILE, read_epochs, read_notices
     from lfm_ray.search.cluster import Resources
 
     with ray_session(given.address):
@@ -108,8 +109,8 @@ def followed(folder: Path, config: RunConfig) -> Iterator[None]:
         TimeRemainingColumn,
     )
 
-    from lfm_ray.launch import EPOCHS, read_epochs
     from lfm_ray.report.tensorboard import RunWriter
+    from lfm_ray.run_folder import EPOCHS, read_epochs
 
     ended = threading.Event()
     writer = RunWriter(folder / "tensorboard", config, {}, folder)

@@ -182,8 +182,8 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources, ti
     Raises:
         TrainingFailed: it failed, or the time was up before it had ended.
     """
-    from lfm_ray.launch import read_epochs
     from lfm_ray.report.progress import RunsProgress
+    from lfm_ray.run_folder import read_epochs
     from lfm_ray.search.run import run_configs
     from lfm_ray.search.sweep import LEARNED
     from lfm_ray.search.warm_start import NEIGHBOURS, with_fitted_point
@@ -204,11 +204,11 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources, ti
 
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
-    from lfm_ray.launch import overcome
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
     from lfm_ray.report.sentences import counts
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
+    from lfm_ray.run_folder import overcome
     from lfm_ray.schedules import formula
     from lfm_ray.search.selection import best_of, schedule_of
     from lfm_ray.search.sweep import LEARNED, Sweep, trial_folder

@@ -13,7 +13,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from lfm_ray.config import RunConfig
-from lfm_ray.launch import EPOCHS
+from lfm_ray.run_folder import EPOCHS
 from lfm_ray.schedules import Adaptive
 from lfm_ray.search.pruning import PROTECTED
 from lfm_ray.search.space import Space

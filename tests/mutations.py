@@ -29,6 +29,7 @@ ALTERNATING = "tests/methods/test_alternating_and_fusing.py"
 PAPER = "tests/report/test_paper.py -k hand"
 FIGURES = "tests/report/test_paper_figures.py"
 LAUNCH = "tests/test_launch.py"
+RUN_FOLDER = "tests/test_run_folder.py"
 TWO_RANKS = "tests/test_loop.py -k two_processes"
 THROUGH_STEP = "tests/test_loop.py -k through_the_step"
 CACHING = "tests/test_loop.py -k caching"
@@ -558,9 +559,9 @@ MUTATIONS = [
     ("checkpoint", BROKEN,
      "for file in (path, previous(path)):\n        if file.exists():",
      "for file in (path,):\n        if file.exists():"),
-    ("launch", BROKEN,
-     "keep_previous=not troubles",
-     "keep_previous=True"),
+    ("run_folder", BROKEN,
+     "self._keep_previous = not troubles",
+     "self._keep_previous = True"),
     ("storage", STORAGE,
      "if name not in objects and not skip(name):",
      "if False:"),
@@ -582,7 +583,19 @@ MUTATIONS = [
     ("datasets/shards", STORAGE,
      'state | {"path": working_folder(state["path"])}',
      "state"),
-    ("launch", LAUNCH,
+    ("run_folder", RUN_FOLDER,
+     "run.epoch == run.config.epochs or",
+     "False or"),
+    ("run_folder", RUN_FOLDER,
+     "run.epoch % self.save_every == 0",
+     "False"),
+    ("run_folder", RUN_FOLDER,
+     "began - self._saved_at, self._cost",
+     "began - self._saved_at, 0.0"),
+    ("config", RUN_FOLDER,
+     "(cost + elapsed)",
+     "elapsed"),
+    ("run_folder", RUN_FOLDER,
      r', for [\d.]+ s", "", notice',
      '", "", notice'),
     ("search/sweep", SWEEP,

@@ -24,10 +24,11 @@ from lfm_ray.datasets.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.hypergradient import flatten
-from lfm_ray.launch import PROFILE, Source, Workers, read_epochs, run_on_workers
+from lfm_ray.launch import Source, Workers, run_on_workers
 from lfm_ray.loop import Splits, fit
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.run import Run
+from lfm_ray.run_folder import PROFILE, read_epochs
 from lfm_ray.settings import load
 
 TINY = ["device=cpu", "data.batch_size=8", "model.width=4", "model.embedding_size=8", "epochs=4"]

@@ -18,7 +18,8 @@ import pytest
 from synthetic import write_dataset
 
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import Source, read_notices, run_in_process
+from lfm_ray.launch import Source, run_in_process
+from lfm_ray.run_folder import read_notices
 from lfm_ray.search.sweep import Sweep, Trial
 
 TRIALS, EPOCHS = 5, 6
@@ -26,7 +27,7 @@ TRIALS, EPOCHS = 5, 6
 SPACE = f"""
 run:
   epochs: {EPOCHS}
-  checkpoint: {{keep_every: 2}}
+  checkpoint: {{keep_every: 2, time_share: 1}}
   data: {{path: shards, batch_size: 16}}
   model: {{width: 4, embedding_size: 8}}
 search:
@@ -187,7 +188,7 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
         assert expected in notices[number], notices
     assert "went on from epoch" in notices[1]
     assert "checksum differs" in said
-    assert "overcome: trial 0, trial 3: its process died; it went on from its last epoch\n" in said
+    assert "overcome: trial 0, trial 3: its process died; it went on from its last saved epoch\n" in said
     assert "in save" in hung.read_text()
     assert len(list(work.glob("clock-*"))) > 1  # the driver and processes of Ray have seen it set back
 
@@ -244,7 +245,7 @@ def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
     wait_for(lambda: epochs(sweep, 0) == 3, process)
     held.unlink()
     kill(process, "RayTrainWorker")
-    assert "overcome: trial 0: its process died; it went on from its last epoch\n" in ended(process)
+    assert "overcome: trial 0: its process died; it went on from its last saved epoch\n" in ended(process)
     (trial,) = Sweep.open(sweep).trials()
     one: list[dict[str, float]] = []
     run_in_process(trial.config, Source(Shards(work / "shards"), {}), work / "one", one.append, 1)

@@ -21,9 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import Source, read_notices, run_in_process
+from lfm_ray.launch import Source, run_in_process
 from lfm_ray.loop import fit
 from lfm_ray.run import Run
+from lfm_ray.run_folder import read_notices
 from lfm_ray.settings import load
 
 STEPS = 24  # of a whole run: 8 epochs of 3
@@ -99,7 +100,7 @@ def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, strategy: st
 
 @pytest.fixture
 def config() -> RunConfig:
-    return load(RunConfig, None, [*SMALL, "alpha.strategy=learned", "model.dropout=0.3"])
+    return load(RunConfig, None, [*SMALL, "alpha.strategy=learned", "model.dropout=0.3", "checkpoint.time_share=1"])
 
 
 @pytest.mark.parametrize(

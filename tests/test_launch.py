@@ -10,7 +10,7 @@ from tiny_run import small_config, small_splits
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import DIED, Source, add_notice, execute, overcome
+from lfm_ray.launch import Source, execute
 from lfm_ray.run import Run
 from lfm_ray.settings import load
 
@@ -50,20 +50,6 @@ def test_a_run_goes_on_only_with_the_shards_that_it_began_with(tmp_path: Path) -
     card.write_text(card.read_text().replace('"synthetic"', '"another"'))
     with pytest.raises(UserError, match="holds a run on other shards"):
         execute(small_config("epochs=1"), Source(Shards(card.parent), {}), tmp_path / "run", lambda row: None)
-
-
-def test_what_runs_have_overcome_is_said_once_for_each_cause(tmp_path: Path) -> None:
-    folders = {f"trial {n}": tmp_path / str(n) for n in range(12)}
-    for folder in folders.values():
-        add_notice(folder, DIED)
-    full = "No space left on device, for {} s; then it worked again"
-    for number, seconds in ((1, 0.4), (2, 12.5)):
-        add_notice(folders[f"trial {number}"], f"{folders[f'trial {number}']}: {full.format(seconds)}")
-    add_notice(folders["trial 3"], f"{folders['trial 3']}: Stale file handle, for 1.0 s; then it worked again")
-    many, two, one = overcome(folders)
-    assert many == ", ".join(list(folders)[:10]) + f" and 2 more: {DIED}"
-    assert two == "trial 1, trial 2: No space left on device; then it worked again"
-    assert one == f"trial 3: {folders['trial 3']}: Stale file handle, for 1.0 s; then it worked again"
 
 
 def test_weights_that_became_nan_in_the_last_step_stop_the_run(tmp_path: Path) -> None:

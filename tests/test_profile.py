@@ -16,10 +16,11 @@ from lfm_ray import profile
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Batch
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import PROFILE, Source, execute
+from lfm_ray.launch import Source, execute
 from lfm_ray.methods import LFM
 from lfm_ray.report.tables import profile_table
 from lfm_ray.run import Run
+from lfm_ray.run_folder import PROFILE
 from lfm_ray.settings import load
 
 SMALL = ["epochs=2", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "device=cpu"]

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lfm_ray import cli
 from lfm_ray.config import RunConfig
 from lfm_ray.exported import read_card
-from lfm_ray.launch import read_alpha_updates, read_epochs
+from lfm_ray.run_folder import read_alpha_updates, read_epochs
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep

@@ -11,8 +11,8 @@ import pandas as pd
 from rich.table import Table
 
 from lfm_ray.cli import write_atomically
-from lfm_ray.launch import read_epochs
 from lfm_ray.report.cells import latex, markdown, measured, p_value, spread
+from lfm_ray.run_folder import read_epochs
 from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.sweep import Sweep, Trial

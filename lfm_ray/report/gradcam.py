@@ -31,13 +31,13 @@ from lfm_ray.datasets.batches import Batch
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.launch import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.methods import Method, method_of
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
 from lfm_ray.report.plots import PLAIN_TEXT
 from lfm_ray.run import build_model
+from lfm_ray.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import build

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.launch import read_alpha_updates
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.page_tables import strategy_frame
 from lfm_ray.report.plots import Bars, Plot, figure_of
 from lfm_ray.report.seen import Seen
+from lfm_ray.run_folder import read_alpha_updates
 from lfm_ray.search.sweep import trial_folder
 from lfm_ray.settings import nearest
 

@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 
 from lfm_ray.datasets.shards import DatasetCard
-from lfm_ray.launch import read_epochs
 from lfm_ray.report.cells import measured, p_value, spread
+from lfm_ray.run_folder import read_epochs
 from lfm_ray.search.paper import CONCAT
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Trial

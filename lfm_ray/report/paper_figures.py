@@ -22,12 +22,12 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.batches import Order, ReadBatches, from_shards
 from lfm_ray.datasets.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import CHECKPOINT, read_epochs
 from lfm_ray.metrics import modality_gap
 from lfm_ray.report.cells import spread
 from lfm_ray.report.paper import modalities_in
 from lfm_ray.report.plots import COLOURS, Curve, Plot
 from lfm_ray.run import Run
+from lfm_ray.run_folder import CHECKPOINT, read_epochs
 from lfm_ray.settings import build
 
 DOTS = 600  # samples of a split that are drawn; the gap is that of all

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from lfm_ray.launch import EPOCHS
 from lfm_ray.report.tables import modalities_of
+from lfm_ray.run_folder import EPOCHS
 from lfm_ray.search.objective import FUSED_ACCURACY, Direction
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep, Trial

@@ -18,8 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lfm_ray import storage
 from lfm_ray.config import RunConfig
-from lfm_ray.launch import read_alpha_updates
 from lfm_ray.run import Row
+from lfm_ray.run_folder import read_alpha_updates
 from lfm_ray.search.space import Space
 from lfm_ray.search.study import SETTINGS
 from lfm_ray.search.sweep import strategy_name, trial_folder

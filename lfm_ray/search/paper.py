@@ -24,9 +24,10 @@ from lfm_ray.cli import repository_file, write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import Source, read_epochs
+from lfm_ray.launch import Source
 from lfm_ray.methods import METHODS, method_of
 from lfm_ray.models.classifier import check_model
+from lfm_ray.run_folder import read_epochs
 from lfm_ray.search.cluster import Resources
 from lfm_ray.search.distributions import Distribution
 from lfm_ray.search.run import run_configs, run_each

@@ -29,8 +29,8 @@ from lfm_ray import checkpoint
 from lfm_ray.cli import write_atomically
 from lfm_ray.config import OptimizerSettings, RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import CHECKPOINT, CONFIG, EPOCHS, add_notice, read_epochs
 from lfm_ray.optimizer import after_step, build_optimizer
+from lfm_ray.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, read_epochs
 from lfm_ray.search.objective import signed
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder

@@ -74,7 +74,7 @@ def run_sweep(
 def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: str, workers: Workers) -> None:
     """One trial of a sweep, in a process of Ray Tune."""
     folder = trial_folder(working_folder(sweep), config[NUMBER])
-    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, measure=None)
+    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, None, space.epochs_a_round)
 
 
 def run_configs(
@@ -178,7 +178,14 @@ def _tune(
         raise TrainingFailed(first_reason(error)) from None
 
 
-def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers: Workers, measure: str | None) -> None:
+def _run(
+    config: Callable[[], RunConfig],
+    folder: Path,
+    source: Source,
+    workers: Workers,
+    measure: str | None,
+    save_every: int | None = None,
+) -> None:
     """One run. If it fails it reports why, and what else there is to run goes on."""
     try:
         if workers.count > 1:
@@ -187,8 +194,9 @@ def _run(config: Callable[[], RunConfig], folder: Path, source: Source, workers:
             run_on_workers(config(), source, folder, workers, [TuneReportCallback()], measure)
         else:
             threads = max(1, round(workers.cpus))
+            limit = workers.epoch_time_limit
             run_in_process(
-                config(), source, folder, lambda row: tune.report(dict(row)), threads, measure, workers.epoch_time_limit
+                config(), source, folder, lambda row: tune.report(dict(row)), threads, measure, limit, save_every
             )
     except (TrainingFailed, UserError) as error:
         tune.report({FAILED: str(error)})

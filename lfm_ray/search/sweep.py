@@ -28,8 +28,8 @@ from pydantic import Field
 from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.launch import read_epochs
 from lfm_ray.run import Row
+from lfm_ray.run_folder import read_epochs
 from lfm_ray.schedules import Constant
 from lfm_ray.search.evidence import Evidence, read_evidence, write_evidence
 from lfm_ray.search.objective import signed

@@ -17,7 +17,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lfm_ray import checkpoint
-from lfm_ray.launch import CHECKPOINT, DIED, EPOCHS, add_notice, died_reason
+from lfm_ray.launch import DIED, died_reason
+from lfm_ray.run_folder import CHECKPOINT, EPOCHS, add_notice
 from lfm_ray.search.population import Population
 from lfm_ray.search.study import SETTINGS, Study
 from lfm_ray.search.sweep import JOURNAL, Sweep, trial_folder

@@ -14,7 +14,7 @@ import numpy as np
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.launch import CONFIG, read_epochs
+from lfm_ray.run_folder import CONFIG, read_epochs
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.evidence import Evidence
 from lfm_ray.search.space import Space

@@ -15,11 +15,12 @@ from lfm_ray import checkpoint
 from lfm_ray.config import ModelSettings, RunConfig
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.launch import CHECKPOINT, Source, execute, weights_file
+from lfm_ray.launch import Source, execute
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.report.__main__ import main
 from lfm_ray.report.gradcam import Kept, _image_encoder, choose, grad_cam, gradcam_figure, look
 from lfm_ray.run import build_model
+from lfm_ray.run_folder import CHECKPOINT, weights_file
 from lfm_ray.settings import build, load
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import lfm_ray
 from lfm_ray.errors import UserError
-from lfm_ray.launch import ALPHA
+from lfm_ray.run_folder import ALPHA
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep, trial_folder
 

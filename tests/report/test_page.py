@@ -14,12 +14,12 @@ import yaml
 from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
-from lfm_ray.launch import EPOCHS
 from lfm_ray.report.figures import strategies_figure
 from lfm_ray.report.page import render, write_report
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.page_tables import strategy_frame
 from lfm_ray.report.seen import Seen
+from lfm_ray.run_folder import EPOCHS
 from lfm_ray.search.objective import metric_name
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.space import Space

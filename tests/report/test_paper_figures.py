@@ -20,7 +20,6 @@ from tiny_run import train
 from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import weights_file
 from lfm_ray.report.comparison import Comparison, show_figure, show_gradcam
 from lfm_ray.report.paper import paper_table
 from lfm_ray.report.paper_figures import (
@@ -32,6 +31,7 @@ from lfm_ray.report.paper_figures import (
     over_seeds,
 )
 from lfm_ray.run import Run
+from lfm_ray.run_folder import weights_file
 from lfm_ray.search.paper import ComparisonFile, confirm_all, plan
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep

@@ -13,8 +13,9 @@ from lfm_ray import checkpoint, tune
 from lfm_ray.config import OptimizerSettings, RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import Source, execute, read_epochs
+from lfm_ray.launch import Source, execute
 from lfm_ray.run import Row
+from lfm_ray.run_folder import read_epochs
 from lfm_ray.search.population import Population, explored, next_round, population_space, rate_factors, take_over
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder

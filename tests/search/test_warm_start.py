@@ -10,7 +10,7 @@ from synthetic import write_dataset
 
 from lfm_ray import tune
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.launch import read_epochs
+from lfm_ray.run_folder import read_epochs
 from lfm_ray.schedules import Polynomial
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Sweep

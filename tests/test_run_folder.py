@@ -1,0 +1,106 @@
+"""What a run writes in its folder, and how often its state is among it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import write_dataset
+from test_loop import without_time
+from tiny_run import small_config
+
+from lfm_ray import checkpoint, run_folder
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.launch import DIED, Source, execute
+from lfm_ray.run import Row
+from lfm_ray.run_folder import CHECKPOINT, add_notice, overcome, read_alpha_updates, read_epochs
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class Clock:
+    """By which an epoch takes 10 s and a save 2 s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.saved: list[int] = []
+        save = checkpoint.save
+
+        def slow_save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None:
+            self.saved.append(state["epoch"])
+            self.now += 2
+            save(path, state, keep_previous)
+
+        monkeypatch.setattr(checkpoint, "save", slow_save)
+        monkeypatch.setattr(run_folder.time, "monotonic", lambda: self.now)
+
+    def pass_epoch(self, row: Row) -> None:
+        self.now += 10
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(Shards(write_dataset(tmp_path / "shards", train=16)), {})
+
+
+@pytest.mark.parametrize(
+    ("time_share", "save_every", "expected"),
+    [
+        (1, None, list(range(1, 12))),
+        (1 / 6, None, list(range(1, 12))),  # exactly what a save after every epoch takes
+        (0.16, None, [1, 3, 5, 7, 9, 11]),
+        (0.05, None, [1, 5, 9, 11]),
+        (0.01, None, [1, 11]),
+        (0.01, 3, [1, 3, 6, 9, 11]),
+    ],
+)
+def test_saving_the_state_takes_the_given_share_of_the_time_at_most(
+    tmp_path: Path, source: Source, clock: Clock, time_share: float, save_every: int | None, expected: list[int]
+) -> None:
+    config = small_config("epochs=11", f"checkpoint.time_share={time_share}")
+    execute(config, source, tmp_path / "run", clock.pass_epoch, save_every=save_every)
+    assert clock.saved == expected
+
+
+def test_a_run_that_is_killed_between_two_saves_equals_one_that_never_stopped(
+    tmp_path: Path, source: Source, clock: Clock
+) -> None:
+    config = small_config("epochs=11", "checkpoint.time_share=0.05", "alpha.strategy=learned")
+    whole = execute(config, source, tmp_path / "whole", clock.pass_epoch)
+
+    def die_after_eight(row: Row) -> None:
+        clock.pass_epoch(row)
+        if row["epoch"] == 8:
+            raise Killed
+
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        execute(config, source, folder, die_after_eight)
+    assert len(read_epochs(folder)) == 8
+    assert checkpoint.load(folder / CHECKPOINT)["epoch"] == 5
+    told: list[Row] = []
+    assert without_time(execute(config, source, folder, told.append)) == without_time(whole)
+    assert without_time(told) == without_time(whole) == without_time(read_epochs(folder))
+    assert read_alpha_updates(folder) == read_alpha_updates(tmp_path / "whole")
+
+
+def test_what_runs_have_overcome_is_said_once_for_each_cause(tmp_path: Path) -> None:
+    folders = {f"trial {n}": tmp_path / str(n) for n in range(12)}
+    for folder in folders.values():
+        add_notice(folder, DIED)
+    full = "No space left on device, for {} s; then it worked again"
+    for number, seconds in ((1, 0.4), (2, 12.5)):
+        add_notice(folders[f"trial {number}"], f"{folders[f'trial {number}']}: {full.format(seconds)}")
+    add_notice(folders["trial 3"], f"{folders['trial 3']}: Stale file handle, for 1.0 s; then it worked again")
+    many, two, one = overcome(folders)
+    assert many == ", ".join(list(folders)[:10]) + f" and 2 more: {DIED}"
+    assert two == "trial 1, trial 2: No space left on device; then it worked again"
+    assert one == f"trial 3: {folders['trial 3']}: Stale file handle, for 1.0 s; then it worked again"
