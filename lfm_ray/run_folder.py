@@ -32,10 +32,10 @@ NOTICES, HUNG = "notices.txt", "hung.txt"
 
 
 class Recorder:
-    """Writes a run's epochs into its folder, and its state as often as `checkpoint.time_share` allows.
+    """Writes a run's epochs into its folder, and its state as often as `checkpoint` says.
 
     troubles: what is wrong with the checkpoints that are there; a wrong one is not kept as the previous.
-    save_every: the state is also written after each such number of epochs, where others go on from it.
+    save_every: the state is also written after each such number of epochs, since others go on from there.
     """
 
     def __init__(self, run: Run, folder: Path, troubles: list[str], save_every: int | None = None) -> None:

@@ -27,7 +27,7 @@ TRIALS, EPOCHS = 5, 6
 SPACE = f"""
 run:
   epochs: {EPOCHS}
-  checkpoint: {{keep_every: 2, time_share: 1}}
+  checkpoint: {{keep_every: 2, hours_between_failures: 0}}
   data: {{path: shards, batch_size: 16}}
   model: {{width: 4, embedding_size: 8}}
 search:

@@ -100,7 +100,9 @@ def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, strategy: st
 
 @pytest.fixture
 def config() -> RunConfig:
-    return load(RunConfig, None, [*SMALL, "alpha.strategy=learned", "model.dropout=0.3", "checkpoint.time_share=1"])
+    return load(
+        RunConfig, None, [*SMALL, "alpha.strategy=learned", "model.dropout=0.3", "checkpoint.hours_between_failures=0"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.optimize import minimize_scalar
 from synthetic import write_dataset
 from test_loop import without_time
 from tiny_run import small_config
 
 from lfm_ray import checkpoint, run_folder
+from lfm_ray.config import CheckpointSettings
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.launch import DIED, Source, execute
 from lfm_ray.run import Row
@@ -52,28 +54,44 @@ def source(tmp_path: Path) -> Source:
 
 
 @pytest.mark.parametrize(
-    ("time_share", "save_every", "expected"),
+    ("hours", "save_every", "expected"),
     [
-        (1, None, list(range(1, 12))),
-        (1 / 6, None, list(range(1, 12))),  # exactly what a save after every epoch takes
-        (0.16, None, [1, 3, 5, 7, 9, 11]),
-        (0.05, None, [1, 5, 9, 11]),
-        (0.01, None, [1, 11]),
-        (0.01, 3, [1, 3, 6, 9, 11]),
+        (0, None, list(range(1, 12))),
+        (100 / (2 * 2) / 3600, None, list(range(1, 12))),  # an interval of sqrt(2 * 2 s * 25 s) = 10 s
+        (101 / (2 * 2) / 3600, None, [1, 3, 5, 7, 9, 11]),
+        (1600 / (2 * 2) / 3600, None, [1, 5, 9, 11]),  # 40 s
+        (6, None, [1, 11]),
+        (6, 3, [1, 3, 6, 9, 11]),
     ],
 )
-def test_saving_the_state_takes_the_given_share_of_the_time_at_most(
-    tmp_path: Path, source: Source, clock: Clock, time_share: float, save_every: int | None, expected: list[int]
+def test_the_state_is_saved_at_the_optimal_interval(
+    tmp_path: Path, source: Source, clock: Clock, hours: float, save_every: int | None, expected: list[int]
 ) -> None:
-    config = small_config("epochs=11", f"checkpoint.time_share={time_share}")
+    config = small_config("epochs=11", f"checkpoint.hours_between_failures={hours}")
     execute(config, source, tmp_path / "run", clock.pass_epoch, save_every=save_every)
     assert clock.saved == expected
+
+
+@pytest.mark.parametrize("cost", [0.1, 3.0])
+def test_the_interval_is_the_one_that_costs_least(cost: float) -> None:
+    hours = 1.5
+
+    def lost(interval: float) -> float:
+        """Of a second of training: for saves, and to repeat half an interval after each failure."""
+        return cost / interval + interval / 2 / (3600 * hours)
+
+    best = minimize_scalar(lost, bounds=(1, 3600), method="bounded").x
+    settings = CheckpointSettings(hours_between_failures=hours)
+    assert settings.is_due(1.01 * best, cost)
+    assert not settings.is_due(0.99 * best, cost)
 
 
 def test_a_run_that_is_killed_between_two_saves_equals_one_that_never_stopped(
     tmp_path: Path, source: Source, clock: Clock
 ) -> None:
-    config = small_config("epochs=11", "checkpoint.time_share=0.05", "alpha.strategy=learned")
+    config = small_config(
+        "epochs=11", f"checkpoint.hours_between_failures={1600 / (2 * 2) / 3600}", "alpha.strategy=learned"
+    )
     whole = execute(config, source, tmp_path / "whole", clock.pass_epoch)
 
     def die_after_eight(row: Row) -> None:
