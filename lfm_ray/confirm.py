@@ -66,7 +66,7 @@ def main() -> None:
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.settings import parse_overrides
 
-    sweeps = [Sweep.open(folder) for folder in dict.fromkeys(given.sweeps)]
+    sweeps = [Sweep.open(folder) for folder in {folder.resolve(): folder for folder in given.sweeps}.values()]
     for sweep in sweeps:
         sweep.hold()
     candidates = [

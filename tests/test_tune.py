@@ -253,7 +253,8 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
     refused = run(folder, "confirm", "sweeps/outer", "--split", "val", "--seeds", "1")
     assert refused.returncode == 2
     assert "its alpha is fitted to the validation split" in re.sub(r"\s+", " ", refused.stderr)
-    done = run(folder, "confirm", "sweeps/outer", "--split", "val", "--seeds", "2", "--set", "alpha.outer=held_out")
+    twice = ["sweeps/outer", folder / "sweeps/outer"]
+    done = run(folder, "confirm", *twice, "--split", "val", "--seeds", "2", "--set", "alpha.outer=held_out")
     assert done.returncode == 0, done.stderr
     assert "val accuracy in %" in done.stdout
     assert not (folder / "sweeps/outer/test_reads.log").exists()

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from lfm_ray.cli import repository_file
+from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.search.distributions import Distribution
 from lfm_ray.search.space import Space
@@ -48,6 +49,7 @@ def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Spa
     }
     given = {key: value for key, value in changes.items() if value is not None}
     space = build(Space, {**values, **changed, **given})
+    _check_run(space, files, fixed)
     _check(space, files)
     return space
 
@@ -116,11 +118,17 @@ def _place(files: Sequence[Path], *keys: str) -> str:
     return f"{files[0]}, {', '.join(keys)}"
 
 
-def _check(space: Space, files: Sequence[Path]) -> None:
+def _check_run(space: Space, files: Sequence[Path], fixed: Mapping[str, Any]) -> None:
+    """Whether the run can be built; the error names `--set` where the setting comes from there."""
     try:
-        base = space.base
+        build(RunConfig, space.run, changed=fixed)
     except UserError as error:
-        raise UserError(f"{_place(files, 'run')}: {error}") from None
+        place = "" if str(error).startswith("--set ") else f"{_place(files, 'run')}: "
+        raise UserError(f"{place}{error}") from None
+
+
+def _check(space: Space, files: Sequence[Path]) -> None:
+    base = space.base
     try:
         if space.from_learned:
             space.learned_run()

@@ -132,6 +132,12 @@ def test_a_wrong_space_is_one_line_that_names_the_place(tmp_path: Path, old: str
     assert all(part in message for part in ["space.yaml", *said]), message
 
 
+def test_a_wrong_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, TEXT)
+    with pytest.raises(UserError, match="^--set model.widht: unknown setting; did you mean width?"):
+        load_space(file, ["model.widht=8"])
+
+
 def test_the_method_is_searched_with_the_settings_of_each(tmp_path: Path) -> None:
     """`method` is short for `method.name`, in a space as in --set."""
     file = write(
