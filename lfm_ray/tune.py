@@ -290,7 +290,7 @@ def arguments() -> Namespace:
     add("--storage", type=storage_folder, default=Path("sweeps"), metavar="FOLDER",
         help="where sweeps are kept: a folder (on a cluster, one that all nodes share), s3://..., gs://")  # fmt: skip
     add("--epoch-time-limit", type=seconds, metavar="TIME",
-        help="a trial whose epoch takes longer hangs: it is started again from its last saved epoch, 3 times")  # fmt: skip
+        help="a trial whose epoch takes longer hangs: it starts again from its last saved epoch, 3 times")  # fmt: skip
     add("--log", action="append", choices=("wandb", "mlflow"), default=[],
         help="also log to Weights & Biases or MLflow, as their environment variables say; repeatable")  # fmt: skip
     add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")

@@ -134,7 +134,7 @@ def test_a_wrong_space_is_one_line_that_names_the_place(tmp_path: Path, old: str
 
 def test_a_wrong_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, TEXT)
-    with pytest.raises(UserError, match="^--set model.widht: unknown setting; did you mean width?"):
+    with pytest.raises(UserError, match=r"^--set model\.widht: unknown setting; did you mean width\?"):
         load_space(file, ["model.widht=8"])
 
 
