@@ -210,6 +210,7 @@ def show(folder: Path) -> None:
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.run_folder import overcome
     from lfm_ray.schedules import formula
+    from lfm_ray.search.edges import at_the_edge
     from lfm_ray.search.selection import best_of, schedule_of
     from lfm_ray.search.sweep import LEARNED, Sweep, trial_folder
 
@@ -236,6 +237,8 @@ def show(folder: Path) -> None:
         broken = [text for text, amount in sweep.space.outcomes(best.config, best.rows[-1]).items() if amount > 0]
         console.print(f"[yellow]no finished trial satisfies the constraints;[/] the nearest breaks {', '.join(broken)}")
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
+    for line in at_the_edge(sweep.space, trials):
+        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
     for trial in [trial for trial in trials if trial.state == "failed"]:
         console.print(f"[yellow]trial {trial.number} failed:[/] {escape(trial.reason)}")
     folders = {f"trial {trial.number}": trial_folder(folder, trial.number) for trial in trials}

@@ -30,6 +30,7 @@ PAPER = "tests/report/test_paper.py -k hand"
 FIGURES = "tests/report/test_paper_figures.py"
 LAUNCH = "tests/test_launch.py"
 RUN_FOLDER = "tests/test_run_folder.py"
+EDGES = "tests/search/test_edges.py"
 TWO_RANKS = "tests/test_loop.py -k two_processes"
 THROUGH_STEP = "tests/test_loop.py -k through_the_step"
 CACHING = "tests/test_loop.py -k caching"
@@ -583,6 +584,21 @@ MUTATIONS = [
     ("datasets/shards", STORAGE,
      'state | {"path": working_folder(state["path"])}',
      "state"),
+    ("search/edges", EDGES,
+     "near >= CROWD and _allowed_beyond(space, name, distribution, end, other)",
+     "near >= CROWD"),
+    ("search/edges", EDGES,
+     "near >= CROWD and",
+     "near >= CROWD - 1 and"),
+    ("search/edges", EDGES,
+     'if trial.state == "finished"',
+     "if trial.rows"),
+    ("search/edges", EDGES,
+     "math.log(value / low) / math.log(high / low)",
+     "(value - low) / (high - low)"),
+    ("search/edges", EDGES,
+     "end * (end / other) ** EDGE",
+     "end * (other / end) ** EDGE"),
     ("run_folder", RUN_FOLDER,
      "run.epoch == run.config.epochs or",
      "False or"),

@@ -15,6 +15,7 @@ from lfm_ray.report.cells import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
 from lfm_ray.report.seen import Seen
 from lfm_ray.schedules import Polynomial, formula
+from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
 from lfm_ray.search.sweep import Trial
@@ -79,6 +80,8 @@ def warnings(all_seen: Sequence[Seen]) -> list[str]:
                 f"{seen.name} has not ended{f': {how} interrupted' if running else ''} (go on with"
                 f" python -m lfm_ray.tune --resume {seen.name}). Make the page again for what has come since."
             )
+        named = f"{seen.name}: " if len(all_seen) > 1 else ""
+        said += [f"{named}{line}." for line in at_the_edge(seen.sweep.space, seen.trials)]
     if len({seen.sweep.file.fingerprint for seen in all_seen}) > 1:
         said.append("These sweeps are of different data: their accuracies cannot be compared.")
     if len({seen.sweep.space.base.epochs for seen in all_seen}) > 1:
