@@ -53,6 +53,14 @@ def test_a_setting_that_could_not_be_wider_is_not_named(
     assert len(at_the_edge(narrower, crowd)) == 1  # there it could
 
 
+def test_the_limit_of_a_setting_on_a_logarithmic_scale(made: tuple[Space, list[Trial]]) -> None:
+    space, trials = made
+    crowd = [replace(trial, config=space.config({"loss.tau": 8.0})) for trial in trials[:5]]
+    for bounds, lines in (([0.1, 10], 0), ([2, 8.1], 1)):  # a run takes 10 at most; 8.1 (8.1 / 2) ** 0.15 is just below
+        searched = {"loss.tau": Distribution(loguniform=bounds)}
+        assert len(at_the_edge(space.model_copy(update={"search": searched}), crowd)) == lines
+
+
 def test_neither_stopped_trials_nor_three_of_five_nor_the_middle_say_anything(made: tuple[Space, list[Trial]]) -> None:
     space, trials = made
     judged = sorted(judged_by(trials, "optimizer.learning_rate", 1), key=lambda trial: trial.rank)
