@@ -1,14 +1,16 @@
 """The folder of a run: what is written there, and how it is read back.
 
-config.yaml     the RunConfig
-epochs.jsonl    the metrics of each epoch, one JSON object a line
-alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
-checkpoint.pt   the state from which the run goes on, after the last epoch that it was saved for
-checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
-notices.txt     what went wrong and was overcome, a line each; missing where nothing was
-hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
-weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
-profile.json    where the time of its steps went, with `train --profile`
+    config.yaml     the RunConfig
+    epochs.jsonl    the metrics of each epoch, one JSON object a line
+    alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
+    checkpoint.pt   the state from which the run goes on, after the last epoch that it was saved for
+    checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
+    notices.txt     what went wrong and was overcome, a line each; missing where nothing was
+    hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
+    weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
+    profile.json    where the time of its steps went, with `train --profile`
+
+Where an object store keeps it, this is the copy that a node works in (`lfm_ray.storage`).
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Recorder:
         """Makes the folder of a run that has not been started before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / CONFIG).write_text(self.run.config.to_yaml(), encoding="utf-8")
+        storage.push(self.folder / CONFIG)
 
     def write(self) -> None:
         """Writes what the run's last epoch gave; the same when it is done again, as after a failure of the disk."""
@@ -60,7 +63,7 @@ class Recorder:
         if settings.keeps(run.epoch, run.config.epochs):
             checkpoint.save(weights_file(folder, run.epoch), run.weights())
             storage.push(weights_file(folder, run.epoch))
-        storage.push(folder / CONFIG, folder / EPOCHS, folder / ALPHA)
+        storage.push(folder / EPOCHS, folder / ALPHA)
         began = time.monotonic()
         wanted = run.epoch == run.config.epochs or (self.save_every and run.epoch % self.save_every == 0)
         if wanted or settings.is_due(began - self._saved_at, self._cost):

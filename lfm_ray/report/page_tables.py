@@ -15,7 +15,7 @@ from lfm_ray.report.seen import Seen, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.run import Row
 from lfm_ray.search.objective import FUSED_ACCURACY, metric_name, signed
-from lfm_ray.search.selection import by_strategy
+from lfm_ray.search.selection import by_strategy, ranked
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
 
@@ -125,7 +125,7 @@ def confirmed_tables(seen: Seen) -> list[Table]:
 
 def best_trials(seen: Seen, top: int = 10) -> Table:
     """The best finished trials with what was searched."""
-    finished = sorted((t for t in seen.trials if t.state == "finished"), key=lambda trial: trial.rank, reverse=True)
+    finished = ranked(seen.trials)
     shown = finished[:top]
     values = [trial.space.searched_values(trial.config) for trial in shown]
     settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]

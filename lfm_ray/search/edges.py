@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lfm_ray.errors import UserError
 from lfm_ray.search.distributions import Distribution
+from lfm_ray.search.selection import ranked
 from lfm_ray.search.space import Space
 from lfm_ray.search.sweep import Trial
 
@@ -19,8 +20,7 @@ def at_the_edge(space: Space, trials: Sequence[Trial]) -> list[str]:
 
     Only where a run would allow values beyond that end. On a logarithmic scale for loguniform.
     """
-    finished = sorted((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank)[::-1]
-    drawn = [space.searched_values(trial.config) for trial in finished]
+    drawn = [space.searched_values(trial.config) for trial in ranked(trials)]
     said = []
     for name, distribution in space.search.items():
         if distribution.choice is not None or distribution.same_as is not None or distribution.length:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -15,6 +15,11 @@ COMPARED = ("alpha = 0", "heuristic")  # what `lfm_ray.confirm` trains beside th
 def best_of(trials: list[Trial]) -> Trial | None:
     """The finished trial of the highest rank: constraints first, then the objective (`Trial.rank`)."""
     return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, default=None)
+
+
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """The finished trials, the best first."""
+    return sorted((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, reverse=True)
 
 
 def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
@@ -43,9 +48,7 @@ class Pool:
 
 def pools(trials: list[Trial], top: int, among: int) -> list[Pool]:
     """What is worth confirming: `top` of the `among` best trials, and one of the `among` best of each baseline."""
-    finished = sorted(
-        (trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, reverse=True
-    )
+    finished = ranked(trials)
     baselines = [[trial for trial in finished if trial.strategy == name] for name in COMPARED]
     found = [Pool(finished[:among], top), *(Pool(baseline[:among], 1) for baseline in baselines)]
     return [pool for pool in found if pool.trials]
