@@ -29,14 +29,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from lfm_ray.hypergradient import (
-    gauss_newton,
-    hessian_product,
-    hypergradient,
-    official_gradient,
-)
-from lfm_ray.losses import ConvexPart, classification_loss, js_divergence, js_of_probabilities
-from lfm_ray.schedules import Learned
+from lfm_ray.methods.losses import ConvexPart, classification_loss, js_divergence, js_of_probabilities
+from lfm_ray.optimization.hypergradient import gauss_newton, hessian_product, hypergradient, official_gradient
+from lfm_ray.optimization.schedules import Learned
 
 ALPHAS = [0.1 * i for i in range(1, 10)]
 DRAWS = 3

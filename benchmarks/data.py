@@ -31,14 +31,15 @@ import torch
 from PIL import Image, ImageFilter
 from rich.table import Table
 
-from lfm_ray.cli import console, ray_session
-from lfm_ray.config import DataSettings, PrepareConfig
-from lfm_ray.datasets.batches import Order, ReadBatches, from_memory, from_shards
-from lfm_ray.datasets.build import build
-from lfm_ray.datasets.inputs import Inputs
-from lfm_ray.datasets.manifest import read_manifest
+from lfm_ray.console import console
+from lfm_ray.datasets.preparing.build import build
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import read_manifest
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory, from_shards
+from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
+from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.datasets.stream import StreamBatches
+from lfm_ray.ray_session import ray_session
 from lfm_ray.settings import build as settings
 
 CLIPS, FRAMES, BATCH, CORES, REPEATS = 400, 10, 64, 2, 3

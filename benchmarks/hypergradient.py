@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.trainer import Run
 
 SMALL = {"image": 32, "frames": 64, "bins": 32, "batch_size": 64}
 LARGE = {"image": 112, "frames": 151, "bins": 129, "batch_size": 16}

@@ -21,9 +21,9 @@ from rich.progress import track
 from rich.table import Table
 from step import batch_of, make_run
 
-from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.methods import METHODS
-from lfm_ray.run import Run
+from lfm_ray.training.trainer import Run
 
 SETTINGS = ["model.encoder=resnet18", "model.embedding_size=512", "optimizer.name=sgd", "optimizer.learning_rate=0.001",
             "optimizer.schedule=constant", "loss.matching=js", "epochs=4"]  # fmt: skip

@@ -28,18 +28,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lfm_ray.cli import repository_file
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batches, Order
+from lfm_ray.datasets.reading.batches import Batches, Order
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.launch import Source
-from lfm_ray.loop import fit
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.run import Row, Run
-from lfm_ray.search.space import Space
-from lfm_ray.search.space_file import load_space
+from lfm_ray.resources import repository_file
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import flatten
+from lfm_ray.training.loop import fit
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Row, Run
 
 EPOCHS, COMPRESSED = 24, (6, 12, 4, 8)
 CONFIGURATIONS, MORE, OTHER_SEEDS, SEEDED = 80, 120, (1, 2), 20

@@ -18,21 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lfm_ray.search.run
 from ray import tune
 from ray.cluster_utils import Cluster
 from rich.table import Table
 
-import lfm_ray.search.run
-from lfm_ray.cli import console, ray_session
+from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.demo import prepare_demo
-from lfm_ray.launch import Source, Workers
-from lfm_ray.report.tensorboard import TensorBoardCallback
-from lfm_ray.search.cluster import Resources
-from lfm_ray.search.run import run_sweep
-from lfm_ray.search.space import Space
+from lfm_ray.console import console
+from lfm_ray.datasets.preparing.demo import prepare_demo
+from lfm_ray.ray_session import ray_session
+from lfm_ray.search.ray_tune.resources import Resources
+from lfm_ray.search.ray_tune.tuning import run_sweep
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import build
+from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.source import Source
 
 SELDOM, OFTEN = 1, 20  # reports of a trial
 PRUNING = {"by": "unimodal_accuracy", "first_rung": 1000}

@@ -30,7 +30,7 @@ trains first and to the end, are not treated so here.
 The regression is the better measure where it knows many final accuracies, and no better than probe_map
 with as few of them as a sweep has at its rungs: so it is not offered (benchmarks/learning_curves.py).
 
-Whether stopped trials, which Optuna is told of as pruned (`lfm_ray.search.study`), mislead TPE is seen
+Whether stopped trials, which Optuna is told of as pruned (`lfm_ray.search.study.study`), mislead TPE is seen
 by comparing `TPE + probe_map` with `random + probe_map`: it must stay ahead.
 """
 
@@ -53,9 +53,9 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import rankdata
 
-from lfm_ray.search.pruning import SuccessiveHalving, goes_on
-from lfm_ray.search.space import Pruning, Space
-from lfm_ray.search.space_file import load_space
+from lfm_ray.search.spaces.space import Pruning, Space
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.study.pruning import SuccessiveHalving, goes_on
 
 CURVES = Path(__file__).with_name("curves.parquet")
 T = 24

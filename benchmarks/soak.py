@@ -19,17 +19,19 @@ from typing import Any
 from ray import tune
 from rich.table import Table
 
-from lfm_ray.cli import console, ray_session
+from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.demo import prepare_demo
-from lfm_ray.launch import Source, Workers
-from lfm_ray.report.tensorboard import TensorBoardCallback
-from lfm_ray.search.cluster import Resources
-from lfm_ray.search.run import run_sweep
-from lfm_ray.search.space import Space
+from lfm_ray.console import console
+from lfm_ray.datasets.preparing.demo import prepare_demo
+from lfm_ray.ray_session import ray_session
+from lfm_ray.search.ray_tune.adapters import DriverOnly
+from lfm_ray.search.ray_tune.resources import Resources
+from lfm_ray.search.ray_tune.tuning import run_sweep
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.search.tune_adapters import DriverOnly
 from lfm_ray.settings import build
+from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.source import Source
 
 
 def main() -> None:

@@ -40,13 +40,13 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from lfm_ray import compute
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.models.classifier import MultimodalClassifier
-from lfm_ray.run import Run
+from lfm_ray.runtime import compute
 from lfm_ray.settings import load
+from lfm_ray.training.trainer import Run
 
 SHAPES = {"audio": [1, 257, 299], "image": [3, 224, 224]}
 SETTINGS = ["model.encoder=resnet18", "model.embedding_size=512", "optimizer.name=sgd", "optimizer.learning_rate=0.01",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds
-    from lfm_ray.predictor import Predictor
-    from lfm_ray.report.loaded import LoadedSweep
+    from lfm_ray.export.predictor import Predictor
+    from lfm_ray.report.loaded_sweep import LoadedSweep
 
 
 def load(folder: str | Path, device: str = "auto") -> Predictor:
@@ -16,7 +16,7 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     Raises:
         UserError: the folder is no exported model, or is not as it was written.
     """
-    from lfm_ray.predictor import Predictor
+    from lfm_ray.export.predictor import Predictor
 
     return Predictor(folder, device)
 
@@ -29,7 +29,7 @@ def load_sweep(sweep: str | Path) -> LoadedSweep:
     Raises:
         UserError: there is no sweep.
     """
-    from lfm_ray.report.loaded import LoadedSweep
+    from lfm_ray.report.loaded_sweep import LoadedSweep
     from lfm_ray.storage import working_folder
 
     return LoadedSweep(working_folder(str(sweep)))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
-import logging
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -18,10 +15,6 @@ from rich.markup import escape
 
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.storage import working_folder
-
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-
-REPOSITORY = Path(__file__).parents[1]
 
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
 # An object store gives no number.
@@ -66,44 +59,6 @@ def command_line() -> str:
     return shlex.join(["python", "-m", f"lfm_ray.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
-def repository_file(path: str | Path) -> Path:
-    """`path` as given, or else the file of that name in the repository (search_spaces/..., data/...)."""
-    given = Path(path)
-    shipped = REPOSITORY / given
-    return shipped if shipped.exists() and not given.exists() else given
-
-
-@contextlib.contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
-    """A Ray session: the cluster at `address`, or one of this machine that ends with the command."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announced default; silences its notice
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints a banner even when told to be silent
-    if address and "://" in address:
-        raise UserError(
-            f"--address {address}: run this on a node of the cluster (--address auto), or by ray job submit"
-        )
-    import ray
-
-    started_here = not ray.is_initialized()
-    if started_here:
-        try:
-            ray.init(
-                # "local": None would join whatever cluster happens to run on this machine
-                address=address or "local", include_dashboard=False, log_to_driver=False,
-                logging_level=logging.ERROR, configure_logging=True,
-            )  # fmt: skip
-        except ConnectionError:
-            raise UserError(
-                f"--address {address}: no Ray cluster answers there, or it asks for a token (docs/cluster.md)"
-            ) from None
-    try:
-        yield
-    finally:
-        if started_here:
-            ray.shutdown()
-
-
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text) if text.isdecimal() else 0
@@ -137,13 +92,6 @@ def storage_folder(text: str) -> Path:
         return working_folder(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds the old one or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _stop(message: str, status: int) -> None:

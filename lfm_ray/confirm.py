@@ -28,8 +28,10 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from lfm_ray.cli import console, parser, positive, ray_session, run, storage_folder
+from lfm_ray.cli import parser, positive, run, storage_folder
+from lfm_ray.console import console
 from lfm_ray.errors import UserError
+from lfm_ray.ray_session import ray_session
 from lfm_ray.storage import push
 
 if TYPE_CHECKING:
@@ -55,16 +57,17 @@ def main() -> None:
     if given.select and given.select <= given.top:
         raise UserError(f"--select {given.select}: must be above {given.top}, the number of trials that are taken")
 
-    from lfm_ray.launch import Source, Workers
+    from lfm_ray.callbacks.progress import RunsProgress
     from lfm_ray.report.confirmation import Confirmed, confirm_frame, rich_table, tables, write_confirmation
-    from lfm_ray.report.progress import RunsProgress
-    from lfm_ray.run_folder import read_epochs
-    from lfm_ray.search.cluster import Resources
-    from lfm_ray.search.objective import signed
-    from lfm_ray.search.run import run_configs
+    from lfm_ray.search.ray_tune.resources import Resources
+    from lfm_ray.search.ray_tune.tuning import run_configs
     from lfm_ray.search.selection import pools
+    from lfm_ray.search.spaces.objective import signed
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.settings import parse_overrides
+    from lfm_ray.training.ray_train import Workers
+    from lfm_ray.training.run_folder import read_epochs
+    from lfm_ray.training.source import Source
 
     sweeps = [Sweep.open(folder) for folder in {folder.resolve(): folder for folder in given.sweeps}.values()]
     for sweep in sweeps:

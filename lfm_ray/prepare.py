@@ -21,16 +21,18 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from rich.table import Table
 
-from lfm_ray.cli import console, parser, run, storage_folder
-from lfm_ray.config import Kind, PrepareConfig
-from lfm_ray.datasets.cards import names
+from lfm_ray.cli import parser, run, storage_folder
+from lfm_ray.console import console
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.cards import names
+from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
 from lfm_ray.errors import UserError
 from lfm_ray.settings import build, flatten, load, merge, parse_overrides, read_yaml
 from lfm_ray.storage import shown
 
 if TYPE_CHECKING:
-    from lfm_ray.datasets.manifest import Manifest
+    from lfm_ray.datasets.preparing.manifest import Manifest
 
 
 def main() -> None:
@@ -65,8 +67,8 @@ def main() -> None:
             raise UserError(f"column {column!r} is named for two modalities; a column is one modality")
     if given.dataset and columns:
         raise UserError(f"--dataset {given.dataset}: its card names the modalities; leave out --{columns[0][1]}")
-    from lfm_ray.datasets.build import build as build_shards
-    from lfm_ray.datasets.workplace import BAD_ROWS, check_replaceable
+    from lfm_ray.datasets.preparing.build import build as build_shards
+    from lfm_ray.datasets.preparing.staging import BAD_ROWS, check_replaceable
 
     check_replaceable(given.out)
     manifest, config = _of_dataset(given) if given.dataset else _of_manifest(given, dict(columns))
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def _of_manifest(given: argparse.Namespace, columns: dict[str, Kind]) -> tuple[Manifest, PrepareConfig]:
-    from lfm_ray.datasets.manifest import read_manifest
+    from lfm_ray.datasets.preparing.manifest import read_manifest
 
     config = load(PrepareConfig, given.config, given.overrides)
     return read_manifest(
@@ -89,8 +91,8 @@ def _of_manifest(given: argparse.Namespace, columns: dict[str, Kind]) -> tuple[M
 
 
 def _of_dataset(given: argparse.Namespace) -> tuple[Manifest, PrepareConfig]:
-    from lfm_ray.datasets.cards import raw_card, raw_manifest
-    from lfm_ray.datasets.manifest import check_manifest
+    from lfm_ray.datasets.preparing.cards import raw_card, raw_manifest
+    from lfm_ray.datasets.preparing.manifest import check_manifest
 
     card, overrides = raw_card(given.dataset), parse_overrides(given.overrides)
     values = merge(card.preprocessing, flatten(read_yaml(given.config)) if given.config else {})

@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
     @classmethod
     def kinds(cls) -> Mapping[str, type[Settings]]:
-        """Tag -> class, where a section of this class is a choice between classes that stand elsewhere."""
+        """Name -> class, where a section of this class is a choice between parts (`lfm_ray.registry`)."""
         return {}
 
     def to_yaml(self, defaults: bool = True) -> str:
@@ -62,7 +62,7 @@ def build(
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(_explain(error, cls, source, changed or {})) from None
+        raise UserError(_explain(error, cls, values, source, changed or {})) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -158,19 +158,21 @@ def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
-def _explain(error: ValidationError, cls: type[Settings], source: Path | None, changed: Mapping[str, Any]) -> str:
+def _explain(
+    error: ValidationError,
+    cls: type[Settings],
+    values: Mapping[str, Any],
+    source: Path | None,
+    changed: Mapping[str, Any],
+) -> str:
     details = error.errors(include_url=False)
     first = details[0]
-    keys, fields = _walk(cls, first["loc"])
+    keys, fields = _walk(cls, first["loc"], values)
     dotted = ".".join(keys)
     if first["type"] == "extra_forbidden":
         message = f"unknown setting{nearest(keys[-1], fields)}"
-    elif first["type"] == "union_tag_invalid":
-        context = first["ctx"]
-        tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        kind = context["discriminator"].strip("'")
-        keys, dotted = [*keys, kind], f"{dotted}.{kind}"
-        message = f"{context['tag']!r} is not one of {', '.join(tags)}{_similar(context['tag'], tags)}"
+    elif first["type"] == "unknown_part":
+        message = first["msg"]
     elif first["type"] == "missing":
         message = "is missing, and has no default"
     else:
@@ -208,44 +210,34 @@ def _composed(text: str) -> yaml.Node | None:
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
-def _walk(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
-    """Pydantic's location -> the keys as a user writes them, and the settings valid beside the last.
-
-    In a location, the tag of a discriminated union stands as if it were a key; it is left out here.
-    """
-    keys: list[str] = []
+def _walk(cls: type[BaseModel], loc: Sequence[int | str], values: Any) -> tuple[list[str], list[str]]:
+    """Pydantic's location in `values` -> the keys as a user writes them, and the settings valid beside the last."""
     model: type[BaseModel] | None = cls
     beside: list[str] = []
-    pending: dict[str, type[BaseModel]] = {}
-    named: type[BaseModel] | None = None
+    of_each: type[BaseModel] | None = None  # what a mapping from the user's own names leads to
     for part in loc:
-        if str(part) in pending:
-            model, pending = pending[str(part)], {}
-            beside = list(model.model_fields)
-            continue
-        keys.append(str(part))
-        if named is not None:  # a key of a mapping from the user's own names to settings
-            model, beside, named = named, [], None
-            continue
+        values = values.get(part) if isinstance(values, Mapping) else None
         beside = list(model.model_fields) if model else []
+        if of_each is not None:
+            model, of_each = _chosen(of_each, values), None
+            continue
         annotation = model.model_fields[str(part)].annotation if model and str(part) in model.model_fields else None
-        model, pending = _models_in(annotation)
+        model = _model_in(annotation)
         if typing.get_origin(annotation) is dict:
-            model, named = None, model
-    return keys, beside
+            model, of_each = None, model
+        elif model is not None:
+            model = _chosen(model, values)
+    return [str(part) for part in loc], beside
 
 
-def _models_in(annotation: Any) -> tuple[type[BaseModel] | None, dict[str, type[BaseModel]]]:
-    """The settings class behind an annotation, or the classes of a discriminated union by tag."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        kinds = annotation.kinds() if issubclass(annotation, Settings) else {}
-        return (None, dict(kinds)) if kinds else (annotation, {})
-    members = [item for item in typing.get_args(annotation) if isinstance(item, type) and issubclass(item, BaseModel)]
-    tagged = {
-        tag: member
-        for member in members
-        for key in KINDS.values()
-        if key in member.model_fields
-        for tag in typing.get_args(member.model_fields[key].annotation)
-    }
-    return (members[0] if len(members) == 1 and not tagged else None), tagged
+def _chosen(model: type[BaseModel], values: Any) -> type[BaseModel]:
+    """The class of settings that `values` choose, where the section is a choice between parts."""
+    kinds = model.kinds() if issubclass(model, Settings) else {}
+    tags = [values.get(tag) for tag in KINDS.values()] if isinstance(values, Mapping) else [values]
+    return next((kinds[tag] for tag in tags if isinstance(tag, str) and tag in kinds), model)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The class of settings behind an annotation."""
+    found = [one for one in (annotation, *typing.get_args(annotation)) if isinstance(one, type)]
+    return next((one for one in found if issubclass(one, BaseModel)), None)

@@ -253,3 +253,10 @@ def _download(place: Place, file: Path) -> None:
     with place.store.open_input_stream(place.path) as stream, temporary.open("wb") as copy_of_it:
         shutil.copyfileobj(stream, copy_of_it)
     temporary.replace(file)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader finds the old one or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -21,21 +21,14 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from lfm_ray.cli import (
-    console,
-    gpu_count,
-    parser,
-    positive,
-    ray_session,
-    repository_file,
-    run,
-    storage_folder,
-    write_atomically,
-)
+from lfm_ray.cli import gpu_count, parser, positive, run, storage_folder
 from lfm_ray.config import RunConfig
-from lfm_ray.schedules import Adaptive, Polynomial, formula
+from lfm_ray.console import console
+from lfm_ray.optimization.schedules import Adaptive, Polynomial, formula
+from lfm_ray.ray_session import ray_session
+from lfm_ray.resources import repository_file
 from lfm_ray.settings import load
-from lfm_ray.storage import fetch, push, shown
+from lfm_ray.storage import fetch, push, shown, write_atomically
 
 
 def main() -> None:
@@ -65,10 +58,11 @@ def main() -> None:
     config = load(RunConfig, repository_file(given.config), overrides)
     folder = given.storage.absolute() / (given.name or f"{given.config.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
-    from lfm_ray.launch import Source, Workers, run_on_workers
     from lfm_ray.report.tables import metrics_table, profile_table
-    from lfm_ray.run_folder import NOTICES, PROFILE, read_epochs, read_notices
-    from lfm_ray.search.cluster import Resources
+    from lfm_ray.search.ray_tune.resources import Resources
+    from lfm_ray.training.ray_train import Workers, run_on_workers
+    from lfm_ray.training.run_folder import NOTICES, PROFILE, read_epochs, read_notices
+    from lfm_ray.training.source import Source
 
     with ray_session(given.address):
         workers = Workers(given.workers, given.cpus_per_worker, given.gpus_per_worker)
@@ -109,8 +103,8 @@ def followed(folder: Path, config: RunConfig) -> Iterator[None]:
         TimeRemainingColumn,
     )
 
-    from lfm_ray.report.tensorboard import RunWriter
-    from lfm_ray.run_folder import EPOCHS, read_epochs
+    from lfm_ray.callbacks.tensorboard import RunWriter
+    from lfm_ray.training.run_folder import EPOCHS, read_epochs
 
     ended = threading.Event()
     writer = RunWriter(folder / "tensorboard", config, {}, folder)

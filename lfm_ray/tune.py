@@ -24,30 +24,21 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from lfm_ray.cli import (
-    command_line,
-    console,
-    gpu_count,
-    parser,
-    positive,
-    ray_session,
-    repository_file,
-    run,
-    seconds,
-    storage_folder,
-    write_atomically,
-)
+from lfm_ray.cli import command_line, gpu_count, parser, positive, run, seconds, storage_folder
+from lfm_ray.console import console
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.storage import push, shown, working_folder
+from lfm_ray.ray_session import ray_session
+from lfm_ray.resources import repository_file
+from lfm_ray.storage import push, shown, working_folder, write_atomically
 
 if TYPE_CHECKING:
     from lfm_ray.datasets.shards import DatasetCard
-    from lfm_ray.launch import Source
-    from lfm_ray.search.cluster import Resources
-    from lfm_ray.search.evidence import Evidence
-    from lfm_ray.search.space import Space
+    from lfm_ray.search.ray_tune.adapters import TimeBudget
+    from lfm_ray.search.ray_tune.resources import Resources
+    from lfm_ray.search.spaces.space import Space
+    from lfm_ray.search.study.prior_trials import Evidence
     from lfm_ray.search.sweep import Sweep
-    from lfm_ray.search.tune_adapters import TimeBudget
+    from lfm_ray.training.source import Source
 
 DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
 DEMO_SHARDS = Path("shards/demo")
@@ -57,19 +48,20 @@ def main() -> None:
     """The command."""
     given = arguments()
 
-    from lfm_ray.datasets.demo import prepare_demo
+    from lfm_ray.callbacks.loggers import loggers
+    from lfm_ray.callbacks.progress import RunsProgress, SweepProgress
+    from lfm_ray.callbacks.tensorboard import TensorBoardCallback
+    from lfm_ray.datasets.preparing.demo import prepare_demo
     from lfm_ray.datasets.shards import read_card
-    from lfm_ray.launch import Source, Workers
-    from lfm_ray.report.loggers import loggers
-    from lfm_ray.report.progress import RunsProgress, SweepProgress
-    from lfm_ray.report.tensorboard import TensorBoardCallback
-    from lfm_ray.search.cluster import Resources, cluster_hardware
-    from lfm_ray.search.modalities import for_modalities
     from lfm_ray.search.population import check_population, population_space, rounds
-    from lfm_ray.search.run import run_sweep
-    from lfm_ray.search.samplers import drawn_at_random
+    from lfm_ray.search.ray_tune.adapters import TimeBudget
+    from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
+    from lfm_ray.search.ray_tune.tuning import run_sweep
+    from lfm_ray.search.spaces.applicability import for_modalities
+    from lfm_ray.search.study.samplers import drawn_at_random
     from lfm_ray.search.sweep import Sweep
-    from lfm_ray.search.tune_adapters import TimeBudget
+    from lfm_ray.training.ray_train import Workers
+    from lfm_ray.training.source import Source
 
     if given.describe:
         from lfm_ray.report.describe import describe
@@ -128,8 +120,8 @@ def main() -> None:
 
 def space_of(given: Namespace) -> Space:
     """The space that the command line asks for."""
-    from lfm_ray.search.samplers import check_sampler
-    from lfm_ray.search.space_file import load_space
+    from lfm_ray.search.spaces.space_file import load_space
+    from lfm_ray.search.study.samplers import check_sampler
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.search.warm_start import check_takes_fit, with_best_points, with_fitted_point
 
@@ -160,7 +152,7 @@ def evidence_for(space: Space, card: DatasetCard, given: Namespace) -> list[Evid
     Raises:
         UserError: one of them has no finished trial that fits; or a metric that is asked for is unknown.
     """
-    from lfm_ray.search.objective import check_metrics
+    from lfm_ray.search.spaces.objective import check_metrics
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.search.warm_start import evidence_from
 
@@ -182,11 +174,11 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources, ti
     Raises:
         TrainingFailed: it failed, or the time was up before it had ended.
     """
-    from lfm_ray.report.progress import RunsProgress
-    from lfm_ray.run_folder import read_epochs
-    from lfm_ray.search.run import run_configs
+    from lfm_ray.callbacks.progress import RunsProgress
+    from lfm_ray.search.ray_tune.tuning import run_configs
     from lfm_ray.search.sweep import LEARNED
     from lfm_ray.search.warm_start import NEIGHBOURS, with_fitted_point
+    from lfm_ray.training.run_folder import read_epochs
 
     config, folder = sweep.space.learned_run(), sweep.folder / LEARNED
     console.print(f"learned run     {folder}, {config.epochs} epochs")
@@ -204,15 +196,15 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources, ti
 
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
+    from lfm_ray.optimization.schedules import formula
     from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
     from lfm_ray.report.sentences import counts
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
-    from lfm_ray.run_folder import overcome
-    from lfm_ray.schedules import formula
     from lfm_ray.search.edges import at_the_edge
     from lfm_ray.search.selection import best_of, schedule_of
     from lfm_ray.search.sweep import LEARNED, Sweep, trial_folder
+    from lfm_ray.training.run_folder import overcome
 
     sweep = Sweep.open(folder)
     trials = sweep.trials()

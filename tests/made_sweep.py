@@ -13,12 +13,12 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from lfm_ray.config import RunConfig
-from lfm_ray.run_folder import EPOCHS
-from lfm_ray.schedules import Adaptive
-from lfm_ray.search.pruning import PROTECTED
-from lfm_ray.search.space import Space
-from lfm_ray.search.study import LABEL, REASON, SETTINGS
+from lfm_ray.optimization.schedules import Adaptive
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.pruning import PROTECTED
+from lfm_ray.search.study.study import LABEL, REASON, SETTINGS
 from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.training.run_folder import EPOCHS
 
 SEARCH: dict[str, Any] = {
     "alpha.strategy": {"choice": ["constant", "heuristic", "polynomial", "learned"]},

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import torch
 
-from lfm_ray.config import LossSettings
 from lfm_ray.methods import State
+from lfm_ray.methods.losses import LossSettings
 from lfm_ray.models.classifier import Outputs
 
 LABELS = torch.tensor([0, 1, 2, 1])

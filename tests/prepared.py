@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lfm_ray.config import PrepareConfig
-from lfm_ray.datasets import build as job
-from lfm_ray.datasets.manifest import Manifest
+from lfm_ray.datasets.preparing import build as job
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import Manifest
 from lfm_ray.datasets.shards import Shards
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfm_ray.config import Kind
+from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, sha256, write_shard
 
 ROWS = {"train": [5, 3], "val": [4]}

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from synthetic import write_dataset
 
 import lfm_ray.tune
+from lfm_ray.datasets.reading.stream import READER_CPUS
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.datasets.stream import READER_CPUS
 from lfm_ray.errors import UserError
-from lfm_ray.launch import Source, Workers
-from lfm_ray.search.cluster import DRIVER_CPUS, Resources, _missing, check_nodes
+from lfm_ray.search.ray_tune.resources import DRIVER_CPUS, Resources, _missing, check_nodes
+from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.source import Source
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"

@@ -18,18 +18,19 @@ from tiny_run import train_until_killed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lfm_ray import checkpoint, compute, distributed
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.errors import UserError
-from lfm_ray.hypergradient import flatten
-from lfm_ray.launch import Source, Workers, run_on_workers
-from lfm_ray.loop import Splits, fit
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.run import Run
-from lfm_ray.run_folder import PROFILE, read_epochs
+from lfm_ray.optimization.hypergradient import flatten
+from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.settings import load
+from lfm_ray.training.loop import Splits, fit
+from lfm_ray.training.ray_train import Workers, run_on_workers
+from lfm_ray.training.run_folder import PROFILE, read_epochs
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Run
 
 TINY = ["device=cpu", "data.batch_size=8", "model.width=4", "model.embedding_size=8", "epochs=4"]
 RESNETS = ["model.encoders={audio: {name: resnet18, width: 4}, image: {name: resnet18, width: 4}}"]

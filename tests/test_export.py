@@ -17,16 +17,18 @@ from media_files import features, png, save_tokenizer, video
 from prepared import prepared
 
 import lfm_ray
-from lfm_ray.config import Kind, PrepareConfig, RunConfig
-from lfm_ray.datasets.manifest import Manifest, read_manifest
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import Manifest, read_manifest
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
-from lfm_ray.exported import CONFIG, WEIGHTS, write
-from lfm_ray.launch import Source
-from lfm_ray.loop import fit
+from lfm_ray.export.model_folder import CONFIG, WEIGHTS, write
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.loop import fit
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Run
 
 KINDS: dict[str, Kind] = {"sound": "audio", "picture": "image", "clip": "video", "words": "text", "vector": "feature"}
 SMALL = ["epochs=1", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "optimizer.learning_rate=0.05"]
@@ -202,7 +204,7 @@ def test_a_folder_that_is_there_or_a_failure_leaves_everything_as_it_was(
     def full(*arguments: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lfm_ray.exported.save", full)
+    monkeypatch.setattr("lfm_ray.export.model_folder.save", full)
     with pytest.raises(UserError, match="out: cannot be written: No space left"):
         write(state, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -18,9 +18,10 @@ import pytest
 from synthetic import write_dataset
 
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import Source, run_in_process
-from lfm_ray.run_folder import read_notices
 from lfm_ray.search.sweep import Sweep, Trial
+from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.run_folder import read_notices
+from lfm_ray.training.source import Source
 
 TRIALS, EPOCHS = 5, 6
 # Settings are a function of seed and number alone, so that trials can run side by side and be compared.

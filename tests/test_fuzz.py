@@ -19,11 +19,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lfm_ray.config import PrepareConfig, RunConfig
-from lfm_ray.datasets.manifest import read_manifest
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import read_manifest
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.search.space_file import load_space
+from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import flatten, load
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lfm_ray.hypergradient import (
+from lfm_ray.methods.losses import ConvexPart, infonce_of_similarities, js_of_probabilities
+from lfm_ray.optimization.hypergradient import (
     flat_gradient,
     gauss_newton,
     hessian_product,
@@ -19,8 +20,7 @@ from lfm_ray.hypergradient import (
     official_gradient,
     undisturbed,
 )
-from lfm_ray.losses import ConvexPart, infonce_of_similarities, js_of_probabilities
-from lfm_ray.schedules import Learned
+from lfm_ray.optimization.schedules import Learned
 
 N = 6
 

@@ -18,14 +18,15 @@ from test_loop import SMALL, STRATEGIES, splits, without_time
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import Source, run_in_process
-from lfm_ray.loop import fit
-from lfm_ray.run import Run
-from lfm_ray.run_folder import read_notices
+from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
+from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.loop import fit
+from lfm_ray.training.run_folder import read_notices
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Run
 
 STEPS = 24  # of a whole run: 8 epochs of 3
 

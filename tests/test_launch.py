@@ -10,9 +10,10 @@ from tiny_run import small_config, small_splits
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import Source, execute
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.execution import execute
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Run
 
 
 @pytest.mark.parametrize(

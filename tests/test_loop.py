@@ -14,16 +14,16 @@ from tiny_run import train_until_killed
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batches, Order, ReadBatches, from_memory
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.reading.batches import Batches, Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.hypergradient import Product, gauss_newton
-from lfm_ray.loop import Splits, fit
-from lfm_ray.run import Row, Run
+from lfm_ray.optimization.hypergradient import Product, gauss_newton
+from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
+from lfm_ray.training.loop import Splits, fit
+from lfm_ray.training.trainer import Row, Run
 
 SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
 DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_ray.config import LossSettings
-from lfm_ray.losses import classification_loss, infonce, js_divergence, matching_loss, matching_parts
+from lfm_ray.methods.losses import (
+    LossSettings,
+    classification_loss,
+    infonce,
+    js_divergence,
+    matching_loss,
+    matching_parts,
+)
 from lfm_ray.models.classifier import Outputs
 
 B, D, C = 5, 4, 3

@@ -12,15 +12,15 @@ from synthetic import write_dataset
 from test_loop import SMALL, same_weights, train
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Order, ReadBatches, from_memory
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
-from lfm_ray.losses import infonce, js_divergence
-from lfm_ray.methods import METHODS, method_of
+from lfm_ray.methods import METHODS
+from lfm_ray.methods.losses import infonce, js_divergence
 from lfm_ray.methods.ogm_ge import OGMGE
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.trainer import Run
 
 CG = ["alpha.strategy=learned", "alpha.solver=cg"]
 
@@ -147,7 +147,7 @@ def test_a_method_in_micro_batches_equals_it_without(shards: Shards, float64: No
 def test_a_method_takes_three_modalities_or_refuses_them(tmp_path: Path, method: str) -> None:
     shards = Shards(small_shards.write(tmp_path))
     config = load(RunConfig, None, [*SMALL, f"method={method}"])
-    if method_of(config).exactly_two:
+    if config.method.exactly_two:
         with pytest.raises(UserError, match=f"{method} is defined for two modalities, and there are 3"):
             Run(config, shards.card)
         return

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_ray.metrics import (
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.training.metrics import (
     average_precisions,
     classification_metrics,
     evaluate,
@@ -12,7 +13,6 @@ from lfm_ray.metrics import (
     modality_gap,
     probe_scores,
 )
-from lfm_ray.models.classifier import Outputs
 
 
 def test_metrics_worked_out_by_hand() -> None:

@@ -10,13 +10,13 @@ from test_loop import SMALL, same_weights, splits, train, without_time
 from tiny_run import train_until_killed
 from torch import nn
 
-from lfm_ray import checkpoint
-from lfm_ray.config import OptimizerSettings, RunConfig
+from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.loop import fit
-from lfm_ray.optimizer import after_epoch, after_step, build_optimizer
-from lfm_ray.run import Run
+from lfm_ray.optimization.optimizer import OptimizerSettings, after_epoch, after_step, build_optimizer
+from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
+from lfm_ray.training.loop import fit
+from lfm_ray.training.trainer import Run
 
 # So slow that no epoch's loss is 0.01 % below the first one's.
 STILL = ["optimizer.name=sgd", "optimizer.schedule=plateau", "optimizer.learning_rate=1e-6", "optimizer.patience=2"]
@@ -87,7 +87,7 @@ def test_every_rank_takes_the_loss_of_rank_zero(shards: Shards, monkeypatch: pyt
     """Losses of ranks may differ by rounding on GPUs; a rate that fell on one of them only would part them for good."""
     run = Run(load(RunConfig, None, [*SMALL, *STILL]), shards.card)
     run.prepare(3)
-    monkeypatch.setattr("lfm_ray.distributed.from_rank_zero", lambda value, device: 0.5)
+    monkeypatch.setattr("lfm_ray.runtime.distributed.from_rank_zero", lambda value, device: 0.5)
     run.end_of_epoch({"train/loss": 0.75})
     assert run.scheduler.best == 0.5
 

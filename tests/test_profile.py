@@ -12,16 +12,17 @@ import torch
 from rich.console import Console
 from synthetic import write_dataset
 
-from lfm_ray import profile
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import Source, execute
 from lfm_ray.methods import LFM
 from lfm_ray.report.tables import profile_table
-from lfm_ray.run import Run
-from lfm_ray.run_folder import PROFILE
+from lfm_ray.runtime import profiling as profile
 from lfm_ray.settings import load
+from lfm_ray.training.execution import execute
+from lfm_ray.training.run_folder import PROFILE
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Run
 
 SMALL = ["epochs=2", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "device=cpu"]
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1"]

@@ -11,12 +11,15 @@ from synthetic import write_dataset
 from test_loop import without_time
 from tiny_run import small_config
 
-from lfm_ray import checkpoint, run_folder
-from lfm_ray.config import CheckpointSettings
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import DIED, Source, execute
-from lfm_ray.run import Row
-from lfm_ray.run_folder import CHECKPOINT, add_notice, overcome, read_alpha_updates, read_epochs
+from lfm_ray.runtime import checkpoint
+from lfm_ray.runtime.checkpoint import CheckpointSettings
+from lfm_ray.training import run_folder
+from lfm_ray.training.execution import execute
+from lfm_ray.training.ray_train import DIED
+from lfm_ray.training.run_folder import CHECKPOINT, add_notice, overcome, read_alpha_updates, read_epochs
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Row
 
 
 class Killed(Exception):

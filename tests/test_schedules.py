@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_ray.schedules import (
+from lfm_ray.optimization.schedules import (
     Constant,
     Heuristic,
     Learned,

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lfm_ray.config import PrepareConfig, RunConfig
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.errors import UserError
-from lfm_ray.schedules import Constant, Learned
+from lfm_ray.optimization.schedules import Constant, Learned
 from lfm_ray.settings import build, load, merge
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lfm_ray.statistics import holm, interval, paired
+from lfm_ray.report.statistics import holm, interval, paired
 
 
 def test_the_interval_is_students() -> None:

@@ -24,12 +24,13 @@ from lfm_ray import cli, storage
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import Source, run_in_process
-from lfm_ray.run import Row
-from lfm_ray.search.cluster import check_nodes
-from lfm_ray.search.journal import PatientJournal
+from lfm_ray.search.ray_tune.resources import check_nodes
+from lfm_ray.search.study.journal import PatientJournal
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
+from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Row
 
 KEY = "the-secret-that-nobody-may-see"
 

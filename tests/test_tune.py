@@ -18,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lfm_ray import cli
 from lfm_ray.config import RunConfig
-from lfm_ray.exported import read_card
-from lfm_ray.run_folder import read_alpha_updates, read_epochs
-from lfm_ray.schedules import Polynomial
+from lfm_ray.export.model_folder import read_card
+from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load, read_yaml
+from lfm_ray.training.run_folder import read_alpha_updates, read_epochs
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch, Batches, Order, ReadBatches, from_memory
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.reading.batches import Batch, Batches, Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.loop import Splits, fit
-from lfm_ray.run import Row, Run
+from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
+from lfm_ray.training.loop import Splits, fit
+from lfm_ray.training.trainer import Row, Run
 
 SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16", "model.dropout=0.3"]
 

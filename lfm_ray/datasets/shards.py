@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from lfm_ray.config import Kind, Storage
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
+from lfm_ray.datasets.kinds import Kind, Storage
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings, nearest
 from lfm_ray.storage import copied, exists, fetch, in_store, name_of, shown, working_folder

@@ -9,18 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 from math import factorial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lfm_ray.config import RunConfig
-from lfm_ray.losses import classification_loss, label_probability
 from lfm_ray.methods.base import Losses, Method, State
+from lfm_ray.methods.losses import classification_loss, label_probability
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Head
-from lfm_ray.schedules import Learned
 
 LOWEST_CHANCE = 1e-8  # of the label, in a score
 
@@ -42,6 +40,7 @@ class AGM(Method):
     """
 
     name: Literal["agm"] = "agm"
+    no_hessian: ClassVar[str] = "its gradient has no Hessian"
     modulation: float = Field(1.0, ge=0, le=10, description="a, the paper's alpha; 0: no modulation")
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
@@ -57,12 +56,6 @@ class AGM(Method):
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """As ever; alpha is judged by the loss as it is, not by its modulated gradient."""
         return replace(super().loss(outputs, labels, state), outer=super().classification(outputs, labels, state))
-
-    def check(self, run: RunConfig) -> None:
-        """Its modulated gradient is that of no loss, so there is no Hessian of it."""
-        super().check(run)
-        if isinstance(run.alpha, Learned) and run.alpha.solver != "identity":
-            raise ValueError("method agm works with alpha.solver identity only: its gradient has no Hessian")
 
     def kappa(self, phi: dict[str, Tensor], labels: Tensor, state: State) -> dict[str, Tensor]:
         """kappa_j of each modality; scalars."""

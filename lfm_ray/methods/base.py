@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfm_ray.config import LossSettings, MethodSettings, RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.losses import ConvexPart, classification_loss, matching_loss, matching_parts
+from lfm_ray.methods.losses import ConvexPart, LossSettings, classification_loss, matching_loss, matching_parts
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.schedules import Constant, Learned
-from lfm_ray.settings import nearest
+from lfm_ray.registry import Registry
+from lfm_ray.settings import Settings, nearest
 
 Row = dict[str, float]
 
@@ -79,13 +78,15 @@ class State:
         return torch.Generator(device).manual_seed(int(mixed))
 
 
-class Method(MethodSettings):
+class Method(Settings):
     """A training method, and LFM by default: what a method leaves out is as in L_Total of eq. (1).
 
-    Derive from it in a file of its own, give `name` a `Literal`, add settings as fields, override
-    the hooks that differ, and add the class to `lfm_ray.methods`. Outputs and labels are always
-    those of the global batch, gathered from all ranks: fused (B, C), labels (B,) int64.
+    Derive from it, add settings as fields, declare what it can do by the class variables, and override
+    the hooks that differ (docs/extending.md). Outputs and labels are always those of the global batch,
+    gathered from all ranks: fused (B, C), labels (B,) int64.
     """
+
+    name: str
 
     heads: ClassVar[tuple[str, ...]] = ()
     """Fusion heads (`model.fusion`) that it works with, the first being its default; none: any."""
@@ -103,8 +104,19 @@ class Method(MethodSettings):
     """Whether it makes theta's gradient itself, in `gradient`: needed by a method with several terms
     or phases, or with losses that do not reach every parameter."""
 
+    cannot_learn_alpha: ClassVar[str] = ""
+    """Why no alpha can be learned with it, to follow its name in a message; empty where one can."""
+
+    no_hessian: ClassVar[str] = ""
+    """Why solvers other than identity cannot be used with it; empty where they can."""
+
     follows_samples: ClassVar[bool] = False
     """Whether the inputs of `forward` hold the samples' row numbers too, (B,) int64, under `batches.ROWS`."""
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[Method]]:
+        """The methods by name."""
+        return METHODS
 
     def forward(self, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
         """The outputs for inputs of this rank; what it adds to `Outputs.extra`, (B, any), is gathered too."""
@@ -165,28 +177,12 @@ class Method(MethodSettings):
         return {}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Called with the row of the epoch (`val/...` of `lfm_ray.metrics`); returns values to add to it."""
+        """Called with the row of the epoch (`val/...` of `lfm_ray.training.metrics`); returns values to add to it."""
         return {}
 
     def predict(self, outputs: Outputs) -> Tensor:
         """Logits (B, C) by which the multimodal model is judged."""
         return outputs.fused
-
-    def check(self, run: RunConfig) -> None:
-        """See `MethodSettings.check`."""
-        if self.heads and run.model.fusion not in self.heads:
-            raise ValueError(f"method {self.name} needs model.fusion {' or '.join(self.heads)}, not {run.model.fusion}")
-        if not self.combines and run.alpha != Constant():
-            raise ValueError(f"method {self.name} cannot be combined with the matching loss; leave out alpha")
-        learned = run.alpha if isinstance(run.alpha, Learned) else None
-        if learned and learned.solver != "identity" and learned.product == "gauss_newton" and not self.convex:
-            raise ValueError(
-                f"method {self.name} has no Gauss-Newton product; set alpha.product=hessian or alpha.solver=identity"
-            )
-        if self.apart and run.learns_alpha:
-            raise ValueError(f"method {self.name} has no gradient of alpha; choose another alpha.strategy")
-        if self.apart and run.data.micro_batch_size:
-            raise ValueError(f"method {self.name} needs the whole batch at once; leave out data.micro_batch_size")
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
         """Refuses a number of modalities that the definition does not know.
@@ -213,3 +209,27 @@ def scale_encoders(gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor
         owner, modality = [*name.split("."), ""][:2]
         if owner == "encoders" and modality in factors:
             gradient.mul_(factors[modality])
+
+
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    {
+        "lfm": "lfm_ray.methods.lfm:LFM",
+        "official": "lfm_ray.methods.official:Official",
+        "unimodal": "lfm_ray.methods.unimodal:Unimodal",
+        "mses": "lfm_ray.methods.mses:MSES",
+        "g_blend": "lfm_ray.methods.g_blend:GBlend",
+        "ogm_ge": "lfm_ray.methods.ogm_ge:OGMGE",
+        "greedy": "lfm_ray.methods.greedy:Greedy",
+        "domfn": "lfm_ray.methods.domfn:DOMFN",
+        "mslr": "lfm_ray.methods.mslr:MSLR",
+        "pmr": "lfm_ray.methods.pmr:PMR",
+        "agm": "lfm_ray.methods.agm:AGM",
+        "etmc": "lfm_ray.methods.etmc:ETMC",
+        "mla": "lfm_ray.methods.mla:MLA",
+        "mmpareto": "lfm_ray.methods.mmpareto:MMPareto",
+        "qmf": "lfm_ray.methods.qmf:QMF",
+        "recon_boost": "lfm_ray.methods.recon_boost:ReconBoost",
+        "umt": "lfm_ray.methods.umt:UMT",
+    },
+)

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, field_validator
 from torch import Tensor
 
-from lfm_ray.losses import classification_loss
 from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 FUSED = "fused"

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lfm_ray.losses import classification_loss
 from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Channel
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lfm_ray.losses import classification_loss
 from lfm_ray.methods.base import Method, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 PROJECTION, WEIGHT = "projection", "head.classifier.weight"

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lfm_ray.losses import classification_loss
 from lfm_ray.methods.base import Losses, Method, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lfm_ray.losses import classification_loss, js_divergence, mean_over_pairs
 from lfm_ray.methods.base import Losses, Method, State
+from lfm_ray.methods.losses import classification_loss, js_divergence, mean_over_pairs
 from lfm_ray.models.classifier import Outputs
 
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lfm_ray.losses import label_probability
 from lfm_ray.methods.base import Method, State
+from lfm_ray.methods.losses import label_probability
 from lfm_ray.models.classifier import Outputs
 
 

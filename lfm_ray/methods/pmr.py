@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lfm_ray.losses import label_probability
 from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.methods.losses import label_probability
 from lfm_ray.models.classifier import Outputs
 
 

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import ROWS
-from lfm_ray.losses import classification_loss
+from lfm_ray.datasets.reading.batches import ROWS
 from lfm_ray.methods.base import Method, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 ENERGY_SCALE = 10.0  # the authors' temperature of the energy
@@ -56,6 +55,7 @@ class QMF(Method):
     regulariser: float = Field(1.0, ge=0, le=100, description="weight of the ranking losses; 0: none")
     heads: ClassVar[tuple[str, ...]] = ("sum",)
     follows_samples: ClassVar[bool] = True
+    cannot_learn_alpha: ClassVar[str] = "has no outer loss to learn alpha from"
 
     def forward(self, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
         """The outputs, with each sample's row number (exact up to 2^24 rows)."""
@@ -81,12 +81,6 @@ class QMF(Method):
     def predict(self, outputs: Outputs) -> Tensor:
         """The confidence-weighted sum."""
         return confidence_weighted(outputs.unimodal)
-
-    def check(self, run: RunConfig) -> None:
-        """Rows of an outer batch can be those of another split, whose samples have no hardness."""
-        super().check(run)
-        if run.learns_alpha:
-            raise ValueError("method qmf has no outer loss to learn alpha from; choose another alpha.strategy")
 
     def _sums(self, outputs: Outputs, labels: Tensor, state: State) -> dict[str, Tensor]:
         """Modality -> (rows so far,): what is remembered, with this batch's losses added."""

@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lfm_ray.losses import classification_loss
 from lfm_ray.methods.base import Method, Row, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 TEACHER, FIRST = "teacher/", "first/"

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lfm_ray.losses import classification_loss
 from lfm_ray.methods.base import Method, State
+from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 

@@ -6,17 +6,65 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from lfm_ray.config import ModelSettings
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
-from lfm_ray.models.encoders import build_encoder, check_encoder
+from lfm_ray.models.encoders import ENCODERS, EncoderSettings, build_encoder, check_encoder
 from lfm_ray.models.fusion import FUSION_HEADS, check_head
-from lfm_ray.settings import nearest
+from lfm_ray.settings import Settings, nearest
+
+
+class ModelSettings(Settings):
+    """The encoders and the fusion head."""
+
+    encoder: str = Field("small", validate_default=False, description="of every modality that `encoders` leaves open")
+    encoders: dict[str, EncoderSettings] = Field({}, description="modality -> its encoder, or only the encoder's name")
+    width: int = Field(16, ge=1, description="channels of the first block of a small encoder")
+    embedding_size: int = Field(64, ge=1, description="d, the size of a modality's embedding")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings")
+    projection_size: int | None = Field(
+        None,
+        ge=1,
+        description="size of a projection head, whose outputs InfoNCE matches; null: none",
+    )
+    fusion: str = Field(
+        "sum",
+        validate_default=False,
+        description="how modalities are fused: sum, weight, concat, multitask, shared, affine, gated, channel,"
+        " ml_lstm (lfm_ray/models/fusion.py)",
+    )
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, name: str) -> str:
+        return ENCODERS.check(name)
+
+    @field_validator("fusion")
+    @classmethod
+    def _known_head(cls, name: str) -> str:
+        return FUSION_HEADS.check(name)
+
+    @field_validator("encoders", mode="before")
+    @classmethod
+    def _a_name_will_do(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: {"name": one} if isinstance(one, str) else one for key, one in value.items()}
+
+    def of(self, modality: str) -> EncoderSettings:
+        """The settings of a modality's encoder, with `name`, `dropout` and a small encoder's `width` filled in."""
+        own = self.encoders.get(modality, EncoderSettings())
+        filled: dict[str, Any] = {"name": own.name or self.encoder}
+        filled["dropout"] = self.dropout if own.dropout is None else own.dropout
+        if filled["name"] == "small" and own.width is None:
+            filled["width"] = self.width
+        return own.model_copy(update=filled)
+
 
 LOWEST_TAU, HIGHEST_TAU = 0.01, 10.0  # of a learned tau; CLIP's bound, and that of the setting
 
@@ -82,7 +130,7 @@ class MultimodalClassifier(nn.Module):
     for matching (Linear, ReLU, Linear, as in SimCLR), None for none. tau: the initial value of a
     learned temperature, None where it is not learned.
 
-    `autocast` says which modalities' encoders compute in half precision (`lfm_ray.compute`); the
+    `autocast` says which modalities' encoders compute in half precision (`lfm_ray.runtime.compute`); the
     embeddings, and all that is made of them, are in the dtype of the weights.
 
     Raises:

@@ -1,6 +1,6 @@
 """Fusion heads: embeddings -> logits of the fusion, and logits of each modality on its own.
 
-A head is a class of this file, and its entry in `FUSION_HEADS` at the end. It takes embeddings
+A head takes embeddings
 z_1 ... z_m, each (B, d), and gives fused logits (B, C) and logits (B, C) for each modality. Where a
 head has no classifier for a modality alone, its unimodal logits are what the fused classifier says
 when the other embeddings are zeros: no weights are added, and training the fusion trains them.
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfm_ray.errors import UserError
+from lfm_ray.registry import Registry
 
 Logits = tuple[Tensor, dict[str, Tensor]]
 """Fused logits (B, C), and modality -> logits (B, C)."""
@@ -233,17 +234,20 @@ class MultiLayerLSTM(Head):
         return self.classifier(states[-1][0])
 
 
-FUSION_HEADS: dict[str, type[Head]] = {
-    "sum": Sum,
-    "weight": Weight,
-    "concat": Concat,
-    "multitask": Multitask,
-    "shared": Shared,
-    "affine": Affine,
-    "gated": Gated,
-    "channel": Channel,
-    "ml_lstm": MultiLayerLSTM,
-}
+FUSION_HEADS: Registry[type[Head]] = Registry(
+    "fusion head",
+    {
+        "sum": "lfm_ray.models.fusion:Sum",
+        "weight": "lfm_ray.models.fusion:Weight",
+        "concat": "lfm_ray.models.fusion:Concat",
+        "multitask": "lfm_ray.models.fusion:Multitask",
+        "shared": "lfm_ray.models.fusion:Shared",
+        "affine": "lfm_ray.models.fusion:Affine",
+        "gated": "lfm_ray.models.fusion:Gated",
+        "channel": "lfm_ray.models.fusion:Channel",
+        "ml_lstm": "lfm_ray.models.fusion:MultiLayerLSTM",
+    },
+)
 
 
 def check_head(name: str, modalities: Sequence[str]) -> None:

@@ -30,7 +30,8 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from lfm_ray.cli import console, parser, positive, run, seconds, storage_folder
+from lfm_ray.cli import parser, positive, run, seconds, storage_folder
+from lfm_ray.console import console
 from lfm_ray.errors import UserError
 from lfm_ray.storage import shown
 
@@ -39,7 +40,7 @@ def main() -> None:
     """The command."""
     given = arguments()
     if given.paper:
-        from lfm_ray.report.comparison import compare
+        from lfm_ray.reproduce.comparison import compare
 
         compare(given)
         return

@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from lfm_ray.cli import write_atomically
 from lfm_ray.report.cells import latex, markdown, measured, p_value, spread
-from lfm_ray.run_folder import read_epochs
-from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
+from lfm_ray.report.statistics import holm, interval, paired
 from lfm_ray.search.selection import COMPARED
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.statistics import holm, interval, paired
+from lfm_ray.storage import write_atomically
+from lfm_ray.training.run_folder import read_epochs
 
 # Metrics that are shown times 100.
 PER_CENT = ("accuracy", "map", "macro_f1", "accuracy_gap", "unimodal_accuracy", "probe_map")

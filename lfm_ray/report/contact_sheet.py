@@ -12,9 +12,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.media.text import BYTE_VALUES
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
-from lfm_ray.datasets.text import BYTE_VALUES
 from lfm_ray.report.plots import PLAIN_TEXT
 
 COLUMNS = 8

@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from lfm_ray.search.distributions import Distribution
-from lfm_ray.search.samplers import drawn_at_random
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.samplers import drawn_at_random
 from lfm_ray.settings import flatten
 
 

@@ -25,22 +25,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.reading.batches import Batch
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.methods import Method, method_of
+from lfm_ray.methods import Method
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
 from lfm_ray.report.plots import PLAIN_TEXT
-from lfm_ray.run import build_model
-from lfm_ray.run_folder import CHECKPOINT, CONFIG, WEIGHTS
+from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import build
+from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
+from lfm_ray.training.trainer import build_model
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -215,7 +215,7 @@ def look(
         config = one.config
         if Shards(data or config.data.path).card.fingerprint != shards.card.fingerprint:
             raise UserError(f"{config.data.path}: are other shards than those of the first run, {shards.path}")
-        model, method = build_model(config, shards.card), method_of(config)
+        model, method = build_model(config, shards.card), config.method
         if not any(has_map(encoder) for encoder in model.encoders.values()):
             kinds = ", ".join(f"{name} ({config.model.of(name).name})" for name in model.encoders)
             raise UserError(f"Grad-CAM needs a feature map over a picture, and no encoder has one: {kinds}")

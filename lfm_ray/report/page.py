@@ -8,12 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from lfm_ray.cli import write_atomically
 from lfm_ray.report import page_tables, sentences
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
-from lfm_ray.report.seen import Seen
-from lfm_ray.storage import push
+from lfm_ray.report.sweep_view import Seen
+from lfm_ray.storage import push, write_atomically
 
 HERE = Path(__file__).parent
 

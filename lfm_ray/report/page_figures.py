@@ -15,13 +15,13 @@ import optuna
 import pandas as pd
 
 from lfm_ray.report.plots import Axis, Bars, Curve, Plot
-from lfm_ray.report.seen import Seen, shared_objective
+from lfm_ray.report.sweep_view import Seen, shared_objective
 from lfm_ray.report.tables import BASELINES
-from lfm_ray.run import Row
-from lfm_ray.search.objective import FUSED_ACCURACY, Direction, metric_name
 from lfm_ray.search.selection import by_strategy
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, metric_name
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
+from lfm_ray.training.trainer import Row
 
 ENOUGH = 10  # finished trials, below which importances are noise
 MOST_AXES = 14  # of parallel coordinates

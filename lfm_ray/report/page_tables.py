@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 
 from lfm_ray.report import confirmation
-from lfm_ray.report.seen import Seen, shared_objective
+from lfm_ray.report.sweep_view import Seen, shared_objective
 from lfm_ray.report.tables import BASELINES
-from lfm_ray.run import Row
-from lfm_ray.search.objective import FUSED_ACCURACY, metric_name, signed
 from lfm_ray.search.selection import by_strategy, ranked
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name, signed
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
+from lfm_ray.training.trainer import Row
 
 ENDED = ("finished", "pruned", "failed")
 

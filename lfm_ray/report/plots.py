@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from lfm_ray.cli import write_atomically
+from lfm_ray.storage import write_atomically
 
 # Of groups, in light and in dark mode; told apart by readers who are colour-blind (after Okabe and Ito).
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#6a3d9a"]

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
+from lfm_ray.optimization.schedules import Polynomial, formula
 from lfm_ray.report.cells import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
-from lfm_ray.report.seen import Seen
-from lfm_ray.schedules import Polynomial, formula
+from lfm_ray.report.sweep_view import Seen
 from lfm_ray.search.edges import at_the_edge
-from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import shown as shown_path
 

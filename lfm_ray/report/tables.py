@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from lfm_ray.profile import WARM_UP
-from lfm_ray.run import Row
-from lfm_ray.search.objective import FUSED_ACCURACY, metric_name
+from lfm_ray.runtime.profiling import WARM_UP
 from lfm_ray.search.selection import best_of, by_strategy
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
+from lfm_ray.training.trainer import Row
 
 BASELINES = ("alpha = 0", "heuristic", "learned")
 

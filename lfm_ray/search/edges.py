@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from lfm_ray.errors import UserError
-from lfm_ray.search.distributions import Distribution
 from lfm_ray.search.selection import ranked
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 
 BEST, CROWD = 5, 4  # so many of the best trials

@@ -25,16 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lfm_ray import checkpoint
-from lfm_ray.cli import write_atomically
-from lfm_ray.config import OptimizerSettings, RunConfig
+from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.optimizer import after_step, build_optimizer
-from lfm_ray.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, read_epochs
-from lfm_ray.search.objective import signed
-from lfm_ray.search.space import Space
+from lfm_ray.optimization.optimizer import OptimizerSettings, after_step, build_optimizer
+from lfm_ray.runtime import checkpoint
+from lfm_ray.search.spaces.objective import signed
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
-from lfm_ray.storage import name_of
+from lfm_ray.storage import name_of, write_atomically
+from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, read_epochs
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"
 JOURNAL = "population.jsonl"

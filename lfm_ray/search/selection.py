@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from lfm_ray.schedules import Polynomial
+from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.sweep import Trial
 
 COMPARED = ("alpha = 0", "heuristic")  # what `lfm_ray.confirm` trains beside the best

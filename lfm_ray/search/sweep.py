@@ -25,18 +25,17 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
-from lfm_ray.cli import write_atomically
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.run import Row
-from lfm_ray.run_folder import read_epochs
-from lfm_ray.schedules import Constant
-from lfm_ray.search.evidence import Evidence, read_evidence, write_evidence
-from lfm_ray.search.objective import signed
-from lfm_ray.search.space import Space
-from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study, read_trials
+from lfm_ray.optimization.schedules import Constant
+from lfm_ray.search.spaces.objective import signed
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.prior_trials import Evidence, read_evidence, write_evidence
+from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown
+from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown, write_atomically
+from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
 BUSY = "another process is running this sweep; wait for it, or end it"

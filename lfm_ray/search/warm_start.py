@@ -14,12 +14,12 @@ import numpy as np
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.run_folder import CONFIG, read_epochs
-from lfm_ray.schedules import Polynomial
-from lfm_ray.search.evidence import Evidence
-from lfm_ray.search.space import Space
+from lfm_ray.optimization.schedules import Polynomial
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.prior_trials import Evidence
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.settings import flatten, load
+from lfm_ray.training.run_folder import CONFIG, read_epochs
 
 COEFFICIENTS = "alpha.coefficients"
 NEIGHBOURS, SPREAD = 3, 0.15  # known points around a learned run's fit; standard deviation of their coefficients

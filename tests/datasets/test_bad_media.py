@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfm_ray.config import AudioSettings, FeatureSettings, ImageSettings, Kind, PrepareConfig, VideoSettings
-from lfm_ray.datasets import media
-from lfm_ray.datasets.manifest import Row
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.media.features import FeatureSettings
+from lfm_ray.datasets.media.pictures import ImageSettings, VideoSettings
+from lfm_ray.datasets.preparing import decoding as media
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import Row
 
 CONFIG = PrepareConfig(
     audio=AudioSettings(sample_rate=8000, seconds=0.5, n_fft=256, hop=100),

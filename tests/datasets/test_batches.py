@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_ray.config import AudioSettings
-from lfm_ray.datasets.batches import Order, ReadBatches, from_memory, from_shards
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory, from_shards
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 
 sizes = st.integers(1, 60)

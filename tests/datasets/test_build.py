@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from lfm_ray.config import AudioSettings, PrepareConfig
-from lfm_ray.datasets import build as job
-from lfm_ray.datasets.inputs import Inputs
-from lfm_ray.datasets.manifest import Manifest, read_manifest
-from lfm_ray.datasets.media import decode, resolve
+from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.preparing import build as job
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.decoding import decode, resolve
+from lfm_ray.datasets.preparing.manifest import Manifest, read_manifest
+from lfm_ray.datasets.preparing.staging import Workplace
+from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.datasets.workplace import Workplace
 from lfm_ray.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lfm_ray import settings
-from lfm_ray.config import PrepareConfig
-from lfm_ray.datasets import demo
-from lfm_ray.datasets.manifest import read_manifest
+from lfm_ray.datasets.preparing import demo
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import read_manifest
 from lfm_ray.errors import UserError
 
 COUNTS = {"train": 800, "val": 300, "test": 400}

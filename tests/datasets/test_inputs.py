@@ -8,9 +8,10 @@ import small_shards
 import torch
 from PIL import Image
 
-from lfm_ray.config import AudioSettings, AugmentationSettings, DataSettings, PrepareConfig
-from lfm_ray.datasets.augmentation import mask, random_view
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.reading.augmentation import AugmentationSettings, mask, random_view
+from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 
 VIDEO = ModalityCard(kind="video", shape=[10, 3, 8, 8], dtype="uint8", mean=0, std=1)

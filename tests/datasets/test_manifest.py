@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lfm_ray.datasets.manifest import check_manifest, read_manifest
+from lfm_ray.datasets.preparing.manifest import check_manifest, read_manifest
 from lfm_ray.errors import UserError
 
 TABLE = {

@@ -11,9 +11,14 @@ import soundfile
 import torch
 from PIL import Image
 
-from lfm_ray.config import AudioSettings, ImageSettings, Kind, PrepareConfig, TextSettings, VideoSettings
-from lfm_ray.datasets import audio, media, pictures
-from lfm_ray.datasets.manifest import Row
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.media import audio, pictures
+from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.media.pictures import ImageSettings, VideoSettings
+from lfm_ray.datasets.media.text import TextSettings
+from lfm_ray.datasets.preparing import decoding as media
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.errors import UserError
 
 PLAIN = AudioSettings(sample_rate=8000, seconds=0.5, n_fft=256, hop=100)

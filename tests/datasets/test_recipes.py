@@ -14,13 +14,13 @@ from prepared import prepared
 from raw_layouts import LAYOUTS
 
 from lfm_ray import prepare, tune
-from lfm_ray.datasets.cards import raw_card
+from lfm_ray.datasets.preparing.cards import raw_card
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.launch import Source
-from lfm_ray.loop import fit
-from lfm_ray.run import Run
-from lfm_ray.search.space import Space
-from lfm_ray.search.space_file import load_space
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.training.loop import fit
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Run
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 # Paper section 4.1: optimiser, learning rate, batch, encoders. It prints nothing for NVGesture.

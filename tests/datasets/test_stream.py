@@ -8,11 +8,11 @@ import ray
 import small_shards
 import torch
 
-from lfm_ray.config import AugmentationSettings, DataSettings
-from lfm_ray.datasets.batches import Order, ReadBatches, from_memory
-from lfm_ray.datasets.inputs import Inputs
+from lfm_ray.datasets.reading.augmentation import AugmentationSettings
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
+from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.datasets.stream import StreamBatches
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from media_files import save_tokenizer
 
-from lfm_ray.config import TextSettings
-from lfm_ray.datasets.text import dtype, tokens, vocabulary_and_padding
+from lfm_ray.datasets.media.text import TextSettings, dtype, tokens, vocabulary_and_padding
 from lfm_ray.errors import UserError
 
 

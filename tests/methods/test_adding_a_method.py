@@ -17,13 +17,13 @@ from synthetic import write_dataset
 
 from lfm_ray import methods
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.batches import Batch
+from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.loop import fit
 from lfm_ray.methods import LFM, Method
-from lfm_ray.run import Run
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.settings import build
+from lfm_ray.training.loop import fit
+from lfm_ray.training.trainer import Run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
 METHOD, TESTS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -12,10 +12,10 @@ from tiny_run import moved, prepared, rows, same, small_config, small_splits, tr
 
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
-from lfm_ray.hypergradient import gradient
 from lfm_ray.methods.etmc import evidence, fused_evidence
 from lfm_ray.methods.recon_boost import boosting_loss, memory_loss
-from lfm_ray.run import Run
+from lfm_ray.optimization.hypergradient import gradient
+from lfm_ray.training.trainer import Run
 
 NO_DROPOUT = "model.dropout=0"
 

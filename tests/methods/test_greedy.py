@@ -13,8 +13,8 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.methods.greedy import Greedy, speed
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Channel
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.trainer import Run
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from test_loop import SMALL, splits
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.loop import fit
 from lfm_ray.methods.mses import MSES
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.loop import fit
+from lfm_ray.training.trainer import Run
 
 
 def test_a_modality_stops_after_epochs_without_progress_and_its_loss_with_it() -> None:

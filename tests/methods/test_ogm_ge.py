@@ -14,8 +14,8 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.methods.ogm_ge import OGMGE, deviation
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.run import Run
 from lfm_ray.settings import load
+from lfm_ray.training.trainer import Run
 
 
 def test_coefficients_worked_out_by_hand() -> None:

@@ -18,16 +18,18 @@ from transformers import (
     ResNetModel,
 )
 
-from lfm_ray.config import EncoderSettings, Kind, ModelSettings, RunConfig
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.errors import UserError
-from lfm_ray.hypergradient import flatten, twice_differentiable
-from lfm_ray.models.classifier import MultimodalClassifier
+from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier
 from lfm_ray.models.encoders import ENCODERS, build_encoder, check_encoder
+from lfm_ray.models.encoders.base import EncoderSettings
 from lfm_ray.models.encoders.clip import CLIP_MEAN, CLIP_STD
 from lfm_ray.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from lfm_ray.run import Run
+from lfm_ray.optimization.hypergradient import flatten, twice_differentiable
 from lfm_ray.settings import load
+from lfm_ray.training.trainer import Run
 
 D = 5
 SHAPES: dict[Kind, list[int]] = {
@@ -281,7 +283,7 @@ def run_of(*overrides: str) -> Run:
 
 
 def batch(rows: int = 4) -> Any:
-    from lfm_ray.datasets.batches import Batch
+    from lfm_ray.datasets.reading.batches import Batch
 
     inputs = {"audio": values(card_of("audio"), rows), "image": values(card_of("image"), rows)}
     return Batch(inputs, torch.arange(rows) % 2)

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from synthetic import write_dataset
 from torch import Tensor
 
-from lfm_ray import checkpoint
-from lfm_ray.config import ModelSettings, RunConfig
+from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.launch import Source, execute
-from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier, Outputs
 from lfm_ray.report.__main__ import main
 from lfm_ray.report.gradcam import Kept, _image_encoder, choose, grad_cam, gradcam_figure, look
-from lfm_ray.run import build_model
-from lfm_ray.run_folder import CHECKPOINT, weights_file
+from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import build, load
+from lfm_ray.training.execution import execute
+from lfm_ray.training.run_folder import CHECKPOINT, weights_file
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import build_model
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 import lfm_ray
 from lfm_ray.errors import UserError
-from lfm_ray.run_folder import ALPHA
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.training.run_folder import ALPHA
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "sweep.ipynb"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lfm_ray import tune
+from lfm_ray.callbacks.loggers import loggers
 from lfm_ray.errors import UserError
-from lfm_ray.report.loggers import loggers
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.space import Space
 
 SPACE = Space.model_validate(
     {

@@ -18,13 +18,13 @@ from lfm_ray.report.figures import strategies_figure
 from lfm_ray.report.page import render, write_report
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.page_tables import strategy_frame
-from lfm_ray.report.seen import Seen
-from lfm_ray.run_folder import EPOCHS
-from lfm_ray.search.objective import metric_name
+from lfm_ray.report.sweep_view import Seen
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.objective import metric_name
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import build
+from lfm_ray.training.run_folder import EPOCHS
 
 
 def report(*folders: Path) -> str:

@@ -16,14 +16,15 @@ from synthetic import write_dataset
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.launch import Source, Workers
 from lfm_ray.report.cells import markdown
-from lfm_ray.report.comparison import compare
-from lfm_ray.report.paper import cells, friedman, paper_table, second_metric, summary
-from lfm_ray.search.cluster import Resources
-from lfm_ray.search.paper import ComparisonFile, baseline_of, plan, rounds_that_fit, tune_all
-from lfm_ray.search.space import Space
+from lfm_ray.reproduce.comparison import compare
+from lfm_ray.reproduce.plan import ComparisonFile, baseline_of, plan, rounds_that_fit, tune_all
+from lfm_ray.reproduce.tables import cells, friedman, paper_table, second_metric, summary
+from lfm_ray.search.ray_tune.resources import Resources
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
+from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.source import Source
 
 # Accuracies of three rows with three seeds, and a fourth row that ties with the first.
 FUSED = {"Concat": [0.5, 0.6, 0.7], "MLA": [0.6, 0.75, 0.8], "LFM learned": [0.7, 0.7, 0.9], "Sum": [0.5, 0.6, 0.7]}
@@ -177,8 +178,8 @@ def test_rounds_are_reckoned_from_the_second_since_the_first_starts_processes(
             (folder / "epochs.jsonl").write_text('{"epoch": 1, "seconds": 2.0, "val/fused/accuracy": 0.5}\n')
         return {}
 
-    monkeypatch.setattr("lfm_ray.search.paper.run_each", run_each)
-    monkeypatch.setattr("lfm_ray.search.paper.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("lfm_ray.reproduce.plan.run_each", run_each)
+    monkeypatch.setattr("lfm_ray.reproduce.plan.time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(Resources, "trials_at_once", lambda self: 1)
     file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=None, seeds=[1, 2, 3])
     watch: Any = lambda what, runs: nullcontext()  # noqa: E731
@@ -201,7 +202,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_
             (folder / "epochs.jsonl").write_text('{"epoch": 1, "seconds": 2.0, "val/fused/accuracy": 0.5}\n')
         return failures
 
-    monkeypatch.setattr("lfm_ray.search.paper.run_each", run_each)
+    monkeypatch.setattr("lfm_ray.reproduce.plan.run_each", run_each)
     file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=2, seeds=[1])
     watch: Any = lambda what, runs: nullcontext()  # noqa: E731
     tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), None, watch)

@@ -17,12 +17,10 @@ from rich.console import Console
 from synthetic import write_dataset
 from tiny_run import train
 
-from lfm_ray import checkpoint
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.report.comparison import Comparison, show_figure, show_gradcam
-from lfm_ray.report.paper import paper_table
-from lfm_ray.report.paper_figures import (
+from lfm_ray.reproduce.comparison import Comparison, show_figure, show_gradcam
+from lfm_ray.reproduce.figures import (
     Embedded,
     alpha_plot,
     embeddings_figure,
@@ -30,11 +28,13 @@ from lfm_ray.report.paper_figures import (
     label_mixing_figure,
     over_seeds,
 )
-from lfm_ray.run import Run
-from lfm_ray.run_folder import weights_file
-from lfm_ray.search.paper import ComparisonFile, confirm_all, plan
-from lfm_ray.search.space import Space
+from lfm_ray.reproduce.plan import ComparisonFile, confirm_all, plan
+from lfm_ray.reproduce.tables import paper_table
+from lfm_ray.runtime import checkpoint
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
+from lfm_ray.training.run_folder import weights_file
+from lfm_ray.training.trainer import Run
 
 
 def frame() -> pd.DataFrame:
@@ -199,7 +199,7 @@ def test_the_runs_of_grad_cam_keep_their_models_and_those_of_tuning_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: dict[Path, RunConfig] = {}
-    monkeypatch.setattr("lfm_ray.search.paper.run_configs", lambda given, *others: runs.update(given))
+    monkeypatch.setattr("lfm_ray.reproduce.plan.run_configs", lambda given, *others: runs.update(given))
     space = Space.model_validate({"run": {"epochs": 3}, "search": {"loss.tau": {"loguniform": [0.1, 1]}}})
     sweep = Sweep.create(tmp_path / "concat", space, 0, "made")
     sweep.study.ask()

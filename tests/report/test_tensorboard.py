@@ -11,10 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from lfm_ray.report.tensorboard import TensorBoardCallback
-from lfm_ray.run_folder import ALPHA, read_alpha_updates
-from lfm_ray.search.space import Space
+from lfm_ray.callbacks.tensorboard import TensorBoardCallback
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import trial_folder
+from lfm_ray.training.run_folder import ALPHA, read_alpha_updates
 
 SPACE = Space.model_validate(
     {

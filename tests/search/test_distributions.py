@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from lfm_ray.search.distributions import Distribution
+from lfm_ray.search.spaces.distributions import Distribution
 
 ORDERS = ("decreasing", "increasing")
 KINDS = {

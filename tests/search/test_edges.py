@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from made_sweep import make_sweep
 
-from lfm_ray.search.distributions import Distribution
 from lfm_ray.search.edges import at_the_edge
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 
 

@@ -6,14 +6,14 @@ import optuna
 import pytest
 from synthetic import write_dataset
 
-from lfm_ray.cli import repository_file
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.run import build_model
-from lfm_ray.search.modalities import for_modalities
-from lfm_ray.search.space import Space
-from lfm_ray.search.space_file import load_space
+from lfm_ray.resources import repository_file
+from lfm_ray.search.spaces.applicability import for_modalities
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import merge
+from lfm_ray.training.trainer import build_model
 
 METHODS = repository_file("search_spaces/methods.yaml")
 OF_TWO = {"ogm_ge", "pmr", "domfn"}

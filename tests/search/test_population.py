@@ -9,17 +9,20 @@ import pytest
 import torch
 from synthetic import write_dataset
 
-from lfm_ray import checkpoint, tune
-from lfm_ray.config import OptimizerSettings, RunConfig
+from lfm_ray import tune
+from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.launch import Source, execute
-from lfm_ray.run import Row
-from lfm_ray.run_folder import read_epochs
+from lfm_ray.optimization.optimizer import OptimizerSettings
+from lfm_ray.runtime import checkpoint
 from lfm_ray.search.population import Population, explored, next_round, population_space, rate_factors, take_over
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import load
+from lfm_ray.training.execution import execute
+from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.source import Source
+from lfm_ray.training.trainer import Row
 
 SPACE = Space.model_validate(
     {

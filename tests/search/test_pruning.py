@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lfm_ray.search.pruning import PROTECTED, SuccessiveHalving
+from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
 
 
 def test_rungs_are_powers_of_the_reduction_times_the_first() -> None:

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from lfm_ray.errors import UserError
+from lfm_ray.optimization.schedules import Constant, Learned, Polynomial
 from lfm_ray.report.describe import describe
-from lfm_ray.schedules import Constant, Learned, Polynomial
-from lfm_ray.search.space import Space
-from lfm_ray.search.space_file import load_space
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 

@@ -11,10 +11,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from lfm_ray.errors import UserError
-from lfm_ray.search.evidence import Evidence, normal_scores, pooled, read_evidence, write_evidence
-from lfm_ray.search.samplers import check_sampler, drawn_at_random, sampler_for
-from lfm_ray.search.space import Space
-from lfm_ray.search.study import LABEL, REASON, SETTINGS, Study
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.prior_trials import Evidence, normal_scores, pooled, read_evidence, write_evidence
+from lfm_ray.search.study.samplers import check_sampler, drawn_at_random, sampler_for
+from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study
 
 SPACE = Space.model_validate(
     {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lfm_ray.errors import UserError
-from lfm_ray.search.space import Space
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 
 SPACE = Space()

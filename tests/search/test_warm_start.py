@@ -10,12 +10,12 @@ from synthetic import write_dataset
 
 from lfm_ray import tune
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.run_folder import read_epochs
-from lfm_ray.schedules import Polynomial
-from lfm_ray.search.space import Space
+from lfm_ray.optimization.schedules import Polynomial
+from lfm_ray.search.ray_tune.adapters import TimeBudget
+from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.search.tune_adapters import TimeBudget
 from lfm_ray.search.warm_start import evidence_from, with_best_points
+from lfm_ray.training.run_folder import read_epochs
 
 SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
 SEARCH = {

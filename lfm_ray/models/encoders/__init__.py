@@ -1,49 +1,20 @@
 """Encoders, (B, ...) -> (B, d), one for each modality.
 
-An encoder is a function of a modality's card, its settings and d in one of these files, and its
-entry in `ENCODERS`. The layer that makes the embedding is called `project`: it is trained where the
-rest of the encoder is frozen. One that has a map of features over the picture names it by `last_map`
+An encoder is a module that maps a batch of one modality to embeddings, and an `Encoder` that says how it is built and
+what it takes (`lfm_ray.models.encoders.base`). The layer that makes the embedding is called `project`: it is trained
+where the rest of the encoder is frozen. One that has a map of features over the picture names it by `last_map`
 (`lfm_ray/report/gradcam.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from torch import nn
 
-from lfm_ray.config import EncoderSettings, Kind
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
-from lfm_ray.models.encoders.bert import BertEncoder
-from lfm_ray.models.encoders.clip import ClipTextEncoder, clip_image
-from lfm_ray.models.encoders.resnet import resnet18, resnet50
-from lfm_ray.models.encoders.small import small_encoder
+from lfm_ray.models.encoders.base import ENCODERS, Encoder, EncoderSettings
 
-
-@dataclass(frozen=True)
-class Encoder:
-    """How an encoder is built, and what it can take.
-
-    settings: which of `pretrained`, `width` and `layers` it knows. large: whether it computes
-    enough for half precision to pay on hardware that has it.
-    """
-
-    build: Callable[[ModalityCard, EncoderSettings, int], nn.Module]
-    kinds: tuple[Kind, ...]
-    settings: tuple[str, ...]
-    large: bool = True
-
-
-ENCODERS = {
-    "small": Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False),
-    "resnet18": Encoder(resnet18, ("audio", "image", "video"), ("pretrained", "width")),
-    "resnet50": Encoder(resnet50, ("audio", "image", "video"), ("pretrained", "width")),
-    "bert": Encoder(BertEncoder, ("text",), ("pretrained", "width", "layers")),
-    "clip_image": Encoder(clip_image, ("image", "video"), ("pretrained", "width", "layers")),
-    "clip_text": Encoder(ClipTextEncoder, ("text",), ("pretrained", "width", "layers")),
-}
+__all__ = ["ENCODERS", "Encoder", "EncoderSettings", "build_encoder", "check_encoder"]
 
 
 def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) -> None:

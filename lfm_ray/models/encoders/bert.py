@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lfm_ray.config import EncoderSettings
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.base import Encoder, EncoderSettings
 from lfm_ray.models.encoders.pretrained import load
 
 
@@ -65,3 +65,6 @@ def check_tokens(card: ModalityCard, config: object, source: str) -> None:
         if needed is not None and needed > known:
             what = "tokens; prepare the text with its tokeniser" if name == "vocab_size" else "positions"
             raise UserError(f"pretrained: {source} knows {known} {what}, and the dataset has {needed}")
+
+
+BERT = Encoder(BertEncoder, ("text",), ("pretrained", "width", "layers"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lfm_ray.config import EncoderSettings
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.base import Encoder, EncoderSettings
 from lfm_ray.models.encoders.bert import check_tokens, heads
 from lfm_ray.models.encoders.inputs import Pixels, VideoEncoder
 from lfm_ray.models.encoders.pretrained import load
@@ -120,3 +120,7 @@ class ClipTextEncoder(nn.Module):
         present = positions <= last[:, None]
         states = self.body(input_ids=tokens, attention_mask=present).last_hidden_state
         return self.project(states[torch.arange(len(tokens), device=tokens.device), last])
+
+
+CLIP_IMAGE = Encoder(clip_image, ("image", "video"), ("pretrained", "width", "layers"))
+CLIP_TEXT = Encoder(ClipTextEncoder, ("text",), ("pretrained", "width", "layers"))

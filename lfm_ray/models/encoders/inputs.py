@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lfm_ray.config import EncoderSettings
 from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.models.encoders.base import EncoderSettings
 
 
 def standardised(value: Tensor, mean: float | Tensor, std: float | Tensor, dtype: torch.dtype) -> Tensor:

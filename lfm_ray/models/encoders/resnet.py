@@ -3,7 +3,7 @@
 They use BatchNorm. In training a sample's embedding depends on the batch it is in: each of several
 workers, and each micro-batch of `data.micro_batch_size`, is normalised by its own statistics, as in
 any data-parallel training. On several GPUs they are taken over all of them (SyncBatchNorm), where
-`lfm_ray.compute.synchronised` says so. The frames of a video count as samples.
+`lfm_ray.runtime.compute.synchronised` says so. The frames of a video count as samples.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lfm_ray.config import EncoderSettings
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.base import Encoder, EncoderSettings
 from lfm_ray.models.encoders.inputs import Pixels, VideoEncoder
 from lfm_ray.models.encoders.pretrained import load
 
@@ -96,3 +96,6 @@ def _take_channels(body: Any, channels: int, source: str) -> None:
 
 resnet18 = partial(resnet, "basic", [2, 2, 2, 2])
 resnet50 = partial(resnet, "bottleneck", [3, 4, 6, 3])
+
+RESNET18 = Encoder(resnet18, ("audio", "image", "video"), ("pretrained", "width"))
+RESNET50 = Encoder(resnet50, ("audio", "image", "video"), ("pretrained", "width"))

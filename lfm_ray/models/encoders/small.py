@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lfm_ray.config import EncoderSettings
 from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.models.encoders.base import Encoder, EncoderSettings
 from lfm_ray.models.encoders.inputs import VideoEncoder, standardised
 
 
@@ -95,3 +95,6 @@ class FeatureEncoder(nn.Module):
         """value: (B, ...) of any real dtype; standardised here, as one vector a sample."""
         value = standardised(value.flatten(1), self.mean, self.std, self.project.weight.dtype)
         return self.project(self.hidden(value).relu())
+
+
+SMALL = Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False)

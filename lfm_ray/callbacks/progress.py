@@ -1,0 +1,111 @@
+"""The view of a running sweep: trials done, running, pruned and failed, the best so far, the time left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
+from lfm_ray.search.spaces.objective import metric_name
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.study import SETTINGS, Study
+from lfm_ray.search.sweep import STATES, strategy_name
+
+
+class ProgressCallback(DriverOnly, Callback):
+    """A progress bar that moves in a terminal for as long as the `with` block runs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __enter__(self) -> Self:
+        if self._progress.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class SweepProgress(ProgressCallback):
+    """One line that moves in a terminal; a line for each ended trial elsewhere (a log file)."""
+
+    def __init__(self, console: Console, study: Study, space: Space) -> None:
+        self.console, self.study, self.space = console, study, space
+        self._started = time.monotonic()
+        self._done_before: int | None = None
+        self._objective, self._direction = next(iter(space.objective.items()))
+        self._best: tuple[float, str] | None = None
+        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"))
+        super().__init__(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
+        self._task = self._progress.add_task("trials", total=space.trials, state="starting")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Follows the best trial that went to its end."""
+        config = self.space.config(trial.config[SETTINGS])
+        if FAILED not in result and result["epoch"] == config.epochs:
+            found = (result[self._objective], strategy_name(config))
+            better = max if self._direction == "maximize" else min
+            self._best = better(self._best or found, found)
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Writes the line of an ended trial where nothing can move."""
+        self._show()
+        if self.console.is_terminal:
+            return
+        frozen = self.study.trials()[trial.config[NUMBER]]
+        config = self.space.config(trial.config[SETTINGS])
+        result = trial.last_result or {}
+        outcome = (
+            result.get(FAILED)
+            or f"{metric_name(self._objective)} {result.get(self._objective, float('nan')):.3f},"
+            f" epoch {result.get('epoch')}"
+        )
+        self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
+
+    on_trial_error = on_trial_complete
+
+    def _show(self) -> None:
+        states = [STATES[trial.state] for trial in self.study.started()]
+        done = sum(state in ("finished", "pruned", "failed") for state in states)
+        self._done_before = done if self._done_before is None else self._done_before
+        parts = [f"{states.count(name)} {name}" for name in ("running", "pruned", "failed") if states.count(name)]
+        if self._best:
+            parts.append(f"best {self._best[0]:.3f} ({self._best[1]})")
+        if self._done_before < done < self.space.trials:
+            each = (time.monotonic() - self._started) / (done - self._done_before)
+            left = each * (self.space.trials - done)
+            parts.append(f"about {_minutes(left)} left")
+        self._progress.update(
+            self._task, completed=done, state=", ".join(parts), description=f"{done}/{self.space.trials} trials"
+        )
+
+
+class RunsProgress(ProgressCallback):
+    """How many of a number of runs are done."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
+        super().__init__(Progress(*columns, console=console, transient=True))
+        self._task = self._progress.add_task("runs", total=runs)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Counts a run."""
+        self._progress.advance(self._task)
+
+    on_trial_error = on_trial_complete
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,212 @@
+"""TensorBoard: the curves and the settings of every trial, written while the sweep runs.
+
+The driver writes them from what trials report, so it does not matter on which node they run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from torch.utils.tensorboard import SummaryWriter
+
+from lfm_ray import storage
+from lfm_ray.config import RunConfig
+from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.study import SETTINGS
+from lfm_ray.search.sweep import strategy_name, trial_folder
+from lfm_ray.settings import flatten
+from lfm_ray.training.run_folder import read_alpha_updates
+from lfm_ray.training.trainer import Row
+
+# What the HParams page shows of a run, by the names of its scalars.
+METRICS = {
+    "val/fused/accuracy": "fused accuracy",
+    "val/fused/map": "fused MAP",
+    "val/fused/macro_f1": "fused macro F1",
+    "val/unimodal_accuracy": "mean unimodal accuracy",
+    "val/accuracy_gap": "accuracy gap",
+    "val/modality_gap": "modality gap",
+}
+
+
+def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """The Custom Scalars page: alpha(t) of all runs, and beside it what their accuracies became."""
+
+    def overlay(*tags: str) -> list[Any]:
+        return ["Multiline", [f"^{tag}$" for tag in tags]]
+
+    return {
+        "strategies": {
+            "alpha(t)": overlay("alpha"),
+            "fused accuracy": overlay("val/fused/accuracy"),
+            "mean unimodal accuracy": overlay("val/unimodal_accuracy"),
+        },
+        "modalities": {f"{name} accuracy": overlay(f"val/{name}/accuracy") for name in modalities}
+        | {"accuracy gap": overlay("val/accuracy_gap"), "modality gap": overlay("val/modality_gap")},
+        "losses": {
+            "classification loss (training)": overlay("train/classification_loss"),
+            "matching loss (training)": overlay("train/matching_loss"),
+            "learning rate": overlay("learning_rate"),
+        },
+    }
+
+
+class RunWriter:
+    """The TensorBoard run of one training run.
+
+    A scalar for each metric and epoch, and for a learned alpha one for each update of it, by the
+    step on theta that it followed. The settings are there from the start, so that the HParams page
+    shows a run while it trains. `run`: the training run's folder.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, settings: dict[str, Any], run: Path) -> None:
+        self.folder, self.run, self.last = folder, run, dict[str, float]()
+        self._learns_alpha, self._updates = config.learns_alpha, 0
+        self._writer = SummaryWriter(str(folder), flush_secs=5)
+        info = plugin_data_pb2.SessionStartInfo()
+        for name, value in settings.items():
+            kind = _kind([value])
+            field = {"BOOL": "bool_value", "FLOAT64": "number_value", "STRING": "string_value"}[kind]
+            setattr(info.hparams[name], field, str(value) if kind == "STRING" else value)
+        self._add(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=info))
+
+    def add(self, row: Row) -> None:
+        """Writes the metrics of an epoch, and the updates of alpha that have come since the last."""
+        for name, value in row.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, int(row["epoch"]))
+        if self._learns_alpha:
+            for step, alpha in read_alpha_updates(self.run).items():
+                if step > self._updates:
+                    self._writer.add_scalar("alpha_per_update", alpha, step)
+                    self._updates = step
+        self.last = row
+
+    def close(self, failed: bool = False) -> None:
+        """Ends the run."""
+        status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
+        end = plugin_data_pb2.SessionEndInfo(status=status)
+        self._add(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        self._writer.close()
+
+    def _add(self, tag: str, content: Any) -> None:
+        _add(self._writer, tag, content)
+
+
+class TensorBoardCallback(DriverOnly, Callback):
+    """Writes every trial of a sweep under its folder's `tensorboard`, one TensorBoard run each.
+
+    A run is called `017-learned` while it trains, and `017-learned-acc0.83` when it has ended;
+    `-epoch4` is added where it was stopped early, `-failed` where it failed. A trial that goes on
+    after a kill reports its earlier epochs again, and its run is written afresh.
+    """
+
+    def __init__(self, sweep: Path, space: Space, modalities: Iterable[str]) -> None:
+        self.sweep, self.folder, self.space = sweep, sweep / "tensorboard", space
+        self._writers: dict[str, RunWriter] = {}
+        shutil.rmtree(self.folder / "layout", ignore_errors=True)
+        with SummaryWriter(str(self.folder / "layout")) as writer:
+            writer.add_custom_scalars(layout(modalities))
+            _add(writer, metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=_experiment(space)))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Writes an epoch."""
+        if FAILED in result:
+            return
+        if trial.trial_id not in self._writers:
+            number, config = trial.config[NUMBER], self.space.config(trial.config[SETTINGS])
+            for earlier in self.folder.glob(f"{number:03d}-*"):
+                shutil.rmtree(earlier, ignore_errors=True)
+            settings, run = run_settings(self.space, number, config), trial_folder(self.sweep, number)
+            self._writers[trial.trial_id] = RunWriter(self.folder / run_name(number, config), config, settings, run)
+        self._writers[trial.trial_id].add(row_of(result))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Ends a trial's TensorBoard run, and names it by its accuracy."""
+        writer = self._writers.pop(trial.trial_id, None)
+        if writer is None:
+            return
+        failed = FAILED in (trial.last_result or {}) or trial.status == Trial.ERROR
+        writer.close(failed)
+        name = f"{writer.folder.name}-acc{writer.last['val/fused/accuracy']:.2f}"
+        if failed:
+            name += "-failed"
+        elif writer.last["epoch"] < self.space.config(trial.config[SETTINGS]).epochs:
+            name += f"-epoch{writer.last['epoch']:.0f}"
+        storage.push(writer.folder.rename(writer.folder.with_name(name)))
+
+    on_trial_error = on_trial_complete
+
+
+def run_name(number: int, config: RunConfig) -> str:
+    """What a trial is called while it trains: `017-learned`."""
+    return f"{number:03d}-{strategy_name(config).replace(' ', '')}"
+
+
+def run_settings(space: Space, number: int, config: RunConfig) -> dict[str, Any]:
+    """What trials are told apart by: strategy, number, all that was searched, and a few settings that all have."""
+    values = flatten(config.model_dump(mode="json"))
+    always = {name: values[name] for name in _always(space) if name in values}
+    return {"strategy": strategy_name(config), "trial": number, **always, **space.searched_values(config)}
+
+
+def row_of(result: dict[str, Any]) -> Row:
+    """The epoch's row of what a trial reported to Ray Tune, which adds figures of its own."""
+    ours = ("val/", "train/", "alpha", "learning", "tau")
+    return {name: value for name, value in result.items() if name in ("epoch", "seconds") or name.startswith(ours)}
+
+
+def _experiment(space: Space) -> api_pb2.Experiment:
+    """What the HParams page has columns for: every searched setting by its type, and the metrics.
+
+    TensorBoard shows no others, so it has to be written once for all runs: each knows only those of
+    its own strategy. Those that every run has come first (`differs`).
+    """
+    always, base = _always(space), flatten(space.base.model_dump(mode="json"))
+    kinds = {"strategy": "STRING", "trial": "FLOAT64", **{name: _kind([base[name]]) for name in always if name in base}}
+    kinds |= {name: _kind(values) for name, values in space.searched_examples().items()}
+    return api_pb2.Experiment(
+        description=space.question,
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, type=getattr(api_pb2, f"DATA_TYPE_{kind}"), differs=name in always)
+            for name, kind in kinds.items()
+        ],
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()
+        ],
+    )
+
+
+def _always(space: Space) -> list[str]:
+    """Settings that every run has, at least five.
+
+    TensorBoard shows the first five until the user chooses, and its parallel coordinates leave out
+    every run that lacks one of those shown.
+    """
+    searched = [name for name, one in space.search.items() if not one.when and not one.length]
+    others = [name for name in ("epochs", "seed", "data.batch_size") if name not in space.search]
+    return ["strategy", "trial", *searched, *others[: max(0, 3 - len(searched))]]
+
+
+def _kind(values: Iterable[Any]) -> str:
+    """The type, as TensorBoard calls it, that can hold all of these values."""
+    types = {type(value) for value in values}
+    if types == {bool}:
+        return "BOOL"
+    return "FLOAT64" if types <= {int, float} else "STRING"
+
+
+def _add(writer: SummaryWriter, tag: str, content: Any) -> None:
+    """Writes a message of the HParams plugin."""
+    value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
+    writer._get_file_writer().add_summary(Summary(value=[value]))

@@ -1,0 +1,193 @@
+"""Audio file -> waveform -> log spectrogram."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lfm_ray.errors import UserError
+from lfm_ray.settings import Settings
+
+
+class AudioSettings(Settings):
+    """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.audio.log_spectrogram`)."""
+
+    sample_rate: int | None = Field(None, ge=1000, description="Hz; null: the first file's, at most 16000")
+    seconds: float | None = Field(None, gt=0, description="s; null: the longest training clip, at most 10")
+    padding: Literal["zeros", "repeat"] = Field("zeros", description="how a short clip is filled up")
+    n_fft: int = Field(512, ge=16, description="samples in a window of the Fourier transform")
+    hop: int = Field(159, ge=1, description="samples between two windows; 159 gives the paper's sizes at 16 kHz")
+    n_mels: int | None = Field(None, ge=1, description="mel bands; null: the n_fft / 2 + 1 linear frequencies")
+
+
+STREAMED = 2**31 - 1  # from here on, the size in a header means that it was not known when it was written
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and a command that decodes nothing needs none of it
+    from torch import Tensor
+
+
+def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
+    """Waveform (samples,) float32 in [-1, 1] -> (1, frequencies, frames) float16.
+
+    Raises:
+        UserError: the waveform is shorter than one window of `n_fft` samples.
+    """
+    import torch
+
+    return log_spectrogram(torch.from_numpy(waveform), settings).to(torch.float16).numpy()
+
+
+def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
+    """Waveform (..., samples) -> (..., 1, frequencies, frames) float32: log(magnitude + 1e-7).
+
+    As in the official LFM code: a Hann window of `n_fft` samples and no padding at the ends, which
+    gives the paper's 257 x 299 for 3 s at 16 kHz. With `n_mels`, the magnitudes are summed into mel
+    bands (Slaney's scale and norm, as librosa does) before the logarithm.
+    """
+    import torch
+
+    _check_length(waveform.shape[-1], settings)
+    magnitude = _magnitude(settings)(waveform)
+    return torch.log(magnitude + 1e-7).unsqueeze(-3)
+
+
+def to_pcm(waveform: np.ndarray) -> np.ndarray:
+    """Waveform in [-1, 1] -> int16, as 16-bit files hold it."""
+    return (waveform * 32768).round().clip(-32768, 32767).astype(np.int16)
+
+
+def from_pcm(waveform: Tensor) -> Tensor:
+    """int16 -> float32 in [-1, 1)."""
+    import torch
+
+    return waveform.to(torch.float32) / 32768
+
+
+def spectrogram_shape(settings: AudioSettings) -> list[int]:
+    """[1, frequencies, frames] that settings without nulls give."""
+    _check_length(samples(settings), settings)
+    frames = 1 + (samples(settings) - settings.n_fft) // settings.hop
+    return [1, settings.n_mels or settings.n_fft // 2 + 1, frames]
+
+
+def samples(settings: AudioSettings) -> int:
+    """Samples of a clip, from settings without nulls."""
+    assert settings.seconds is not None and settings.sample_rate is not None
+    return round(settings.seconds * settings.sample_rate)
+
+
+def load(path: str, settings: AudioSettings, start: float | None, end: float | None) -> np.ndarray:
+    """Reads a clip: mono (the mean of the channels), resampled, cut or filled up to `settings.seconds`.
+
+    Returns (samples,) float32 in [-1, 1]. Whatever the libraries raise on a broken file passes through.
+    """
+    assert settings.seconds is not None and settings.sample_rate is not None
+    first = start or 0.0
+    length = settings.seconds if end is None else min(settings.seconds, end - first)
+    waveform, rate = _read(path, first, length)
+    if waveform.size == 0:
+        raise ValueError(f"holds no sound from {first:g} s on")
+    if rate != settings.sample_rate:
+        import torch
+        from torchaudio.functional import resample
+
+        waveform = resample(torch.from_numpy(waveform), rate, settings.sample_rate).numpy()
+    wanted = samples(settings)
+    if settings.padding == "repeat":
+        return np.resize(waveform, wanted)
+    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
+
+
+def header(path: str) -> tuple[int, float]:
+    """Sample rate in Hz and duration in seconds, without decoding."""
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+        return info.samplerate, info.duration
+    except soundfile.LibsndfileError:
+        import av
+
+        with av.open(path) as container:
+            stream = _audio_stream(container)
+            length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+            return stream.rate, float(length)
+
+
+def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
+    """Mono float32 samples from `start` on, and their rate."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_whole(file)
+            first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
+            if file.format == "OGG":  # libsndfile 1.2.2 can land beside the sample that it seeks in the last page
+                data = file.read(first + count, dtype="float32", always_2d=True)[first:]
+            else:
+                file.seek(first)
+                data = file.read(count, dtype="float32", always_2d=True)
+            return data.mean(axis=1), file.samplerate
+    except soundfile.LibsndfileError:
+        return _read_from_video(path, start, seconds)
+
+
+def _read_from_video(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
+    """The same for what libsndfile does not know: AAC, and the sound of video files."""
+    import av
+
+    with av.open(path) as container:
+        stream = _audio_stream(container)
+        rate = stream.rate
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
+        container.seek(int(start * av.time_base))
+        parts: list[np.ndarray] = []
+        offset = None
+        for frame in container.decode(stream):
+            offset = frame.time if offset is None else offset
+            if frame.time >= start + seconds:
+                break
+            parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
+        if not parts:
+            return np.zeros(0, np.float32), rate
+    waveform = np.concatenate(parts, axis=1).mean(axis=0)
+    first = max(0, round((start - (offset or 0.0)) * rate))
+    return waveform[first : first + round(seconds * rate)].astype(np.float32), rate
+
+
+def _check_length(length: int, settings: AudioSettings) -> None:
+    if length < settings.n_fft:
+        raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than a clip of {length}")
+
+
+def _check_whole(file: Any) -> None:
+    """A WAV file that ends before its header says is read as if it were a shorter clip; libsndfile only logs it."""
+    found = re.search(r"^data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
+    if found and 0 < int(found[1]) < STREAMED:
+        raise ValueError("is cut short: its header promises more sound than there is")
+
+
+def _audio_stream(container: Any) -> Any:
+    if not container.streams.audio:
+        raise ValueError("holds no sound")
+    return container.streams.audio[0]
+
+
+@functools.lru_cache
+def _magnitude(settings: AudioSettings) -> Callable[[Tensor], Tensor]:
+    """Waveform -> magnitudes (frequencies, frames); kept, since windows and filters cost time to make."""
+    import torch
+    import torchaudio
+
+    linear = torchaudio.transforms.Spectrogram(n_fft=settings.n_fft, hop_length=settings.hop, power=1, center=False)
+    if settings.n_mels is None:
+        return linear
+    mel = torchaudio.transforms.MelScale(
+        settings.n_mels, settings.sample_rate, n_stft=settings.n_fft // 2 + 1, norm="slaney", mel_scale="slaney"
+    )
+    return torch.nn.Sequential(linear, mel)

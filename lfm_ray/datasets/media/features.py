@@ -1,0 +1,31 @@
+"""Features that were extracted before: one .npy file for each sample."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from lfm_ray.settings import Settings
+
+
+class FeatureSettings(Settings):
+    """Features that were extracted before: a .npy file of numbers for each sample."""
+
+    shape: list[int] | None = Field(None, description="of one sample; null: as the first training file")
+
+
+def load(path: str) -> np.ndarray:
+    """The array of a .npy file as float32.
+
+    Raises:
+        ValueError: the file holds no array of real numbers. NumPy's own errors pass through.
+    """
+    array = np.load(path, allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
+        raise ValueError("is not a .npy file with an array of real numbers")
+    return array.astype(np.float32)
+
+
+def header(path: str) -> list[int]:
+    """The shape of a .npy file's array, without reading it."""
+    return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)

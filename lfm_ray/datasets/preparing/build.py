@@ -1,0 +1,276 @@
+"""Manifest -> shards, by Ray tasks on every core of the machine or the cluster.
+
+It can be interrupted at any moment and goes on when it is run again (`lfm_ray.datasets.preparing.staging`).
+On a cluster, the media and `OUT` must lie on storage that every node reaches under the same path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card, resolve
+from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
+from lfm_ray.datasets.preparing.staging import BAD_ROWS, Workplace, check_replaceable
+from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
+from lfm_ray.errors import UserError
+from lfm_ray.ray_session import ray_session
+
+SHARD_ROWS = 64  # of a small split: every core gets something to do
+SHARDS = 64  # of a split whose shards would be smaller than SHARD_BYTES
+SHARD_BYTES = 128 * 2**20
+JPEG_RATIO = 8  # of pixels to JPEG bytes, for the size of shards only
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make: the rows, the settings with no null left, and each modality's card."""
+
+    manifest: Manifest
+    config: PrepareConfig
+    cards: dict[str, ModalityCard]
+
+    @classmethod
+    def of(cls, manifest: Manifest, config: PrepareConfig) -> Job:
+        """Fills in the nulls of `config` from the training rows."""
+        config = resolve(config, manifest.kinds, manifest.splits["train"])
+        return cls(manifest, config, {name: modality_card(name, kind, config) for name, kind in manifest.kinds.items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the source and the settings."""
+        vocabularies = [card.vocabulary for card in self.cards.values()]
+        content = json.dumps([self.manifest.fingerprint, self.config.model_dump(mode="json"), vocabularies])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def plan(self) -> dict[str, list[Row]]:
+        """Shard file -> its rows. The sizes depend on the samples alone, so that the bytes do too."""
+        row_bytes = sum(_stored_bytes(card) for card in self.cards.values())
+        return {
+            f"{split}-{number:05d}.arrow": rows[first : first + count]
+            for split, rows in self.manifest.splits.items()
+            for count in [max(1, min(max(SHARD_ROWS, -(-len(rows) // SHARDS)), SHARD_BYTES // row_bytes))]
+            for number, first in enumerate(range(0, len(rows), count))
+        }
+
+
+def build(
+    manifest: Manifest, config: PrepareConfig, out: Path, *, skip_bad: bool = False, address: str | None = None
+) -> bool:
+    """Writes the dataset folder `out`; False if it is there already, made from the same source.
+
+    Equal input gives equal bytes, on any number of cores. A dataset that lies at `out` is replaced
+    at the very end; any other folder that is not empty is left alone.
+
+    Args:
+        manifest: the rows to take, as `lfm_ray.datasets.preparing.manifest.read_manifest` gives them.
+        config: the settings; nulls are filled in from the training rows.
+        out: folder to make.
+        skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
+        address: a Ray cluster; None: this machine.
+
+    Raises:
+        UserError: `out` is in the way, a setting does not fit the media, or rows are bad.
+    """
+    check_replaceable(out)
+    if manifest.bad and not skip_bad:
+        raise _stopped(manifest.bad, out)
+    job = Job.of(manifest, config)
+    work = Workplace(out, job.fingerprint)
+    if (out / CARD).is_file() and (card := read_card(out)).fingerprint == job.fingerprint:
+        work.remove_older()
+        if skip_bad or not card.skipped:
+            return False
+    with work.opened():
+        if work.complete() and (skip_bad or not read_card(work.folder).skipped):
+            work.put_into_place()
+        else:
+            _make(job, work, skip_bad, address)
+    return True
+
+
+def _make(job: Job, work: Workplace, skip_bad: bool, address: str | None) -> None:
+    """Makes what is missing, and puts the whole into place."""
+    plan = job.plan()
+    results = {name: result for name in plan if (result := work.result(name))}
+    missing = {name: rows for name, rows in plan.items() if name not in results}
+    for result in _progress(_run(missing, work.folder, job, address), len(plan), len(results)):
+        if "failed" in result:
+            raise UserError(f"{work.folder / result['file']}: cannot be written: {result['failed']}")
+        results[result["file"]] = result
+    ordered = [results[name] for name in plan]
+    bad = [*job.manifest.bad, *(BadRow(*line) for result in ordered for line in result["bad"])]
+    if bad and not skip_bad:
+        raise _stopped(bad, work.out)
+    if bad:
+        with work.writing():
+            (work.folder / BAD_ROWS).write_text(_as_csv(bad), encoding="utf-8")
+    card = _card(job, ordered, bad)
+    _listing(work.out).unlink(missing_ok=True)
+    work.finish(card)
+
+
+def _run(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None) -> Iterator[dict[str, Any]]:
+    """The results of `make_shard` for all of `plan`, as they come."""
+    if not plan:
+        return
+    with ray_session(address):
+        import ray
+
+        task = ray.remote(make_shard)
+        cards, config = ray.put(job.cards), ray.put(job.config)
+        waiting = [task.remote(folder.absolute() / name, rows, cards, config) for name, rows in plan.items()]
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                yield from ray.get(done)
+        except ray.exceptions.RayError as error:
+            raise UserError(f"decoding stopped: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            for unfinished in waiting:
+                ray.cancel(unfinished)
+
+
+def make_shard(
+    path: Path, rows: Sequence[Row], cards: dict[str, ModalityCard], config: PrepareConfig
+) -> dict[str, Any]:
+    """Decodes rows and writes one shard and, beside it, what is returned here as JSON.
+
+    Returns a dict: file; rows, how many of them could be decoded; sha256 of the file; bad, a
+    `BadRow` for each that could not; sums, modality -> sum and sum of squares of all entries as
+    models see them. Or file and failed, the reason, where the disk refuses.
+    """
+    columns: dict[str, Any] = {
+        name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
+    }
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    sums = {name: np.zeros(2) for name in cards}
+    for row in rows:
+        decoded = {}
+        for name, card in cards.items():
+            try:
+                decoded[name] = decode(row, name, card.kind, config)
+            except BrokenMedia as error:
+                bad.append(BadRow(row.id, name, error.path, error.reason))
+        if len(decoded) < len(cards):
+            continue
+        for name, sample in decoded.items():
+            if cards[name].storage == "jpeg":
+                columns[name].append(sample.stored)
+            else:
+                columns[name][len(good)] = sample.stored
+            values = sample.seen.astype(np.float64)
+            sums[name] += values.sum(), np.square(values).sum()
+        good.append(row)
+    result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
+    result["sums"] = {name: list(pair) for name, pair in sums.items()}
+    try:
+        if good:
+            ids, labels = [row.id for row in good], [row.label for row in good]
+            write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()})
+            result["sha256"] = sha256(path)
+        unfinished = path.with_name(f".{path.name}.json")
+        unfinished.write_text(json.dumps(result), encoding="utf-8")
+        unfinished.replace(path.with_name(f"{path.name}.json"))
+    except OSError as error:
+        return {"file": path.name, "failed": error.strerror or str(error)}
+    return result
+
+
+def _column(rows: int, card: ModalityCard) -> np.ndarray:
+    """Room for the samples of a shard."""
+    if card.storage == "waveform":
+        return np.empty((rows, *card.stored_shape), np.int16)
+    return np.empty((rows, *card.shape), card.dtype)
+
+
+def _stored_bytes(card: ModalityCard) -> int:
+    """Of one sample in a shard, about."""
+    if card.storage == "waveform":
+        return card.stored_shape[0] * 2
+    size = math.prod(card.shape) * np.dtype(card.dtype).itemsize
+    return size // JPEG_RATIO if card.storage == "jpeg" else size
+
+
+def _progress(results: Iterator[dict[str, Any]], total: int, done: int) -> Iterator[dict[str, Any]]:
+    """Passes results on and shows shards done, time taken and time left on stderr."""
+    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TextColumn("shards,"))
+    times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
+    console = Console(stderr=True)
+    with Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("decoding", total=total, completed=done)
+        for result in results:
+            progress.advance(bar)
+            yield result
+
+
+def _stopped(bad: Sequence[BadRow], out: Path) -> UserError:
+    """Shows the bad rows, and writes all of them beside `out`."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _listing(out).write_text(_as_csv(bad), encoding="utf-8")
+    except OSError as error:
+        return UserError(f"{_listing(out)}: cannot be written: {error.strerror}")
+    table = Table()
+    for name in BadRow._fields:
+        table.add_column(name, overflow="fold")
+    for line in bad[:MOST_SHOWN]:
+        table.add_row(*(escape(field) for field in line))
+    if len(bad) > MOST_SHOWN:
+        table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
+    Console(stderr=True, width=None if sys.stderr.isatty() else 100).print(table)
+    first = bad[0]
+    return UserError(
+        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all of"
+        f" them: {_listing(out)}; mend them, or leave them out with --skip-bad"
+    )
+
+
+def _listing(out: Path) -> Path:
+    """Where the bad rows are listed when there is no dataset to list them in."""
+    return out.with_name(f"{out.name}.{BAD_ROWS}")
+
+
+def _as_csv(bad: Sequence[BadRow]) -> str:
+    return pd.DataFrame(bad, columns=list(BadRow._fields)).to_csv(index=False)
+
+
+def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) -> DatasetCard:
+    splits: dict[str, list[ShardFile]] = {split: [] for split in job.manifest.splits}
+    for result in results:
+        if result["rows"]:
+            shard = ShardFile(file=result["file"], rows=result["rows"], sha256=result["sha256"])
+            splits[result["file"].rpartition("-")[0]].append(shard)
+    for split, shards in splits.items():
+        if not shards:
+            raise UserError(f"{job.manifest.path}: no row of split {split} is left, all of its media are broken")
+    modalities = {}
+    for name, card in job.cards.items():
+        sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
+        mean, square = sums / (math.prod(card.shape) * sum(shard.rows for shard in splits["train"]))
+        std = math.sqrt(max(0.0, square - mean**2))
+        modalities[name] = card.model_copy(update={"mean": float(mean), "std": std})
+    return DatasetCard(
+        modalities=modalities,
+        classes=job.manifest.classes,
+        splits=splits,
+        preprocessing=job.config.model_dump(mode="json"),
+        skipped=list(dict.fromkeys(row.id for row in bad)),
+        fingerprint=job.fingerprint,
+    )

@@ -1,0 +1,321 @@
+"""The manifest: a CSV or Parquet table that says which files and texts make up a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.errors import UserError
+from lfm_ray.settings import nearest
+
+SPLITS = ("train", "val", "test")
+RESERVED = ("id", "label", "split", "start", "end")
+
+Problem = tuple[int, str, str]  # of a table: row number, column, what is wrong with it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample.
+
+    label: index into the classes; values: modality -> path of the file, or the text itself;
+    start, end: the clip within an audio or video file, in seconds, None: from its beginning, to its end.
+    """
+
+    id: str
+    label: int
+    values: dict[str, str]
+    start: float | None = None
+    end: float | None = None
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: its id, the column and what stands there, and why."""
+
+    id: str
+    column: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest: modality -> kind, the classes in order, and the rows of each split in order.
+
+    bad: the rows that cannot be used and stand in no split. fingerprint: sha256 of everything that
+    the manifest says of the others, and of the sizes of their media files.
+    """
+
+    path: Path
+    kinds: dict[str, Kind]
+    classes: list[str]
+    splits: dict[str, list[Row]]
+    bad: list[BadRow]
+    fingerprint: str
+
+
+def read_manifest(
+    path: str | Path,
+    kinds: Mapping[str, Kind],
+    *,
+    limit: Mapping[str, int] | None = None,
+    seed: int = 0,
+    allow_outside: bool = False,
+) -> Manifest:
+    """Reads and checks a manifest.
+
+    A modality is named like its column. Other columns: `label`; optionally `split` (train, val,
+    test; without it each class is split 80/10/10 by the seed), `id` (else the row number, from 0),
+    `start` and `end` in seconds. A relative path starts at the manifest's folder.
+
+    Args:
+        path: a .csv or .parquet file.
+        kinds: modality -> kind.
+        limit: split -> highest number of rows, drawn by the seed and kept in the manifest's order.
+        seed: decides the split and the limit.
+        allow_outside: media may lie outside the manifest's folder, which a table from elsewhere should not say.
+
+    Raises:
+        UserError: in one line, what is wrong with the table as a whole. Rows that are wrong are
+            left out of the splits, and listed in `bad`.
+    """
+    path = Path(path)
+    if not kinds:
+        raise UserError("no modality given; name at least one column, such as --audio COLUMN or --image COLUMN")
+    for name in set(kinds) & set(RESERVED):
+        raise UserError(f"--{kinds[name]} {name}: this column has a meaning of its own; give the modality another name")
+    table = _read_table(path)
+    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_outside=allow_outside)
+
+
+def check_manifest(
+    path: Path,
+    table: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    *,
+    classes: Sequence[str] | None = None,
+    limit: Mapping[str, int] | None = None,
+    seed: int = 0,
+    allow_outside: bool = False,
+) -> Manifest:
+    """`read_manifest` for a table that is there already; `path` stands in messages, and paths start at its folder.
+
+    classes: the labels that there can be; None: those of the training rows.
+    """
+    table = _as_text(path, table, list(kinds))
+    bad: list[BadRow] = []
+
+    def without(problems: Iterable[Problem]) -> pd.DataFrame:
+        found = dict(reversed([(number, (column, reason)) for number, column, reason in problems]))  # the first of each
+        for number in sorted(found):
+            column, reason = found[number]
+            bad.append(BadRow(table.at[number, "id"] or f"row {number}", column, table.at[number, column], reason))
+        return table.drop(index=list(found)).reset_index(drop=True)
+
+    table = without(_empty_fields(table))
+    if "split" not in table:
+        table["split"] = _stratified_split(table["label"], seed)
+    table = without(_wrong_splits(table))
+    table = without(_repeated_ids(table))
+    table = without(_wrong_times(table))
+    if classes is not None:
+        table = without(_unknown_classes(table, classes))
+    table = _keep(table, limit or {}, seed)
+    table = without(_classes_not_in_train(table))
+    if not allow_outside:
+        table = without(_outside(table, kinds, path.absolute().parent))
+    files = _media_files(table, kinds, path.absolute().parent)
+    sizes = files.map(_size)
+    table = without(
+        (number, str(name), "there is no such file")
+        for number, row in sizes.iterrows()
+        for name, size in row.items()
+        if size < 0
+    )
+    there = (sizes >= 0).all(axis=1)
+    files, sizes = files[there].reset_index(drop=True), sizes[there]
+    found_classes = _classes(path, table, bad)
+    content = [dict(kinds), table.to_dict("list"), sizes.to_dict("list")]
+    return Manifest(
+        path=path,
+        kinds=dict(kinds),
+        classes=found_classes,
+        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes),
+        bad=bad,
+        fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        raise UserError(f"{path}: a manifest is a .csv or .parquet file")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: the manifest is empty") from None
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are ValueErrors
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
+    """The columns that matter, all as text; what is empty or null is an empty text."""
+    for name in [*modalities, "label"]:
+        if name not in table:
+            raise UserError(f"{path}: has no column {name!r}{nearest(name, [str(column) for column in table])}")
+    if table.empty:
+        raise UserError(f"{path}: the manifest has no rows")
+    table = table[[name for name in (*RESERVED, *modalities) if name in table]].reset_index(drop=True)
+    if "id" not in table:
+        table["id"] = [str(number) for number in range(len(table))]
+    return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # integers beside a null are floats in Parquet
+    return "" if value is None or value is pd.NA or value != value else str(value).strip()
+
+
+def _empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
+    for name in [name for name in table if name not in ("start", "end")]:
+        for number in table.index[table[name] == ""]:
+            yield number, name, "is empty"
+
+
+def _wrong_splits(table: pd.DataFrame) -> Iterator[Problem]:
+    for number, split in table["split"].items():
+        if split not in SPLITS:
+            yield number, "split", f"unknown split{nearest(split, SPLITS)}"
+
+
+def _repeated_ids(table: pd.DataFrame) -> Iterator[Problem]:
+    split_of: dict[str, str] = {}
+    for number, (row_id, split) in enumerate(zip(table["id"], table["split"], strict=True)):
+        if row_id in split_of:
+            where = "" if split_of[row_id] == split else f" of split {split_of[row_id]}, this one is of {split}"
+            yield number, "id", f"stands on an earlier row{where}"
+        split_of.setdefault(row_id, split)
+
+
+def _wrong_times(table: pd.DataFrame) -> Iterator[Problem]:
+    """`start` and `end` must be seconds from 0 on, and end after start."""
+    for name in ("start", "end"):
+        for number, text in table.get(name, pd.Series(dtype=str)).items():
+            if text and not 0 <= _seconds(text) < float("inf"):
+                yield number, name, "must be a number of seconds from 0 on"
+    if "end" in table:
+        for number, text in table["end"].items():
+            start = _seconds(table["start"][number]) if "start" in table else 0.0
+            if text and _seconds(text) <= start:
+                yield number, "end", f"does not lie after start ({start:g} s)"
+
+
+def _seconds(text: str) -> float:
+    """The number in a field; 0 where it is empty, NaN where it holds something else."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return float("nan")
+
+
+def _unknown_classes(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[Problem]:
+    for number, label in table["label"].items():
+        if label not in classes:
+            yield number, "label", f"unknown class{nearest(label, classes)}"
+
+
+def _classes_not_in_train(table: pd.DataFrame) -> Iterator[Problem]:
+    known = set(table["label"][table["split"] == "train"])
+    for number, label in table["label"].items():
+        if known and label not in known:
+            yield number, "label", f"this class of split {table['split'][number]} does not occur in train"
+
+
+def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow]) -> list[str]:
+    """The classes, those of the train split, in order.
+
+    Raises:
+        UserError: there is no row to train or to validate on, or just one class.
+    """
+    because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
+    for split in ("train", "val"):
+        if not (table["split"] == split).any():
+            raise UserError(f"{path}: no row is of split {split!r}; training needs train and val{because}")
+    classes = set(table["label"][table["split"] == "train"])
+    if len(classes) < 2:
+        raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes{because}")
+    try:
+        return sorted(classes, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(classes)
+
+
+def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> dict[str, list[Row]]:
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
+    index = {name: number for number, name in enumerate(classes)}
+    for fields in table.to_dict("records"):
+        start, end = (_seconds(fields[name]) if fields.get(name) else None for name in ("start", "end"))
+        values = {name: fields[name] for name in modalities}
+        splits[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end))
+    return splits
+
+
+def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> pd.DataFrame:
+    """The paths of the media, a column for each modality but texts."""
+    media = [name for name, kind in kinds.items() if kind != "text"]
+    return pd.DataFrame({name: [str(folder / value) for value in table[name]] for name in media}, index=table.index)
+
+
+def _outside(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> Iterator[Problem]:
+    """Media that are named by a path which leaves `folder`; links in it may lead anywhere."""
+    files = _media_files(table, kinds, folder)
+    for name in files:
+        for number, file in files[name].items():
+            if not Path(os.path.normpath(file)).is_relative_to(folder):
+                yield int(number), str(name), f"lies outside {folder}; --allow-outside reads it all the same"
+
+
+def _size(file: str) -> int:
+    """Bytes of a file or of a folder of frames, or -1 where there is none."""
+    found = Path(file)
+    if found.is_dir():  # the frames of a clip
+        return sum(frame.stat().st_size for frame in found.iterdir())
+    return found.stat().st_size if found.is_file() else -1
+
+
+def _stratified_split(labels: pd.Series, seed: int) -> list[str]:
+    """80/10/10 of each class; a class of one or two rows is all train."""
+    split = np.full(len(labels), "train", dtype=object)
+    random = np.random.default_rng(seed)
+    for label, count in sorted(Counter(labels).items()):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        tenth = max(1, round(count / 10)) if count >= 3 else 0
+        split[rows[:tenth]], split[rows[tenth : 2 * tenth]] = "val", "test"
+    return list(split)
+
+
+def _keep(table: pd.DataFrame, limit: Mapping[str, int], seed: int) -> pd.DataFrame:
+    kept = np.ones(len(table), dtype=bool)
+    for split, count in limit.items():
+        if split not in SPLITS:
+            raise UserError(f"limit.{split}: unknown split{nearest(split, SPLITS)}")
+        if count < 1:
+            raise UserError(f"limit.{split}: must be at least 1 (it is {count})")
+        rows = np.flatnonzero(table["split"] == split)
+        random = np.random.default_rng((seed, SPLITS.index(split)))
+        kept[random.permutation(rows)[count:]] = False
+    return table[kept].reset_index(drop=True)

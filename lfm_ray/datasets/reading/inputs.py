@@ -1,0 +1,147 @@
+"""Stored samples -> what a model receives: unpacked, and augmented where they train. No Ray here."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lfm_ray.datasets.columns import Column, Columns, PackedFrames
+from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.reading.augmentation import AugmentationSettings, mask, random_views
+from lfm_ray.datasets.shards import DatasetCard, ModalityCard
+from lfm_ray.settings import Settings
+
+
+class DataSettings(Settings):
+    """Which shards are read, and how."""
+
+    path: str = Field("shards/demo", description="folder written by lfm_ray.prepare, or its s3:// or gs://")
+    modalities: list[str] | None = Field(None, description="which modalities to use; null: all of them")
+    batch_size: int = Field(64, ge=2, description="samples a step, over all workers together")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="samples that pass the encoders at once on a worker, so that a large batch fits into memory; the"
+        " gradient is that of the whole batch, for one more pass forward; null: the whole batch",
+    )
+    frames: int = Field(3, ge=1, description="frames of a clip that the model receives, of those in the shards")
+    augmentation: AugmentationSettings = AugmentationSettings()
+    memory_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="a dataset under this share of the object store is held there, once for all trials of a node; a"
+        " larger one is read from its memory-mapped files batch by batch",
+    )
+    reader_cpus: int = Field(
+        0,
+        ge=0,
+        description="CPUs beside a worker's own on which Ray Data reads, unpacks and augments for it, anywhere in the"
+        " cluster; 0: each worker does it on its own CPUs",
+    )
+
+
+NONE = AugmentationSettings()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How samples of a dataset reach the model.
+
+    modalities: name -> card; frame_count: frames of a clip that the model receives, at most; audio:
+    how a stored waveform becomes a spectrogram; augmentation: all off in evaluation. What is drawn
+    for a sample is a function of (seed, epoch, row, modality), whatever else is in its batch.
+    """
+
+    modalities: dict[str, ModalityCard]
+    frame_count: int
+    audio: AudioSettings
+    augmentation: AugmentationSettings = NONE
+    seed: int = 0
+
+    @classmethod
+    def of(
+        cls, card: DatasetCard, data: DataSettings | None = None, seed: int | None = None, training: bool = False
+    ) -> Inputs:
+        """What the settings of a run ask for; `training` says whether samples are augmented."""
+        data = data or DataSettings()
+        names = data.modalities or list(card.modalities)
+        return cls(
+            {name: card.modalities[name] for name in names},
+            data.frames,
+            AudioSettings.model_validate(card.preprocessing.get("audio", {})),
+            data.augmentation if training else NONE,
+            seed or 0,
+        )
+
+    def frames(self, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
+        """Which frames of each row are needed: modality -> (len(rows), F); videos that need all are left out.
+
+        The stored frames are cut into F equal parts; of each part it is the middle one, or with
+        `augmentation.random_frames` any.
+        """
+        chosen = {}
+        for name, card in self.modalities.items():
+            stored = card.shape[0]
+            if card.kind != "video" or self.frame_count >= stored:
+                continue
+            where = np.full((len(rows), self.frame_count), 0.5)
+            if self.augmentation.random_frames:
+                for parts, random in zip(where, self._generators(rows, epoch, f"{name}/frames"), strict=True):
+                    parts[:] = random.random(self.frame_count)
+            chosen[name] = ((np.arange(self.frame_count) + where) * stored / self.frame_count).astype(np.int64)
+        return chosen
+
+    def __call__(self, columns: Columns, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
+        """columns: the stored samples of `rows`, with the chosen frames. Returns modality -> (B, ...)."""
+        return {name: self._input(columns[name], name, card, rows, epoch) for name, card in self.modalities.items()}
+
+    def _input(self, column: Column, name: str, card: ModalityCard, rows: np.ndarray, epoch: int) -> Tensor:
+        values = self._unpacked(column, card)
+        settings = self.augmentation
+        if card.kind == "audio" and (settings.time_mask or settings.frequency_mask):
+            return mask(values, self._generators(rows, epoch, name), settings, card.mean)
+        if card.kind in ("image", "video") and (settings.smallest_crop < 1 or settings.flip):
+            return random_views(values, self._generators(rows, epoch, name), settings)
+        return values
+
+    def _unpacked(self, column: Column, card: ModalityCard) -> Tensor:
+        if isinstance(column, PackedFrames):
+            pixels = np.empty((len(column), column.begin.shape[1], *card.shape[-3:]), np.uint8)
+            _in_threads(lambda sample: _decode(column.files(sample), pixels[sample]), range(len(column)))
+            return torch.from_numpy(pixels if card.kind == "video" else pixels[:, 0])
+        values = torch.from_numpy(column)
+        if card.storage == "waveform":
+            from lfm_ray.datasets.media.audio import from_pcm, log_spectrogram
+
+            spectrograms = torch.empty((len(values), *card.shape), dtype=torch.float16)
+            for spectrogram, waveform in zip(spectrograms, values, strict=True):
+                spectrogram.copy_(log_spectrogram(from_pcm(waveform), self.audio))
+            return spectrograms
+        return values
+
+    def _generators(self, rows: np.ndarray, epoch: int, name: str) -> list[np.random.Generator]:
+        key = zlib.crc32(name.encode())
+        return [np.random.default_rng((self.seed, epoch, row, key)) for row in rows.tolist()]
+
+
+def _decode(files: Sequence[bytes], to: np.ndarray) -> None:
+    """Writes the pixels of JPEG files to (F, C, H, W) uint8."""
+    from PIL import Image
+
+    for file, pixels in zip(files, to, strict=True):
+        pixels[:] = np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))).transpose(2, 0, 1)
+
+
+def _in_threads(function: Callable[[int], None], items: Iterable[int]) -> None:
+    """Calls it on as many threads as this process computes with. It must not compute with torch, which has its own."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(function, items))

@@ -1,0 +1,201 @@
+"""A trained model as a folder that needs nothing else: no run, no shards, no Ray, no network.
+
+    config.json           the run's settings, the classes, the modalities, the preprocessing (`ModelCard`)
+    model.safetensors     the weights
+    tokenizer/            of its texts, where they have one
+    encoders/MODALITY/    the architecture of an encoder that began with pretrained weights
+
+None of these files is code, and reading them executes none.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.media import text
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.shards import DatasetCard, sha256
+from lfm_ray.errors import UserError
+from lfm_ray.models.classifier import MultimodalClassifier
+from lfm_ray.models.encoders.pretrained import architecture_only, load_config
+from lfm_ray.runtime.checkpoint import evaluated_weights
+from lfm_ray.settings import Settings, build
+from lfm_ray.training.trainer import build_model
+
+FORMAT = "lfm_ray model 1"
+CONFIG, WEIGHTS, TOKENIZER, ENCODERS = "config.json", "model.safetensors", "tokenizer", "encoders"
+
+
+class ModelCard(Settings):
+    """The content of `config.json`."""
+
+    format: Literal["lfm_ray model 1"] = "lfm_ray model 1"
+    run: RunConfig
+    dataset: DatasetCard = Field(description="of the shards it was trained on, without the list of their files")
+    epoch: int = Field(description="after which the weights were taken")
+    averaged: bool = Field(description="whether they are the moving average, see optimizer.ema_decay")
+    metrics: dict[str, float] = Field(description="of that epoch")
+    files: dict[str, str] = Field(description="sha256 of every other file of the folder")
+    versions: dict[str, str]
+
+    @property
+    def preprocessing(self) -> PrepareConfig:
+        """How raw media become inputs; no setting is null."""
+        return PrepareConfig.model_validate(self.dataset.preprocessing)
+
+
+def check_free(out: Path) -> None:
+    """Raises a UserError unless `out` can become a new folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out}: is there already; name another folder, or remove it")
+
+
+def write(state: Mapping[str, Any], out: Path) -> ModelCard:
+    """Writes the folder `out` from a checkpoint (`lfm_ray.run.Run.state_dict`), and opens it once to see that it can.
+
+    The weights are the moving average where there is one, which is what was evaluated. `out` is
+    there as a whole or not at all.
+
+    Raises:
+        UserError: `out` is in the way or cannot be written, or a tokenizer or the config of a
+            pretrained encoder is no longer where the run had it from.
+    """
+    check_free(out)
+    if "card" not in state:
+        raise UserError("the checkpoint does not describe its data: it was written by an earlier version; train again")
+    config, dataset = RunConfig.model_validate(state["config"]), DatasetCard.model_validate(state["card"])
+    used = {name: dataset.modalities[name] for name in config.data.modalities or dataset.modalities}
+    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": []})
+    averaged = state["averaged"] is not None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+            folder = Path(scratch) / out.name
+            folder.mkdir()
+            # save_file's would be readable by their owner only
+            (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
+            for name in used:
+                if source := config.model.of(name).pretrained:
+                    load_config(source).save_pretrained(folder / ENCODERS / name)
+            if any(modality.kind == "text" for modality in used.values()):
+                _copy_tokenizer(dataset, folder)
+            files = {
+                str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
+            }
+            card = ModelCard(
+                run=config,
+                dataset=dataset,
+                epoch=state["epoch"],
+                averaged=averaged,
+                metrics=state["history"][-1],
+                files=files,
+                versions={name: importlib.metadata.version(name) for name in ("lfm_ray", "torch", "transformers")},
+            )
+            (folder / CONFIG).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            read(folder)
+            folder.replace(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    return card
+
+
+def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
+    """The card and the model of a folder that `write` made; the model on the CPU, in float32, for evaluation.
+
+    Raises:
+        UserError: the folder is no exported model, or one of its files is missing or altered.
+    """
+    card = read_card(folder)
+    for name, checksum in card.files.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: this file of the exported model is missing; export it again")
+        if sha256(folder / name) != checksum:
+            raise UserError(f"{folder / name}: checksum differs from {CONFIG}, the file was altered; export it again")
+    if needed := [name for name in _needed(card) if name not in card.files]:
+        raise UserError(f"{folder / CONFIG}: lists no {needed[0]}, without which the model cannot be made")
+    with torch.random.fork_rng(devices=[]), architecture_only():  # weights that are drawn here are replaced
+        model = build_model(_with_local_encoders(card.run, folder), card.dataset)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{folder / WEIGHTS}: does not hold the weights of {CONFIG}: {reason}") from None
+    return card, model.eval()
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Reads and checks `config.json`.
+
+    Raises:
+        UserError: it is missing or is not of this format.
+    """
+    how = f"make one with: python -m lfm_ray.export RUN --out {folder}"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; {how}")
+    file = folder / CONFIG
+    if not file.is_file():
+        raise UserError(f"{folder}: is no exported model, it has no {CONFIG}; {how}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{file}: is not of the format {FORMAT!r}; {how}")
+    return build(ModelCard, content, source=file)
+
+
+def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:
+    """How raw media become inputs of the model in a folder: with its tokenizer, and without noise."""
+    config = card.preprocessing
+    if config.text.tokenizer:
+        config = config.model_copy(
+            update={"text": config.text.model_copy(update={"tokenizer": str(folder / TOKENIZER)})}
+        )
+    return config.model_copy(update={"noise": {}})
+
+
+def _with_local_encoders(config: RunConfig, folder: Path) -> RunConfig:
+    """The settings with the folder's own architectures in place of where pretrained weights were had from."""
+    encoders = {
+        name: one.model_copy(update={"pretrained": str(folder / ENCODERS / name)}) if one.pretrained else one
+        for name, one in config.model.encoders.items()
+    }
+    return config.model_copy(update={"model": config.model.model_copy(update={"encoders": encoders})})
+
+
+def _needed(card: ModelCard) -> list[str]:
+    """Files without which the model would be looked for elsewhere."""
+    pretrained = [name for name in card.dataset.modalities if card.run.model.of(name).pretrained]
+    tokens = any(one.kind == "text" for one in card.dataset.modalities.values()) and card.preprocessing.text.tokenizer
+    return [
+        WEIGHTS,
+        *(f"{ENCODERS}/{name}/config.json" for name in pretrained),
+        *([f"{TOKENIZER}/tokenizer_config.json"] if tokens else []),
+    ]
+
+
+def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
+    settings = PrepareConfig.model_validate(dataset.preprocessing).text
+    if not settings.tokenizer:
+        return
+    found = text.vocabulary_and_padding(settings)
+    if any((card.vocabulary, card.padding) != found for card in dataset.modalities.values() if card.kind == "text"):
+        raise UserError(f"text.tokenizer: {settings.tokenizer} is another one than the shards were made with")
+    text.load_tokenizer(settings.tokenizer).save_pretrained(folder / TOKENIZER)
+
+
+def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them: contiguous, where a run can have them in channels_last."""
+    return {name: value.contiguous() for name, value in weights.items()}

@@ -1,0 +1,159 @@
+"""Predictions for raw media files, by an exported model. No Ray here.
+
+model = lfm_ray.load("exported/mine")
+model.predict({"audio": "seven.wav", "image": "seven.png"}).label
+for prediction in model.predict([{"audio": "1.wav", "image": "1.png"}, {"audio": "2.wav", "image": "2.png"}]):
+    print(prediction.label, prediction.probabilities, prediction.unimodal["audio"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfm_ray.datasets.columns import Column, PackedFrames
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode
+from lfm_ray.datasets.preparing.manifest import Row
+from lfm_ray.datasets.reading.batches import from_memory
+from lfm_ray.datasets.reading.inputs import Inputs
+from lfm_ray.errors import UserError
+from lfm_ray.export.model_folder import preprocessing_in, read
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.settings import nearest
+
+Sample = Mapping[str, str | os.PathLike[str] | float | None]
+TIMES = ("start", "end")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one sample.
+
+    label: the likeliest class; probabilities: class -> probability, by the fusion of the training
+    method; unimodal: modality -> class -> probability, by that modality alone.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    unimodal: dict[str, dict[str, float]]
+
+
+class Predictor:
+    """An exported model (`lfm_ray.export.model_folder`), ready to classify raw media.
+
+    A sample names a file for each modality, or the text itself, as a row of a manifest does, and
+    optionally `start` and `end`, the seconds of a clip within its files. Files are decoded by the
+    code and the settings with which the training data were prepared, the way they were stored
+    included (`storage`: JPEG, 16-bit sound). Two things of the preparation are left out: `noise`,
+    which made the task harder, and augmentation, which evaluation has none of either.
+
+    Computes in float32, whatever the precision of training was. device: auto is the GPU where
+    there is one.
+
+    Raises:
+        UserError: the folder is no exported model, or is not as it was written.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+        folder = Path(folder)
+        if device != "cpu" and not torch.cuda.is_available():
+            if device != "auto":
+                raise UserError(f"device: {device} was asked for, and there is no usable GPU")
+            device = "cpu"
+        self.card, model = read(folder)
+        self.device = torch.device("cuda" if device == "auto" else device)
+        self.model = model.to(self.device)
+        self.classes: list[str] = self.card.dataset.classes
+        self.modalities: dict[str, Kind] = {name: one.kind for name, one in self.card.dataset.modalities.items()}
+        self._preprocessing = preprocessing_in(folder, self.card)
+        self._inputs = Inputs.of(self.card.dataset, self.card.run.data)
+        self._method = self.card.run.method
+
+    @overload
+    def predict(self, samples: Sample, batch_size: int = 32) -> Prediction: ...
+    @overload
+    def predict(self, samples: Sequence[Sample], batch_size: int = 32) -> list[Prediction]: ...
+    def predict(self, samples: Sample | Sequence[Sample], batch_size: int = 32) -> Prediction | list[Prediction]:
+        """The prediction for one sample, or for each of several; batch_size: samples in memory at once.
+
+        Raises:
+            UserError: a modality is missing or unknown, or a file cannot be decoded.
+        """
+        if isinstance(samples, Mapping):
+            return self.predict([samples])[0]
+        rows = [self._row(number, sample) for number, sample in enumerate(samples)]
+        return [
+            prediction
+            for first in range(0, len(rows), batch_size)
+            for prediction in self._predictions(self._outputs(rows[first : first + batch_size]))
+        ]
+
+    def outputs(self, samples: Sequence[Sample]) -> Outputs:
+        """Logits and embeddings of the samples, as one batch, as the model gives them in evaluation."""
+        return self._outputs([self._row(number, sample) for number, sample in enumerate(samples)])
+
+    def _row(self, number: int, sample: Sample) -> Row:
+        """A sample as a row of a manifest, whose texts have no white space at their ends."""
+        where = f"sample {number}"
+        if not isinstance(sample, Mapping):
+            raise UserError(f"{where}: must be a mapping from modality to file or text, not {type(sample).__name__}")
+        for name in sample:
+            if name not in self.modalities and name not in TIMES:
+                raise UserError(f"{where}: there is no modality {name!r}{nearest(name, list(self.modalities))}")
+        values: dict[str, str] = {}
+        for name, kind in self.modalities.items():
+            value = sample.get(name)
+            if not isinstance(value, str if kind == "text" else str | os.PathLike) or not str(value).strip():
+                what = "the text" if kind == "text" else f"the path of its {kind}"
+                raise UserError(f"{where}: {name} must be {what}; the model takes {', '.join(self.modalities)}")
+            values[name] = str(value).strip() if kind == "text" else os.fspath(value)
+        start, end = (_seconds(where, name, sample.get(name)) for name in TIMES)
+        if end is not None and end <= (start or 0):
+            raise UserError(f"{where}: end must lie after start")
+        return Row(str(number), 0, values, start, end)
+
+    def _outputs(self, rows: Sequence[Row]) -> Outputs:
+        numbers = np.arange(len(rows))
+        columns = {name: self._column(name, rows) for name in self.modalities}
+        chosen, _ = from_memory(columns, numbers)(numbers, self._inputs.frames(numbers, 1))
+        inputs = self._inputs(chosen, numbers, 1)
+        with torch.no_grad():
+            outputs: Outputs = self.model({name: value.to(self.device) for name, value in inputs.items()})
+        return outputs
+
+    def _column(self, name: str, rows: Sequence[Row]) -> Column:
+        """One modality of the rows, as shards would hold it."""
+        try:
+            stored = [decode(row, name, self.modalities[name], self._preprocessing).stored for row in rows]
+        except BrokenMedia as error:
+            row = next(row for row in rows if row.values[name] == error.path)
+            raise UserError(f"sample {row.id}: {name}: {error.path}: {error.reason}") from None
+        if self.card.dataset.modalities[name].storage == "jpeg":
+            return PackedFrames.pack([files for files in stored if isinstance(files, list)])
+        return np.stack([array for array in stored if isinstance(array, np.ndarray)])
+
+    def _predictions(self, outputs: Outputs) -> list[Prediction]:
+        fused = self._probabilities(self._method.predict(outputs))
+        unimodal = {name: self._probabilities(logits) for name, logits in outputs.unimodal.items()}
+        return [
+            Prediction(max(of_all, key=lambda label: of_all[label]), of_all, {n: of[i] for n, of in unimodal.items()})
+            for i, of_all in enumerate(fused)
+        ]
+
+    def _probabilities(self, logits: Tensor) -> list[dict[str, float]]:
+        """(B, C) -> class -> probability, for each sample."""
+        return [dict(zip(self.classes, row, strict=True)) for row in logits.softmax(dim=1).tolist()]
+
+
+def _seconds(where: str, name: str, value: object) -> float | None:
+    if value is None or (isinstance(value, int | float) and 0 <= value < float("inf")):
+        return value
+    raise UserError(f"{where}: {name} must be a number of seconds from 0 on")

@@ -1,0 +1,81 @@
+"""What an encoder is: its settings, what it can take, and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.shards import ModalityCard
+from lfm_ray.registry import Registry
+from lfm_ray.settings import Settings
+
+
+class EncoderSettings(Settings):
+    """The encoder of one modality. What is null is taken from the section `model`, or is as published."""
+
+    name: str | None = Field(
+        None,
+        validate_default=False,
+        description="small: a CNN for spectrograms, images and video, a GRU for text, two layers for features;"
+        " resnet18, resnet50; bert; clip_image, clip_text (lfm_ray/models/encoders); null: model.encoder",
+    )
+    pretrained: str | None = Field(
+        None, description="a folder written by save_pretrained, or a name on the Hugging Face hub; null: random weights"
+    )
+    frozen: bool = Field(False, description="only the layer that makes the embedding is trained")
+    learning_rate_factor: float = Field(
+        1.0, gt=0, le=1000, description="times optimizer.learning_rate, at every step, for this encoder"
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout on the embedding; null: model.dropout")
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="channels of the first block of a CNN, size of a transformer's states; null: model.width for"
+        " small, else as published",
+    )
+    layers: int | None = Field(None, ge=1, description="layers of a transformer; null: as published")
+
+    @field_validator("name")
+    @classmethod
+    def _known_encoder(cls, name: str | None) -> str | None:
+        return name if name is None else ENCODERS.check(name)
+
+    @model_validator(mode="after")
+    def _settings_that_have_an_effect(self) -> Self:
+        if self.frozen and self.learning_rate_factor != 1:
+            raise ValueError("a frozen encoder has no learning rate; leave out learning_rate_factor")
+        if self.pretrained and (self.width or self.layers):
+            raise ValueError("a pretrained encoder has its own width and layers; leave them out")
+        return self
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How an encoder is built, and what it can take.
+
+    settings: which of `pretrained`, `width` and `layers` it knows. large: whether it computes
+    enough for half precision to pay on hardware that has it.
+    """
+
+    build: Callable[[ModalityCard, EncoderSettings, int], nn.Module]
+    kinds: tuple[Kind, ...]
+    settings: tuple[str, ...] = ()
+    large: bool = True
+
+
+ENCODERS: Registry[Encoder] = Registry(
+    "encoder",
+    {
+        "small": "lfm_ray.models.encoders.small:SMALL",
+        "resnet18": "lfm_ray.models.encoders.resnet:RESNET18",
+        "resnet50": "lfm_ray.models.encoders.resnet:RESNET50",
+        "bert": "lfm_ray.models.encoders.bert:BERT",
+        "clip_image": "lfm_ray.models.encoders.clip:CLIP_IMAGE",
+        "clip_text": "lfm_ray.models.encoders.clip:CLIP_TEXT",
+    },
+)

@@ -1,0 +1,95 @@
+"""Parts by name: a built-in one, or anybody's own as `package.module:Name`.
+
+Methods, schedules, encoders, fusion heads, readers, metrics and samplers each have a `Registry` beside the class
+that they derive from. A name with a colon is imported, so that a part of one's own needs no edit here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from lfm_ray.settings import Settings, nearest
+
+Part = TypeVar("Part")
+
+
+class Registry(Mapping[str, Part], Generic[Part]):
+    """Name -> part. It iterates over the built-in names, and also resolves `package.module:Name`.
+
+    what: such as "method", for error messages. builtin: name -> where it is, `module:Name`.
+    """
+
+    def __init__(self, what: str, builtin: Mapping[str, str]) -> None:
+        self.what, self.builtin = what, dict(builtin)
+        self._found: dict[str, Part] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.builtin)
+
+    def __len__(self) -> int:
+        return len(self.builtin)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.builtin or (isinstance(name, str) and ":" in name)
+
+    def __getitem__(self, name: str) -> Part:
+        """The part.
+
+        Raises:
+            KeyError: the name is neither built in nor of the form `package.module:Name`.
+            ValueError: the module cannot be imported, or does not hold the name.
+        """
+        if name not in self._found:
+            location = self.builtin[name] if ":" not in name else name
+            module, _, attribute = location.partition(":")
+            try:
+                self._found[name] = getattr(importlib.import_module(module), attribute)
+            except ImportError as error:
+                raise ValueError(f"{name}: module {module} cannot be imported ({error})") from None
+            except AttributeError:
+                raise ValueError(f"{name}: module {module} has no {attribute}") from None
+        return self._found[name]
+
+    def check(self, name: str) -> str:
+        """The name, for a validator.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        if name not in self:
+            near = nearest(name, list(self))
+            raise ValueError(f"must be one of {', '.join(self)}{near if 'did you mean' in near else ''}")
+        if ":" in name:
+            self[name]
+        return name
+
+
+def choose(registry: Registry[Any], tag: str, default: str, value: Any) -> Any:
+    """The settings of a part from what a user wrote: its name, or a mapping whose key `tag` names it.
+
+    registry: of classes of settings; default: the name where the mapping has none.
+
+    Raises:
+        ValidationError: there is no such part, or one of its settings is wrong.
+    """
+    if isinstance(value, str):
+        value = {tag: value}
+    if not isinstance(value, dict):
+        return value
+    value = {tag: default, **value}
+    name = value[tag]
+    try:
+        part: type[Settings] = registry[registry.check(name) if isinstance(name, str) else default]
+    except ValueError as error:
+        reason = (
+            str(error) if ":" in str(name) else f"{name!r} is not one of {str(error).removeprefix('must be one of ')}"
+        )
+        unknown = PydanticCustomError("unknown_part", "{reason}", {"reason": reason})
+        details = [InitErrorDetails(type=unknown, loc=(tag,), input=name)]
+        raise ValidationError.from_exception_data(registry.what, details) from None
+    return part.model_validate(value)

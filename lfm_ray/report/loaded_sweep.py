@@ -1,0 +1,99 @@
+"""A sweep as data frames and figures, for a notebook: what `lfm_ray.load_sweep` returns."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
+from lfm_ray.report.page_figures import Figures
+from lfm_ray.report.page_tables import strategy_frame
+from lfm_ray.report.plots import Bars, Plot, figure_of
+from lfm_ray.report.sweep_view import Seen
+from lfm_ray.search.sweep import trial_folder
+from lfm_ray.settings import nearest
+from lfm_ray.training.run_folder import read_alpha_updates
+
+
+class LoadedSweep:
+    """A sweep as it was when it was read.
+
+    sweep = lfm_ray.load_sweep("sweeps/mine")
+    sweep.trials, sweep.epochs, sweep.strategies        # data frames
+    sweep.figure("alpha")                               # of matplotlib; sweep.figures names all
+
+    Raises:
+        UserError: there is no sweep in the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        (self._seen,) = Seen.of([folder])
+        self._drawn = Figures([self._seen])
+
+    def __repr__(self) -> str:
+        return f"<sweep {self._seen.name}: {len(self._seen.trials)} trials>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return self.strategies.to_html(index=False, float_format="{:.3f}".format, na_rep="-")
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row for each trial: its state, all of its settings, the metrics of its last epoch."""
+        return self._seen.sweep.table()
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """One row for each epoch of each trial: trial, strategy, state, and all metrics of the epoch."""
+        return pd.DataFrame(
+            [
+                {"trial": trial.number, "strategy": trial.strategy, "state": trial.state, **row}
+                for trial in self._seen.trials
+                for row in trial.rows
+            ]
+        )
+
+    @property
+    def strategies(self) -> pd.DataFrame:
+        """One row for each strategy, the best last: accuracies and gaps of its best trial, mean and std of all."""
+        return strategy_frame([self._seen])
+
+    def alpha_updates(self, trial: int) -> pd.Series[float]:
+        """alpha of a trial that learned it, after each of its updates; indexed by the step on theta."""
+        updates = read_alpha_updates(trial_folder(self._seen.sweep.folder, trial))
+        return pd.Series(updates, name="alpha", dtype=float).rename_axis("step")
+
+    @property
+    def best(self) -> RunConfig:
+        """The settings of the best finished trial.
+
+        Raises:
+            UserError: none has finished.
+        """
+        if self._seen.best is None:
+            raise UserError(f"{self._seen.name}: no trial has finished")
+        return self._seen.best.config
+
+    @property
+    def figures(self) -> list[str]:
+        """The names that `figure` takes."""
+        return list(self._plots)
+
+    def figure(self, name: str) -> Figure:
+        """A figure of the report.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if name not in self._plots:
+            raise UserError(f"{name}: is no figure of this sweep{nearest(name, self.figures)}")
+        return figure_of(self._plots[name], self._drawn.groups)
+
+    @cached_property
+    def _plots(self) -> dict[str, Plot | Bars]:
+        drawn: list[Plot | Bars] = [*self._drawn.plots, *self._drawn.charts]
+        return {plot.name: plot for plot in drawn}

@@ -1,0 +1,72 @@
+"""A sweep as the report has read it, running or ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from lfm_ray.report.tables import modalities_of
+from lfm_ray.search.selection import best_of
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction
+from lfm_ray.search.sweep import Sweep, Trial
+from lfm_ray.training.run_folder import EPOCHS
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sweep as it was when it was read, under the name by which the page calls it."""
+
+    sweep: Sweep
+    trials: list[Trial]
+    name: str
+
+    @staticmethod
+    def of(folders: Sequence[Path]) -> list[Seen]:
+        """Reads sweeps; those whose folders have the same name are called by their paths.
+
+        Raises:
+            UserError: a folder is no sweep.
+        """
+        sweeps = [Sweep.open(folder) for folder in folders]
+        named = Counter(sweep.folder.absolute().name for sweep in sweeps)
+        return [
+            Seen(sweep, [_whole(trial) for trial in sweep.trials()], name if named[name] == 1 else str(sweep.folder))
+            for sweep in sweeps
+            for name in [sweep.folder.absolute().name]
+        ]
+
+    @cached_property
+    def best(self) -> Trial | None:
+        """The best finished trial."""
+        return best_of(self.trials)
+
+    @cached_property
+    def modalities(self) -> list[str]:
+        """The names of the modalities."""
+        return next((modalities_of(trial.rows[-1]) for trial in self.trials if trial.rows), [])
+
+    @property
+    def objective(self) -> str:
+        """The metric by which the best is the best; of several objectives the first."""
+        return next(iter(self.sweep.space.objective))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that all trials have taken together."""
+        return sum(len(trial.rows) for trial in self.trials)
+
+
+def shared_objective(all_seen: Sequence[Seen]) -> tuple[str, Direction]:
+    """The metric and direction by which sweeps are compared: their first objective, or else the fused accuracy."""
+    found = {next(iter(seen.sweep.space.objective.items())) for seen in all_seen}
+    return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
+
+
+def _whole(trial: Trial) -> Trial:
+    """The trial; one that finished, and whose file of epochs has been lost or cut, counts as failed."""
+    if trial.state != "finished" or len(trial.rows) == trial.config.epochs:
+        return trial
+    return replace(trial, state="failed", reason=f"finished, but its {EPOCHS} is not whole")

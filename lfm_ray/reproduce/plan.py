@@ -1,0 +1,318 @@
+"""The rows of the paper's tables and figures, each tuned with the same budget and confirmed over the same seeds.
+
+FOLDER/
+  comparison.yaml   what is compared: the table or figure, the data, and the trials, epochs and seeds of every row
+  ROW/              a sweep for each row (lfm_ray/search/sweep.py); its best trial with other seeds is in confirm/
+
+Every row has the same number of trials of the same number of epochs, and none is stopped early. The
+first trial of a row has the defaults of its authors; the others are drawn from its part of
+search_spaces/methods.yaml (table3, table4, figure3: alpha_schedule.yaml). What is there is not run again, so the
+same call goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from ray.tune import Callback
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import DatasetCard
+from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.methods import METHODS
+from lfm_ray.models.classifier import check_model
+from lfm_ray.resources import repository_file
+from lfm_ray.search.ray_tune.resources import Resources
+from lfm_ray.search.ray_tune.tuning import run_configs, run_each
+from lfm_ray.search.selection import best_of
+from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.sweep import Sweep, Trial, trial_folder
+from lfm_ray.settings import Settings, build, load, merge, nearest
+from lfm_ray.storage import write_atomically
+from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.source import Source
+
+SPACE = "search_spaces/methods.yaml"
+SCHEDULES = "search_spaces/alpha_schedule.yaml"
+OF_SCHEDULES = ("table3", "table4", "figure3")  # L_MM is tuned for every alpha(t)
+PAPERS = ("table1", "table3", "table4", "table5", "figure1", "figure2", "figure3", "figure4")
+CONCAT = "Concat"
+JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
+HEADS = {
+    CONCAT: "concat", "Affine": "affine", "Channel": "channel", "ML-LSTM": "ml_lstm", "Sum": "sum", "Weight": "weight",
+}  # fmt: skip
+OTHERS = {
+    "ETMC": "etmc", "MSES": "mses", "G-Blend": "g_blend", "OGM-GE": "ogm_ge", "Greedy": "greedy", "DOMFN": "domfn",
+    "MSLR": "mslr", "PMR": "pmr", "AGM": "agm", "MLA": "mla", "ReconBoost": "recon_boost", "MMPareto": "mmpareto",
+    "UMT": "umt", "QMF": "qmf",
+}  # fmt: skip
+LFM = {f"LFM {name}": ["method.name=lfm", f"alpha.strategy={name}"] for name in ("heuristic", "polynomial", "learned")}
+CONSTANTS = {
+    f"alpha = {c}": ["method.name=lfm", "alpha.strategy=constant", f"alpha.value={c}"] for c in ("0", "0.5", "1")
+}
+STEPS = {f"h({p})": ["method.name=lfm", "alpha.strategy=stepwise", f"alpha.p={p}"] for p in ("0", "1", "0.05", "0.95")}
+ABLATION = {"alpha = 0": CONSTANTS["alpha = 0"], "CL": CONSTANTS["alpha = 0.5"], "CL + DI": LFM["LFM learned"]}
+MIXED = {
+    f"u = {u}": [*JOINT, "model.fusion=concat", f"loss.uniform_labels={u}"]
+    for u in ("0", "0.1", "0.3", "0.5", "0.7", "0.9", "1")
+}
+LFM["LFM official"] = ["method.name=official", "alpha.strategy=official"]
+CLIP = {"image": "clip_image", "video": "clip_image", "text": "clip_text"}
+
+Watch = Callable[[str, int], AbstractContextManager[Callback]]
+"""What is run, and how many runs it is -> the progress."""
+
+
+class ComparisonFile(Settings):
+    """What `comparison.yaml` holds. trials: of every row; null until the first trial of each has shown its time."""
+
+    paper: str
+    data: str
+    fingerprint: str
+    settings: list[str]
+    epochs: int
+    trials: int | None
+    seeds: list[int]
+
+
+def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
+    """The rows of a table or figure of the paper for a dataset: name -> settings that make `SPACE` that row's.
+
+    table1: each modality alone, joint training with each fusion head, every method, LFM. table3: without
+    contrastive learning, with it (CL; alpha = 0.5), with dynamic integration too (DI; alpha learned).
+    table4: constant and stepwise alpha, the heuristic, learned. table5: table1's question with CLIP's
+    encoders. figure1: joint training with (1 - u) L_S + u L_U; the paper has u = 0, 0.3 and 1. figure2: joint
+    training, G-Blend, MLA, LFM. figure3: alpha(t) heuristic, found and learned. figure4: joint training and
+    LFM. A method that leaves the fusion head open has `concat`, as its authors do; LFM has `sum`,
+    as its authors do.
+
+    Raises:
+        UserError: there is no such table or figure, or CLIP has no encoder for a modality.
+    """
+    names = enumerate(card.modalities, start=1)
+    alone = {f"Unimodal-{i}: {name}": [*JOINT, f"data.modalities=[{name}]"] for i, name in names}
+    heads = {row: [*JOINT, f"model.fusion={head}"] for row, head in HEADS.items()}
+    if paper == "table1":
+        return alone | heads | {row: _method(name) for row, name in OTHERS.items()} | LFM
+    if paper == "table3":
+        return ABLATION
+    if paper == "table4":
+        return CONSTANTS | STEPS | {row: LFM[row] for row in ("LFM heuristic", "LFM learned")}
+    if paper == "figure1":
+        return MIXED
+    if paper in ("figure2", "figure4"):
+        others = {row: _method(OTHERS[row]) for row in ("G-Blend", "MLA") if paper == "figure2"}
+        return {CONCAT: heads[CONCAT], **others, "LFM learned": LFM["LFM learned"]}
+    if paper == "figure3":
+        return {row: LFM[row] for row in ("LFM heuristic", "LFM polynomial", "LFM learned")}
+    if paper != "table5":
+        raise UserError(f"--paper {paper}: must be one of {', '.join(PAPERS)}")
+    if unknown := [name for name, one in card.modalities.items() if one.kind not in CLIP]:
+        raise UserError(f"--paper table5: CLIP has no encoder for {', '.join(unknown)}; it takes images and texts")
+    encoders = {name: f"model.encoders.{name}.name={CLIP[one.kind]}" for name, one in card.modalities.items()}
+    own = {row: [*settings, encoders[name]] for (row, settings), name in zip(alone.items(), encoders, strict=True)}
+    chosen = {"CLIP": [*JOINT, "model.fusion=concat"], "CLIP + MLA": _method("mla"), "CLIP + LFM": LFM["LFM learned"]}
+    return own | {row: [*settings, *encoders.values()] for row, settings in chosen.items()}
+
+
+def _method(name: str) -> list[str]:
+    head = [] if METHODS[name].heads else ["model.fusion=concat"]
+    return [f"method.name={name}", *JOINT[1:], *head]
+
+
+def baseline_of(paper: str) -> str:
+    """The row that others are compared with: joint training."""
+    return {"table3": "alpha = 0", "table4": "alpha = 0", "table5": "CLIP"}.get(paper, CONCAT)
+
+
+def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> Space:
+    """The space of one row, in which no trial is stopped early.
+
+    Raises:
+        UserError: the row's method or fusion head is not defined for the modalities.
+    """
+    space = load_space(repository_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
+    config = space.base
+    names = config.data.modalities or list(card.modalities)
+    check_model(config.model, {name: card.modalities[name] for name in names})
+    config.method.check_modalities(names)
+    if config.method.name == "mslr":  # its settings are named as the modalities are
+        rates = {f"method.factors.{name}": Distribution(loguniform=[0.1, 10]) for name in names}
+        equal = {"defaults": dict.fromkeys(rates, 1.0)}
+        space = space.model_copy(update={"search": {**space.search, **rates}, "points": equal})
+    return space
+
+
+def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence[str] = ()) -> dict[str, Space | str]:
+    """The rows of a table or figure, in its order: name -> its space, or why the data rule it out. only: these rows.
+
+    Raises:
+        UserError: `only` names none of the rows, or the data rule out every row.
+    """
+    used = load_space(repository_file(SPACE), overrides).base.data.modalities
+    if used:
+        card = card.model_copy(update={"modalities": {name: card.modalities[name] for name in used}})
+    wanted = rows(paper, card)
+    for row in only:
+        if row not in wanted:
+            raise UserError(f"--rows {row}: there is no such row{nearest(row, list(wanted))}")
+    planned: dict[str, Space | str] = {}
+    for row in only or wanted:
+        try:
+            file = SCHEDULES if paper in OF_SCHEDULES else SPACE
+            planned[row] = row_space([*overrides, *wanted[row]], card, file)
+        except UserError as error:
+            planned[row] = str(error)
+    if not any(isinstance(space, Space) for space in planned.values()):
+        raise UserError(str(next(iter(planned.values()))))
+    return planned
+
+
+def tune_all(
+    folder: Path, file: ComparisonFile, spaces: Mapping[str, Space], source: Source, resources: Resources,
+    budget: float | None, watch: Watch,
+) -> ComparisonFile:  # fmt: skip
+    """Tunes every row: in each round one trial of each, all at once, so that the cluster is never idle.
+
+    Where `file.trials` is open, there are as many rounds as fit into `budget` seconds, at least one. A
+    round, and the runs of one confirming seed, take as long as the second round; the first starts
+    processes. Returns the file with the number of trials.
+    """
+    sweeps = {row: _open(folder, row, space, file) for row, space in spaces.items()}
+    if file.trials is None:
+        trials = _tune_for(budget or 0, len(file.seeds), sweeps, source, resources, watch)
+        file = file.model_copy(update={"trials": trials})
+        write_atomically(folder / "comparison.yaml", file.to_yaml())
+    assert file.trials is not None
+    for trials in range(1, file.trials + 1):
+        _tune_to(trials, sweeps, source, resources, watch)
+    for sweep in sweeps.values():
+        sweep.extend(file.trials)
+    return file
+
+
+def _tune_for(
+    budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch
+) -> int:
+    """Runs a round, and another if it fits; returns how many fit, both included."""
+    started = time.monotonic()
+    trials, more = 0, 1
+    while more and trials < 2:
+        begun, trials = time.monotonic(), trials + 1
+        _tune_to(trials, sweeps, source, resources, watch)
+        cost = sum(epoch["seconds"] for sweep in sweeps.values() for trial in sweep.trials() for epoch in trial.rows)
+        a_round = max(time.monotonic() - begun, cost / trials / resources.trials_at_once())  # if run before a kill
+        more = rounds_that_fit(budget - (time.monotonic() - started), a_round, seeds)
+    return trials + more
+
+
+def rounds_that_fit(left: float, a_round: float, seeds: int) -> int:
+    """How many more rounds end in `left` seconds, when each confirming seed takes as long as one, too."""
+    return max(0, math.floor(left / a_round) - seeds)
+
+
+def _open(folder: Path, row: str, space: Space, file: ComparisonFile) -> Sweep:
+    where = row_folder(folder, row)
+    if not (where / "sweep.yaml").exists():
+        trials = {"trials": file.trials or 1}
+        Sweep.create(where, space.model_copy(update=trials), file.seeds[0] - 1, file.fingerprint)
+    sweep = Sweep.open(where)
+    sweep.hold()
+    sweep.check_data(file.fingerprint)
+    return sweep
+
+
+def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch) -> None:
+    """Runs one trial of each row that has fewer than so many, and tells the row's study how it went."""
+    asked: dict[Path, tuple[Sweep, int]] = {}
+    for sweep in sweeps.values():
+        if sum(trial.state in ("finished", "failed") for trial in sweep.trials()) < trials:
+            number, _ = sweep.study.ask()
+            asked[trial_folder(sweep.folder, number).absolute()] = sweep, number
+    if not asked:
+        return
+    configs = {where: next(t.config for t in sweep.trials() if t.number == n) for where, (sweep, n) in asked.items()}
+    with watch(f"trial {trials} of {len(asked)} rows", len(asked)) as progress:
+        failures = run_each(configs, source, resources, [progress], None)
+    for where, (sweep, number) in asked.items():
+        if where in failures:
+            sweep.study.fail(number, failures[where])
+        else:
+            sweep.study.finish(number, read_epochs(where)[-1])
+
+
+def best_trials(folder: Path, spaces: Mapping[str, Space]) -> dict[str, Trial]:
+    """Row -> its best trial by the validation split; a row of which every trial failed is left out."""
+    found = {row: best_of(Sweep.open(row_folder(folder, row)).trials()) for row in spaces}
+    return {row: trial for row, trial in found.items() if trial is not None}
+
+
+def confirm_all(
+    folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: Source, resources: Resources,
+    split: str, watch: Watch, changes: Mapping[str, object] | None = None,
+) -> dict[str, list[Path]]:  # fmt: skip
+    """Trains the best trial of every row with each seed, and measures it on `split`; row -> its runs' folders.
+
+    changes: settings that these runs have beside those of the trial.
+
+    Raises:
+        TrainingFailed: no trial of any row has finished, or a run failed.
+    """
+    if not best:
+        raise TrainingFailed(f"{folder}: no trial of any row has finished")
+    runs: dict[Path, RunConfig] = {}
+    folders: dict[str, list[Path]] = {}
+    for row, trial in best.items():
+        folders[row] = [confirm_folder(folder, row, trial, seed, split) for seed in file.seeds]
+        for where, seed in zip(folders[row], file.seeds, strict=True):
+            if f"{split}/fused/accuracy" not in (read_epochs(where) or [{}])[-1]:
+                runs[where] = build(RunConfig, merge(trial.config.model_dump(), {**(changes or {}), "seed": seed}))
+    if not runs:
+        return folders
+    with watch(f"the best of {len(best)} rows with {len(file.seeds)} seeds", len(runs)) as progress:
+        run_configs(runs, source, resources, [progress], split)
+    return folders
+
+
+def open_comparison(folder: Path, wanted: ComparisonFile) -> ComparisonFile:
+    """The comparison of a folder, begun if there is none.
+
+    Raises:
+        UserError: the folder holds another comparison, or something else.
+    """
+    path = folder / "comparison.yaml"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: is not empty and not a comparison; use another --name")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, wanted.to_yaml())
+        return wanted
+    found = load(ComparisonFile, path)
+    for name in ("paper", "fingerprint", "settings", "epochs", "seeds"):
+        if getattr(found, name) != getattr(wanted, name):
+            raise UserError(f"{folder}: is a comparison with other {name} ({getattr(found, name)}); use another --name")
+    if wanted.trials is not None and wanted.trials != found.trials:
+        found = found.model_copy(update={"trials": wanted.trials})
+        write_atomically(path, found.to_yaml())
+    return found
+
+
+def row_folder(folder: Path, row: str) -> Path:
+    """Where the sweep of a row is kept."""
+    return folder / _plain(row)
+
+
+def confirm_folder(folder: Path, row: str, trial: Trial, seed: int, split: str) -> Path:
+    """Where the run of a row's best trial with another seed is kept, as `lfm_ray.confirm` keeps them."""
+    kept = "confirm" if split == "test" else f"confirm-{split}"
+    return (row_folder(folder, row) / kept / f"{trial.number:04d}-seed{seed}").absolute()
+
+
+def _plain(row: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in row.lower()).replace("--", "-")

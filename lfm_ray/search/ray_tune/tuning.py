@@ -1,0 +1,210 @@
+"""Runs the trials of a sweep on Ray Tune."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import ConcurrencyLimiter, Searcher
+
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.search.population import Population
+from lfm_ray.search.ray_tune.adapters import (
+    FAILED,
+    NUMBER,
+    Forget,
+    KeepBest,
+    Mirror,
+    PopulationScheduler,
+    PopulationSearcher,
+    Recoveries,
+    StudyScheduler,
+    StudySearcher,
+    TimeBudget,
+)
+from lfm_ray.search.ray_tune.resources import Growth, Resources, check_nodes
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.study import SETTINGS
+from lfm_ray.search.sweep import JOURNAL, SWEEP, Sweep, trial_folder
+from lfm_ray.storage import name_of, push, working_folder
+from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.ray_train import RETRIES, Workers, first_reason, run_on_workers
+from lfm_ray.training.source import Source
+
+
+def run_sweep(
+    sweep: Sweep, source: Source, resources: Resources, time_budget: TimeBudget | None, callbacks: list[tune.Callback]
+) -> None:
+    """Runs every trial of the sweep that has not ended; returns when they have, or time is up.
+
+    Trials that are cut short by the time budget go on under `--resume`.
+    """
+    study = sweep.study
+    if not study.remaining() or not study.has_epochs():
+        return
+    check_nodes(source, sweep.folder / SWEEP)
+    trainable = tune.with_parameters(
+        run_trial,
+        source=source,
+        space=sweep.space,
+        sweep=name_of(sweep.folder),
+        workers=resources.nested(),
+    )
+    config = tune.TuneConfig()
+    searcher: Searcher
+    if sweep.space.epochs_a_round:
+        population = Population(sweep)
+        searcher, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
+        config.num_samples = population.remaining()
+    else:
+        searcher, config.scheduler = StudySearcher(study, sweep.folder), StudyScheduler(study)
+        config.num_samples = study.remaining()
+    config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
+    keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
+    callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
+    _tune(trainable, config, sweep.folder, resources, callbacks, stop=time_budget)
+    keep_best.tidy()
+    push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
+
+
+def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: str, workers: Workers) -> None:
+    """One trial of a sweep, in a process of Ray Tune."""
+    folder = trial_folder(working_folder(sweep), config[NUMBER])
+    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, None, space.epochs_a_round)
+
+
+def run_configs(
+    runs: dict[Path, RunConfig],
+    source: Source,
+    resources: Resources,
+    callbacks: list[tune.Callback],
+    measure: str | None,
+    time_budget: TimeBudget | None = None,
+) -> None:
+    """Runs given configurations, each in its folder; those that have ended are not repeated.
+
+    The last epoch of each is also measured on the split `measure`, where one is named. Runs that the
+    time budget cuts short go on when they are run again.
+
+    Raises:
+        TrainingFailed: one of them failed; the others have run.
+    """
+    for folder, reason in run_each(runs, source, resources, callbacks, measure, time_budget).items():
+        raise TrainingFailed(f"{folder}: {reason}")
+
+
+def run_each(
+    runs: dict[Path, RunConfig],
+    source: Source,
+    resources: Resources,
+    callbacks: list[tune.Callback],
+    measure: str | None,
+    time_budget: TimeBudget | None = None,
+) -> dict[Path, str]:
+    """What `run_configs` does; returns the folders of the runs that failed, with the reasons.
+
+    Raises:
+        KeyboardInterrupt: Tune was interrupted before all had ended and before the time was up.
+    """
+    named = [(name_of(folder), run) for folder, run in runs.items()]
+    trainable = tune.with_parameters(_run_one, runs=named, source=source, workers=resources.nested(), measure=measure)
+    where = next(iter(runs)).parent
+    check_nodes(source, next(file for file in (where / SWEEP, where.parent / SWEEP) if file.exists()))
+    config = tune.TuneConfig(num_samples=1)
+    space = {"run": tune.grid_search(list(range(len(runs))))}
+    grid = _tune(trainable, config, where, resources, callbacks, space, time_budget)
+    failures: dict[Path, str] = {}
+    ended = 0
+    for (folder, run), result in zip(runs.items(), (grid[i] for i in range(len(grid))), strict=False):
+        metrics = result.metrics or {}
+        if result.error or FAILED in metrics:
+            failures[folder] = str(metrics.get(FAILED, result.error))
+        ended += folder in failures or metrics.get("epoch") == run.epochs
+    if ended < len(runs) and not (time_budget and time_budget.stop_all()):
+        raise KeyboardInterrupt
+    return failures
+
+
+def _run_one(
+    config: dict[str, Any], runs: list[tuple[str, RunConfig]], source: Source, workers: Workers, measure: str | None
+) -> None:
+    folder, run = runs[config["run"]]
+    _run(lambda: run, working_folder(folder), source, workers, measure)
+
+
+def _tune(
+    trainable: Callable[..., None],
+    config: tune.TuneConfig,
+    folder: Path,
+    resources: Resources,
+    callbacks: list[tune.Callback],
+    grid: dict[str, Any] | None = None,
+    stop: tune.Stopper | None = None,
+) -> tune.ResultGrid:
+    """Runs trials on Ray Tune, which keeps files of its own under `folder`/ray.
+
+    A trial whose process died (killed from outside, out of memory, its node lost) is started again.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is recorded with its reason, and printed
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports its reason and no metrics
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # what is worth keeping, we keep
+    if config.search_alg is None:
+        config.max_concurrent_trials = resources.trials_at_once()
+    config.reuse_actors = True
+    config.trial_dirname_creator = lambda trial: trial.trial_id
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources.request()),
+        param_space=grid or {},
+        tune_config=config,
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(folder.absolute()),
+            verbose=0,
+            callbacks=[*callbacks, Forget()],
+            stop=stop,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    try:
+        return tuner.fit()
+    except tune.TuneError as error:
+        if "TrainingFailed: " not in str(error):
+            raise
+        raise TrainingFailed(first_reason(error)) from None
+
+
+def _run(
+    config: Callable[[], RunConfig],
+    folder: Path,
+    source: Source,
+    workers: Workers,
+    measure: str | None,
+    save_every: int | None = None,
+) -> None:
+    """One run. If it fails it reports why, and what else there is to run goes on."""
+    try:
+        if workers.count > 1:
+            from ray.tune.integration.ray_train import TuneReportCallback
+
+            run_on_workers(config(), source, folder, workers, [TuneReportCallback()], measure)
+        else:
+            threads = max(1, round(workers.cpus))
+            limit = workers.epoch_time_limit
+            run_in_process(
+                config(), source, folder, lambda row: tune.report(dict(row)), threads, measure, limit, save_every
+            )
+    except (TrainingFailed, UserError) as error:
+        tune.report({FAILED: str(error)})
+    except Exception as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        push(folder / "error.txt")
+        reason = (str(error).splitlines() or [""])[0]
+        tune.report({FAILED: f"{type(error).__name__}: {reason} (see {folder.name}/error.txt)"})

@@ -1,0 +1,66 @@
+"""What of a search space is defined for the modalities of a dataset; the rest is left out before a search begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lfm_ray.datasets.shards import DatasetCard
+from lfm_ray.errors import UserError
+from lfm_ray.methods import METHODS
+from lfm_ray.models.fusion import FUSION_HEADS
+from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.settings import merge
+
+CHOSEN: Mapping[str, Mapping[str, Any]] = {"method.name": METHODS, "model.fusion": FUSION_HEADS}
+
+
+def for_modalities(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
+    """The space without the methods and fusion heads that know two modalities only, if there are not two.
+
+    Settings and points that only these have go with them. Returns the space, and a line that says
+    what was left out and why, for each setting from whose choice something was.
+
+    Raises:
+        UserError: nothing is left to choose from.
+    """
+    names = space.base.data.modalities or list(card.modalities)
+    lines: list[str] = []
+    for setting, known in CHOSEN.items():
+        values = (space.search[setting].choice if setting in space.search else None) or []
+        of_two = [value for value in values if known[value].exactly_two]
+        if len(names) == 2 or not of_two or "data.modalities" in space.search:
+            continue
+        why = f"defined for two modalities, and there are {len(names)} ({', '.join(names)})"
+        if len(of_two) == len(values):
+            raise UserError(f"search: {setting}: {', '.join(of_two)}: {why}; choose two by data.modalities")
+        space = _without(space, setting, of_two)
+        lines.append(f"left out of {setting}: {', '.join(of_two)}; {why}")
+    return space, lines
+
+
+def _without(space: Space, setting: str, values: list[Any]) -> Space:
+    """The space in which a setting never has these values."""
+    kept = [value for value in space.search[setting].choice or [] if value not in values]
+
+    def narrowed(distribution: Distribution) -> Distribution | None:
+        """With what is left of its condition; None: it can no longer hold."""
+        if setting not in distribution.when:
+            return distribution
+        allowed = distribution.when[setting]
+        left = [value for value in (allowed if isinstance(allowed, list) else [allowed]) if value not in values]
+        return distribution.model_copy(update={"when": {**distribution.when, setting: left}}) if left else None
+
+    search = {**space.search, setting: space.search[setting].model_copy(update={"choice": kept})}
+    update = {
+        "search": {name: one for name, old in search.items() if (one := narrowed(old))},
+        "points": {label: point for label, point in space.points.items() if point.get(setting) not in values},
+        "run": space.run if _base(space, setting) in kept else merge(space.run, {setting: kept[0]}),
+    }
+    return Space.model_validate({**space.model_dump(), **update})
+
+
+def _base(space: Space, setting: str) -> Any:
+    """A setting's value where it is not drawn."""
+    return space.base.method.name if setting == "method.name" else space.base.model.fusion

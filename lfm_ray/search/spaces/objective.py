@@ -1,0 +1,138 @@
+"""What a search looks for: metrics to raise or lower, and relations that have to hold.
+
+objective: val/fused/map
+objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}
+constraints:
+  - alpha.low <= alpha.high          of settings: a draw that breaks it is never run
+  - val/*/accuracy >= 0.5            of metrics: a trial that breaks it is never the best
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from lfm_ray.errors import UserError
+from lfm_ray.settings import nearest
+
+Direction = Literal["maximize", "minimize"]
+FUSED_ACCURACY = "val/fused/accuracy"
+LOWER_IS_BETTER = ("loss", "gap")
+
+
+def objective_of(given: Any) -> Any:
+    """A metric, a list of metrics or a mapping metric -> direction, as such a mapping.
+
+    A direction that is left out is `minimize` for losses and gaps, else `maximize`. Metrics are
+    those of the validation split; a `METRIC=DIRECTION` (as on the command line) is taken apart.
+    """
+    if isinstance(given, dict):
+        return given
+    items = given if isinstance(given, list) else [given]
+    pairs = [str(item).partition("=")[::2] for item in items]
+    return {name: direction or natural_direction(name) for name, direction in pairs}
+
+
+def natural_direction(metric: str) -> Direction:
+    """`minimize` for losses and gaps, else `maximize`."""
+    return "minimize" if metric.endswith(LOWER_IS_BETTER) else "maximize"
+
+
+def metric_name(metric: str) -> str:
+    """`val/fused/accuracy` -> `fused accuracy`, as tables and lines show it."""
+    return metric.removeprefix("val/").replace("/", " ").replace("_", " ")
+
+
+def signed(objective: Mapping[str, Direction], row: Mapping[str, float]) -> tuple[float, ...]:
+    """The objective's values in a row of metrics, each with the sign that makes larger better."""
+    return tuple(row[name] if direction == "maximize" else -row[name] for name, direction in objective.items())
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`left sign right`, each side a setting, a metric (with a slash) or a number.
+
+    A metric may hold `*`, which stands for every name: the relation must then hold for each metric
+    that fits (`val/*/accuracy` are the fused one and those of all modalities).
+    """
+
+    text: str
+    left: str
+    sign: str
+    right: str
+
+    @classmethod
+    def parse(cls, text: str) -> Relation:
+        """Reads `left <= right`, with <=, <, >= or >.
+
+        Raises:
+            ValueError: it is written otherwise.
+        """
+        match = re.fullmatch(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([^\s<>=]+)\s*", text)
+        if not match:
+            raise ValueError(f"{text!r}: write it as `left <= right`, with <=, <, >= or >")
+        relation = cls(text, *match.groups())
+        if not relation.names:
+            raise ValueError(f"{text!r}: names neither a setting nor a metric")
+        return relation
+
+    @property
+    def names(self) -> list[str]:
+        """The settings and metrics that it names."""
+        return [side for side in (self.left, self.right) if _number(side) is None]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that it names, which are known when a trial has ended."""
+        return [name for name in self.names if "/" in name]
+
+    def violation(self, values: Mapping[str, Any]) -> float | None:
+        """By how much settings or metrics break it: above 0 if they do; None where one of them is absent.
+
+        Of several metrics that fit a pattern, the worst counts.
+        """
+        sides = [_values(side, values) for side in (self.left, self.right)]
+        if not all(sides):
+            return None
+        lower, upper = sides if self.sign in ("<=", "<") else reversed(sides)
+        excess = max(lower) - min(upper)
+        if excess == 0 and self.sign in ("<", ">"):
+            return math.ulp(1.0)
+        return excess
+
+
+def check_metrics(objective: Iterable[str], relations: Iterable[Relation], modalities: Iterable[str]) -> None:
+    """Refuses metrics that runs on these modalities do not have.
+
+    Raises:
+        UserError: a metric is unknown.
+    """
+    from lfm_ray.training.metrics import metric_names  # it imports torch, which reading a space does not need
+
+    known = [f"val/{name}" for name in metric_names(modalities)]
+    for name in objective:
+        if name not in known:
+            raise UserError(f"objective: unknown metric {name}{nearest(name, known)}")
+    for relation in relations:
+        for name in relation.metrics:
+            if not any(fnmatchcase(metric, name) for metric in known):
+                raise UserError(f"constraints: {relation.text}: unknown metric {name}{nearest(name, known)}")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _values(side: str, values: Mapping[str, Any]) -> list[float]:
+    number = _number(side)
+    if number is not None:
+        return [number]
+    found = [values[side]] if side in values else [values[name] for name in values if fnmatchcase(name, side)]
+    return [float(value) for value in found if isinstance(value, int | float)]

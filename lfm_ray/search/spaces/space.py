@@ -1,0 +1,257 @@
+"""Search spaces: a run's settings, some of them distributions, in one YAML file.
+
+    question: Which alpha(t) trains the best classifier?
+    extends: temperature.yaml             # or a list; what stands here is put over what is there
+    run:                                  # settings shared by all trials; the rest has its default
+      epochs: 20
+    search:
+      alpha.strategy: {choice: [heuristic, polynomial, learned]}
+      alpha.coefficients: {uniform: [0, 1], length: 4, order: decreasing, when: {alpha.strategy: polynomial}}
+      alpha.inner_iters: {integer: [2, 10], when: {alpha.strategy: learned}}
+      optimizer.learning_rate: {loguniform: [1e-3, 3e-2], source: "a decade around the default"}
+      model.width: {same_as: model.embedding_size}
+      loss.tau: null                      # no longer searched, though temperature.yaml does
+    constraints:
+      - alpha.low <= alpha.high           # a draw that breaks it is never run
+      - val/*/accuracy >= 0.5             # a trial that breaks it is never the best
+    objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}      # or one metric
+    points:                               # tried first and never pruned
+      heuristic: {alpha.strategy: heuristic}
+
+A setting with `when` exists only in trials in which the named settings have the given values (one,
+or a list of which one holds). `length` makes a list of independent values, `order` an ordered one.
+`extends` names files beside this one or in the repository; `run` is merged setting by setting, `search`
+and `points` name by name (null takes one away), `constraints` are added, and anything else is replaced.
+
+Optuna is told of a draw that is never run that it breaks its constraint, and by how much, so TPE
+draws fewer of them; the same holds for a trial whose metrics break one. Settings that a run refuses
+by itself (`lfm_ray/config.py`) are such constraints without being named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import optuna
+from optuna.distributions import BaseDistribution
+from pydantic import Field, field_validator, model_validator
+
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
+from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, Relation, objective_of
+from lfm_ray.settings import Settings, build, flatten, in_full, merge
+
+
+class Pruning(Settings):
+    """Which trials are stopped early (`lfm_ray.search.study.pruning`)."""
+
+    by: Literal["probe_map", "unimodal_accuracy", "fused/accuracy", "none"] = Field(
+        "probe_map",
+        description="the validation measure that rungs compare (lfm_ray.training.metrics); fused/accuracy is plain"
+        " ASHA, which is unfair to schedules that start with alpha near 1",
+    )
+    first_rung: int | None = Field(
+        None, ge=1, description="epoch at which trials are compared for the first time; null: 1 of 24, at least 1"
+    )
+    reduction: int = Field(3, ge=2, description="one in that many goes on; also the factor between rungs")
+
+    def first_of(self, epochs: int) -> int:
+        """The epoch of the first rung of trials of so many epochs."""
+        return self.first_rung or max(1, round(epochs / 24))
+
+
+class Space(Settings):
+    """A search space file."""
+
+    question: str = Field("", description="the question that the search answers, in one sentence")
+    run: dict[str, Any] = Field({}, description="settings of every trial, as in a run's YAML file")
+    search: dict[str, Distribution] = Field({}, description="setting -> distribution")
+    points: dict[str, dict[str, Any]] = Field({}, description="name -> settings that are tried first and never pruned")
+    objective: dict[str, Direction] = Field(
+        {FUSED_ACCURACY: "maximize"},
+        min_length=1,
+        description="metric -> maximize or minimize, or only the metric; of several, the Pareto front is searched",
+    )
+    constraints: list[str] = Field([], description="relations between settings, metrics and numbers that must hold")
+    from_learned: dict[str, Any] = Field(
+        {}, description="settings of the learned run that --from-learned begins with, beside those of `run`"
+    )
+    trials: int = Field(24, ge=1, description="number of trials")
+    epoch_budget: int | None = Field(None, ge=1, description="epochs of all trials together; null: no limit")
+    sampler: Literal["tpe", "random", "cmaes", "gp"] = Field(
+        "tpe", description="how settings are drawn, by Optuna (lfm_ray/search/study/samplers.py)"
+    )
+    pruning: Pruning = Pruning()
+    epochs_a_round: int | None = Field(
+        None, ge=1, description="of a population (lfm_ray.search.population), set by --population; null: none"
+    )
+    keep_checkpoints: int = Field(
+        10, ge=0, description="how many of the finished trials, the best, keep their checkpoint; all keep their curves"
+    )
+
+    @field_validator("search")
+    @classmethod
+    def _in_full(cls, search: dict[str, Distribution]) -> dict[str, Distribution]:
+        return {in_full(name): distribution for name, distribution in search.items()}
+
+    @field_validator("points")
+    @classmethod
+    def _points_in_full(cls, points: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            label: {in_full(key) if isinstance(value, str) else key: value for key, value in point.items()}
+            for label, point in points.items()
+        }
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _metrics_alone_will_do(cls, value: Any) -> Any:
+        return objective_of(value)
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable(cls, value: list[str]) -> list[str]:
+        for text in value:
+            Relation.parse(text)
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_objectives_are_not_pruned(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("objective"), dict | list) and "pruning" not in values:
+            return {**values, "pruning": {"by": "none"}} if len(values["objective"]) > 1 else values
+        return values
+
+    @model_validator(mode="after")
+    def _pruning_needs_one_objective(self) -> Self:
+        if len(self.objective) > 1 and self.pruning.by != "none":
+            raise ValueError(
+                "pruning compares trials by one measure; with several objectives write pruning: {by: none}"
+            )
+        return self
+
+    @cached_property
+    def base(self) -> RunConfig:
+        """The run with every searched setting at its default."""
+        return build(RunConfig, self.run)
+
+    @cached_property
+    def _base_values(self) -> dict[str, Any]:
+        return flatten(self.base.model_dump())
+
+    @cached_property
+    def relations(self) -> list[Relation]:
+        """The constraints."""
+        return [Relation.parse(text) for text in self.constraints]
+
+    def conditions_hold(self, distribution: Distribution, drawn: Mapping[str, Any]) -> bool:
+        """Whether a setting exists, given the settings drawn so far."""
+        for name, allowed in distribution.when.items():
+            value = drawn[name] if name in drawn else self._base_values.get(name)
+            if value not in (allowed if isinstance(allowed, list) else [allowed]):
+                return False
+        return True
+
+    def conditions(self, distribution: Distribution) -> dict[str, Any]:
+        """Settings under which a searched one exists, following the conditions of its conditions."""
+        needed: dict[str, Any] = {}
+        for name, allowed in distribution.when.items():
+            if name in self.search:
+                needed |= self.conditions(self.search[name])
+            needed[name] = allowed[0] if isinstance(allowed, list) else allowed
+        return needed
+
+    def searched_in(self, config: RunConfig) -> list[str]:
+        """The searched settings that exist in a run."""
+        values = flatten(config.model_dump())
+        return [path for path, distribution in self.search.items() if self.conditions_hold(distribution, values)]
+
+    def searched_values(self, config: RunConfig) -> dict[str, Any]:
+        """The values of the searched settings that exist in a run; those of a list entry by entry, `PATH.0` first."""
+        values = flatten(config.model_dump(mode="json"))
+        return _entries({path: values[path] for path in self.searched_in(config)})
+
+    def searched_examples(self) -> dict[str, list[Any]]:
+        """The names that `searched_values` can have, each with the ends of its range or all of its choices."""
+        examples: dict[str, list[Any]] = {}
+        for path, distribution in self.search.items():
+            while distribution.same_as in self.search:
+                distribution = self.search[distribution.same_as]
+            extremes = list(distribution.extremes()) or [self._base_values.get(distribution.same_as or "")]
+            for value in extremes:
+                for name, entry in _entries({path: value}).items():
+                    examples.setdefault(name, []).append(entry)
+        return examples
+
+    @cached_property
+    def parameters(self) -> dict[str, BaseDistribution]:
+        """Optuna's parameters of all searched settings: name -> distribution."""
+        return {name: one for path, item in self.search.items() for name, one in item.parameters(path).items()}
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draws the settings of a trial: dotted path -> value."""
+        drawn: dict[str, Any] = {}
+        for path, distribution in self.search.items():
+            if not self.conditions_hold(distribution, drawn):
+                continue
+            if (other := distribution.same_as) is not None:
+                drawn[path] = drawn[other] if other in drawn else self._base_values[other]
+            else:
+                drawn[path] = distribution.suggest(trial, path)
+        return drawn
+
+    def config(self, drawn: Mapping[str, Any]) -> RunConfig:
+        """The run with the drawn settings in place."""
+        return build(RunConfig, merge(self.run, drawn))
+
+    def learned_run(self) -> RunConfig:
+        """The learned run that --from-learned begins with: `run` and `from_learned` together."""
+        return build(RunConfig, merge(self.run, {"alpha.strategy": "learned", **flatten(self.from_learned)}))
+
+    def broken(self, drawn: Mapping[str, Any]) -> dict[str, float]:
+        """What keeps drawn settings from being run: constraint -> by how much it is broken, above 0."""
+        refused: dict[str, float] = {}
+        values: Mapping[str, Any] = drawn
+        try:
+            values = flatten(self.config(drawn).model_dump())
+        except UserError as error:
+            refused = {str(error): 1.0}
+        amounts = {one.text: one.violation(values) or 0.0 for one in self.relations if not one.metrics}
+        return {text: amount for text, amount in amounts.items() if amount > 0} or refused
+
+    def outcomes(self, config: RunConfig, row: Mapping[str, float]) -> dict[str, float]:
+        """What a run's metrics say of the constraints on metrics: constraint -> above 0 where it is broken.
+
+        A constraint on something that the run does not have holds.
+        """
+        values = {**flatten(config.model_dump()), **row}
+        return {one.text: one.violation(values) or 0.0 for one in self.relations if one.metrics}
+
+    def known_points(self) -> dict[str, dict[str, Any]]:
+        """The points in Optuna's names; searched settings that a point leaves open have their default.
+
+        Where the default is outside of what is searched, the sampler draws a value.
+        """
+        points = {}
+        for label, point in self.points.items():
+            values = flatten(self.config(point).model_dump())
+            points[label] = self.drawn(values)
+        return points
+
+    def drawn(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of Optuna's parameters that draw a run's (flattened) settings, as far as they can be drawn."""
+        drawn: dict[str, Any] = {}
+        for path, distribution in self.search.items():
+            if path in values and self.conditions_hold(distribution, values) and distribution.allows(values[path]):
+                drawn |= distribution.drawn(path, values[path])
+        return drawn
+
+
+def _entries(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with `PATH.0`, `PATH.1`, ... in place of a list."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{i}": entry for i, entry in enumerate(value)} if isinstance(value, list) else {name: value}
+    return flat

@@ -1,0 +1,101 @@
+"""What earlier sweeps found, as evidence for the sampler of a new one (`tune --warm-start SWEEP`).
+
+The values of another sweep are not on the scale of this one: on other data, or with another number
+of epochs, the best accuracy is another, and taken as they are either all old trials would look
+better than all new ones, or worse. So within each sweep values are replaced by normal scores: the
+value of rank r of n becomes Phi^-1((r - 1/2) / n), as in quantile-based transfer (Salinas, Shen and
+Perrone, "A quantile-based approach for hyperparameter transfer learning", ICML 2020). Trials of the
+same data with the same fixed settings are ranked together with the new ones.
+
+The study on disk keeps the sweep's own trials with their own values; what is pooled lives in memory
+for one draw. The evidence itself is kept in the sweep's folder, so a sweep goes on without the
+folders of those that it started from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lfm_ray.search.spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One finished trial of an earlier sweep.
+
+    group: the sweep that its values are ranked within; empty: with this sweep's own.
+    params: Optuna's parameters; values: of this sweep's objective; constraints: above 0 if broken.
+    """
+
+    group: str
+    params: dict[str, Any]
+    values: list[float]
+    constraints: dict[str, float]
+
+
+def write_evidence(file: Path, evidence: Iterable[Evidence]) -> None:
+    """Writes evidence, one JSON object a line."""
+    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in evidence), encoding="utf-8")
+
+
+def read_evidence(file: Path) -> list[Evidence]:
+    """What `write_evidence` wrote; nothing, where there is no file."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [Evidence(**json.loads(line)) for line in lines]
+
+
+def pooled(
+    space: Space, own: Sequence[FrozenTrial], evidence: Sequence[Evidence], sampler: BaseSampler
+) -> optuna.Study:
+    """A study in memory of the evidence and a sweep's own trials, with normal scores for values."""
+    finished = [trial for trial in own if trial.state == TrialState.COMPLETE]
+    values = {"": [trial.values for trial in finished]}
+    for one in evidence:
+        values.setdefault(one.group, []).append(one.values)
+    scores = {group: normal_scores(of_group) for group, of_group in values.items()}
+    own_scores = scores[""][: len(finished)]
+    scores[""] = scores[""][len(finished) :]
+
+    study = optuna.create_study(directions=list(space.objective.values()), sampler=sampler)
+    for one in evidence:
+        study.add_trial(
+            create_trial(
+                params=one.params,
+                distributions={name: space.parameters[name] for name in one.params},
+                values=scores[one.group].pop(0),
+                constraints=one.constraints,
+            )
+        )
+    for trial in own:
+        if trial.state in (TrialState.PRUNED, TrialState.RUNNING):
+            study.add_trial(trial)
+        elif trial.state == TrialState.COMPLETE:
+            study.add_trial(
+                create_trial(
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    values=own_scores.pop(0),
+                    constraints=trial.constraints,
+                )
+            )
+    return study
+
+
+def normal_scores(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Values (n, objectives) -> Phi^-1((rank - 1/2) / n), each objective for itself; equal values share a rank."""
+    from scipy.stats import rankdata
+
+    if not values:
+        return []
+    ranks = rankdata(values, axis=0)
+    normal = NormalDist()
+    return [[normal.inv_cdf((rank - 0.5) / len(values)) for rank in line] for line in ranks]

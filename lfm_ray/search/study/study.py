@@ -1,0 +1,206 @@
+"""The Optuna study of a sweep: every decision of the search is in one journal file.
+
+The journal is appended to as things happen, so a sweep whose driver was killed goes on from it:
+trials that had finished are known, those that were running are handed out again under their old
+number, and the sampler for trial n is seeded by (seed, n), so it does not matter how often the
+sweep was interrupted. optuna-dashboard and Optuna's plots open the same file:
+
+    storage = JournalStorage(JournalFileBackend("sweeps/NAME/study.journal"))
+    optuna.visualization.matplotlib.plot_param_importances(optuna.load_study(study_name=None, storage=storage))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from lfm_ray.config import RunConfig
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.journal import PatientJournal
+from lfm_ray.search.study.prior_trials import Evidence, pooled
+from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
+from lfm_ray.search.study.samplers import sampler_for
+
+SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
+
+
+def read_trials(journal: Path) -> list[FrozenTrial]:
+    """The trials in a study's journal, by number. Only reads, so another process may write meanwhile."""
+    if not journal.exists():
+        return []
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    studies = storage.get_all_studies()
+    return storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+
+
+class Study:
+    """Hands out trials of a space and is told how they went.
+
+    What Optuna learns of a stopped trial: that it was pruned, with the values it reported up to
+    then. TPE ranks such trials behind all finished ones, by how far they came; it never takes an
+    early accuracy for a final one. So they tell it where not to look, which is all that is known
+    of them: a final value that was guessed from an early one would favour fast starters again.
+
+    A draw that the space's constraints forbid is told to Optuna and never handed out; it has a
+    number, but no settings.
+
+    evidence: what earlier sweeps found, from which the sampler learns too (`lfm_ray.search.study.prior_trials`).
+    """
+
+    def __init__(self, journal: Path, space: Space, seed: int, evidence: Sequence[Evidence] = ()) -> None:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        self.space, self.seed, self.evidence = space, seed, evidence
+        pruning = space.pruning
+        storage = JournalStorage(PatientJournal(journal))
+        names = optuna.get_all_study_names(storage)  # the folder may have been renamed since
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=names[0] if names else journal.parent.name,
+            directions=list(space.objective.values()),
+            pruner=optuna.pruners.NopPruner()
+            if pruning.by == "none"
+            else SuccessiveHalving(pruning.first_of(space.base.epochs), pruning.reduction),
+            load_if_exists=True,
+        )
+        if not names:
+            self._study.set_metric_names(list(space.objective))
+        if not self.trials():
+            for label, point in list(space.known_points().items())[: space.trials]:
+                self._study.enqueue_trial(point, user_attrs={PROTECTED: True, LABEL: label})
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        self._again = [trial.number for trial in running if SETTINGS in trial.user_attrs]
+        for trial in running:
+            if SETTINGS not in trial.user_attrs:
+                self.fail(trial.number, "interrupted before its settings were drawn")
+        self._reached: dict[int, int] = {}
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; draws that were never handed out and points that wait are among them."""
+        return self._study.get_trials(deepcopy=False)
+
+    def started(self) -> list[FrozenTrial]:
+        """The trials that have been handed out, by number."""
+        return [trial for trial in self.trials() if SETTINGS in trial.user_attrs]
+
+    def remaining(self) -> int:
+        """How many trials are still to be handed out, those that were interrupted included."""
+        return max(0, self.space.trials - len(self.started())) + len(self._again)
+
+    def epochs_taken(self) -> int:
+        """Epochs of all trials: those that ended, and all that the running ones may take."""
+        return sum(
+            trial.user_attrs[EPOCHS] if EPOCHS in trial.user_attrs else self.epochs(trial.number)
+            for trial in self.started()
+            if trial.number not in self._again
+        )
+
+    def has_epochs(self) -> bool:
+        """Whether the epoch budget has room for one more trial, however long it may be."""
+        if self.space.epoch_budget is None:
+            return True
+        searched = self.space.search.get("epochs")
+        longest = max(searched.extremes() if searched else [], default=self.space.base.epochs)
+        return self.epochs_taken() + longest <= self.space.epoch_budget
+
+    def front(self) -> list[int]:
+        """The numbers of the trials on the Pareto front, of those that satisfy all constraints."""
+        return [trial.number for trial in self._study.best_trials]
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """The number and the settings of the next trial."""
+        if self._again:
+            frozen = self.trials()[self._again.pop(0)]
+            return frozen.number, frozen.user_attrs[SETTINGS]
+        while True:
+            trial = self._next()
+            settings = self.space.suggest(trial)
+            forbidden = self.space.broken(settings)
+            if not forbidden:
+                trial.set_user_attr(SETTINGS, settings)
+                return trial.number, settings
+            for constraint, amount in forbidden.items():
+                trial.set_constraint(constraint, amount)
+            self._set_reason(trial.number, f"never run: breaks {', '.join(forbidden)}")
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _next(self) -> optuna.Trial:
+        """A new trial of Optuna's: the next known point, or one that the sampler draws."""
+        number = next((t.number for t in self.trials() if t.state == TrialState.WAITING), len(self.trials()))
+        sampler = sampler_for(self.space, self.seed, number)
+        if self.evidence and number == len(self.trials()):
+            pool = pooled(self.space, self.trials(), self.evidence, sampler)
+            draw = pool.ask()
+            self.space.suggest(draw)
+            self._study.enqueue_trial(draw.params)
+        self._study.sampler = sampler
+        return self._study.ask()
+
+    def change(self, number: int, settings: dict[str, Any]) -> None:
+        """Gives a running trial other settings, which members of a population take on."""
+        optuna.trial.Trial(self._study, self.trials()[number]._trial_id).set_user_attr(SETTINGS, settings)
+
+    def report(self, number: int, epoch: int, row: Mapping[str, float]) -> bool:
+        """Records an epoch of a trial. Returns whether the trial is to be stopped."""
+        self._reached[number] = epoch
+        if self.space.pruning.by == "none":
+            return False
+        frozen = self.trials()[number]
+        told = frozen.intermediate_values
+        if epoch in told and epoch < max(told):  # a resumed trial tells again what was decided before
+            return False
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)
+        if epoch not in told:
+            # Optuna ranks stopped trials by these values in the direction of the objective.
+            sign = 1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+            trial.report(sign * row[f"val/{self.space.pruning.by}"], epoch)
+        return epoch < self.epochs(number) and trial.should_prune()
+
+    def epochs(self, number: int) -> int:
+        """T of a trial."""
+        return self._config(number).epochs
+
+    def ended(self, number: int) -> bool:
+        """Whether the study knows how the trial ended."""
+        return self.trials()[number].state.is_finished()
+
+    def finish(self, number: int, row: Mapping[str, float]) -> None:
+        """The trial ended with these metrics."""
+        values = [row[name] for name in self.space.objective]
+        if not all(math.isfinite(value) for value in values):
+            self.fail(number, f"{', '.join(self.space.objective)}: not a finite number")
+            return
+        trial = self._trial(number)
+        for constraint, amount in self.space.outcomes(self._config(number), row).items():
+            trial.set_constraint(constraint, amount)
+        self._set_epochs(number)
+        self._study.tell(number, values)
+
+    def prune(self, number: int) -> None:
+        """The trial was stopped early."""
+        self._set_epochs(number)
+        self._study.tell(number, state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """The trial could not go on."""
+        self._set_reason(number, reason)
+        self._set_epochs(number)
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        return optuna.trial.Trial(self._study, self.trials()[number]._trial_id)
+
+    def _set_reason(self, number: int, reason: str) -> None:
+        self._trial(number).set_user_attr(REASON, reason)
+
+    def _set_epochs(self, number: int) -> None:
+        self._trial(number).set_user_attr(EPOCHS, self._reached.get(number, 0))
+
+    def _config(self, number: int) -> RunConfig:
+        return self.space.config(self.trials()[number].user_attrs[SETTINGS])

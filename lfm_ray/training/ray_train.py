@@ -1,0 +1,141 @@
+"""One run on the workers of Ray Train (DDP)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfm_ray import storage
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import TrainingFailed
+from lfm_ray.runtime import compute
+from lfm_ray.training.execution import _take_over, execute, limited
+from lfm_ray.training.run_folder import HUNG, add_notice
+from lfm_ray.training.source import Source
+
+RETRIES = 3  # how often a run whose process died is started again, from its last saved epoch
+DIED = "its process died; it went on from its last saved epoch"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The Ray Train workers of one run.
+
+    cpus, gpus: of each. epoch_time_limit: seconds after which an epoch is taken to hang; None: never.
+    """
+
+    count: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    epoch_time_limit: float | None = None
+
+
+def run_on_workers(
+    config: RunConfig,
+    source: Source,
+    folder: Path,
+    workers: Workers,
+    callbacks: list[Any],
+    measure: str | None = None,
+    profile: bool = False,
+) -> None:
+    """Runs `config` on Ray Train workers with DistributedDataParallel.
+
+    When the process of a worker dies, all of them are started again, from the last saved epoch.
+
+    Raises:
+        TrainingFailed: with the reason, when a worker failed, or died once more than `RETRIES` times.
+    """
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
+        TrainingFailedError,
+        WorkerGroupError,
+    )
+
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    for attempt in range(1 + RETRIES):
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "source": source,
+                "folder": storage.name_of(folder),
+                "measure": measure,
+                "profile": profile,
+                "threads": max(1, round(workers.cpus)),
+                "epoch_time_limit": workers.epoch_time_limit,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+            run_config=RayRunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent.absolute()),
+                callbacks=callbacks,
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+        try:
+            trainer.fit()
+            return
+        except TrainingFailedError as error:
+            died = isinstance(error, WorkerGroupError) and any(map(_has_died, error.worker_failures.values()))
+            if not died:
+                raise TrainingFailed(first_reason(error)) from None
+            if attempt < RETRIES:
+                add_notice(folder, DIED)
+    raise TrainingFailed(died_reason(folder))
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One Ray Train worker: the same `execute`, with the model wrapped for DDP."""
+    import ray.train
+    from ray.train.torch import get_device, prepare_model
+
+    if get_device().type == "cuda":
+        torch.cuda.set_device(get_device())
+    config = RunConfig.model_validate(settings["config"])
+    compute.prepare_process(settings["threads"])
+    folder = storage.working_folder(settings["folder"])
+    _take_over(folder, settings["source"], settings["measure"])
+    torch.distributed.barrier()  # so that no other rank is still taking over when rank 0 begins to write
+    with limited(lambda row: ray.train.report(row), folder, settings["epoch_time_limit"]) as report:
+        execute(
+            config,
+            settings["source"],
+            folder,
+            report,
+            wrap=lambda model: prepare_model(model),
+            measure=settings["measure"],
+            profile=settings["profile"],
+        )
+
+
+def died_reason(folder: Path) -> str:
+    """Why a run in `folder` was given up whose process has died more than `RETRIES` times."""
+    hung = folder / HUNG
+    if hung.exists() and hung.stat().st_size:
+        return f"an epoch took longer than --epoch-time-limit, {1 + RETRIES} times (see {folder.name}/{HUNG})"
+    return f"its process died {1 + RETRIES} times (out of memory, or ended from outside; see Ray's log files)"
+
+
+def _has_died(failure: BaseException) -> bool:
+    """Whether a worker failed without an exception of its own: its process ended, or its node."""
+    from ray.exceptions import RayActorError
+    from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
+
+    return isinstance(failure, RayActorError | RayTrainError)
+
+
+def first_reason(error: BaseException) -> str:
+    """The line that says why, from an exception that quotes the traceback of a worker."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "TrainingFailed:" in line or "UserError:" in line]
+    chosen = (named or lines or [type(error).__name__])[-1]
+    return chosen.split("TrainingFailed: ")[-1].split("UserError: ")[-1]

@@ -1,0 +1,145 @@
+"""The folder of a run: what is written there, and how it is read back.
+
+    config.yaml     the RunConfig
+    epochs.jsonl    the metrics of each epoch, one JSON object a line
+    alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
+    checkpoint.pt   the state from which the run goes on, after the last epoch that it was saved for
+    checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
+    notices.txt     what went wrong and was overcome, a line each; missing where nothing was
+    hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
+    weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
+    profile.json    where the time of its steps went, with `train --profile`
+
+Where an object store keeps it, this is the copy that a node works in (`lfm_ray.storage`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lfm_ray import storage
+from lfm_ray.runtime import checkpoint
+from lfm_ray.storage import write_atomically
+
+if TYPE_CHECKING:
+    from lfm_ray.training.trainer import Row, Run
+
+CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
+WEIGHTS, PROFILE = "weights", "profile.json"
+NOTICES, HUNG = "notices.txt", "hung.txt"
+
+
+class Recorder:
+    """Writes a run's epochs into its folder, and its state as often as `checkpoint` says.
+
+    troubles: what is wrong with the checkpoints that are there; a wrong one is not kept as the previous.
+    save_every: the state is also written after each such number of epochs, since others go on from there.
+    """
+
+    def __init__(self, run: Run, folder: Path, troubles: list[str], save_every: int | None = None) -> None:
+        self.run, self.folder, self.save_every = run, folder, save_every
+        self._keep_previous = not troubles
+        self._lines: list[str] = []
+        self._saved_at, self._cost = -float("inf"), 0.0  # s
+
+    def begin(self) -> None:
+        """Makes the folder of a run that has not been started before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / CONFIG).write_text(self.run.config.to_yaml(), encoding="utf-8")
+        storage.push(self.folder / CONFIG)
+
+    def write(self) -> None:
+        """Writes what the run's last epoch gave; the same when it is done again, as after a failure of the disk."""
+        run, folder, settings = self.run, self.folder, self.run.config.checkpoint
+        if run.alpha_updates:
+            with (folder / ALPHA).open("a", encoding="utf-8") as updates:
+                updates.write("\n" + json.dumps(run.alpha_updates))  # a line of its own, also after one that was cut
+        self._lines += [json.dumps(row) + "\n" for row in run.history[len(self._lines) :]]
+        write_atomically(folder / EPOCHS, "".join(self._lines))
+        if settings.keeps(run.epoch, run.config.epochs):
+            checkpoint.save(weights_file(folder, run.epoch), run.weights())
+            storage.push(weights_file(folder, run.epoch))
+        storage.push(folder / EPOCHS, folder / ALPHA)
+        began = time.monotonic()
+        wanted = run.epoch == run.config.epochs or (self.save_every and run.epoch % self.save_every == 0)
+        if wanted or settings.is_due(began - self._saved_at, self._cost):
+            self._save_state()
+            self._saved_at = time.monotonic()
+            self._cost = self._saved_at - began
+
+    def _save_state(self) -> None:
+        file = self.folder / CHECKPOINT
+        checkpoint.save(file, self.run.state_dict(), keep_previous=self._keep_previous)
+        storage.copy(file, checkpoint.previous(file))
+        storage.push(file)
+        self._keep_previous = True
+
+
+def weights_file(folder: Path, epoch: int) -> Path:
+    """Where a run in `folder` keeps its model after an epoch."""
+    return folder / WEIGHTS / f"epoch-{epoch:04d}.pt"
+
+
+def read_epochs(folder: Path) -> list[Row]:
+    """The rows that a run in `folder` has written so far; what a broken copy of the file has not whole is left out."""
+    file, rows = folder / EPOCHS, []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def read_alpha_updates(folder: Path) -> dict[int, float]:
+    """alpha after each of its updates so far, by the step on theta that it followed; empty where none is learned."""
+    file = folder / ALPHA
+    storage.fetch(file)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    # A run that was killed and goes on from its checkpoint takes some of its steps, and writes them, again.
+    return dict(sorted({step: alpha for line in lines for step, alpha in _whole(line)}.items()))
+
+
+def _whole(line: str) -> list[tuple[int, float]]:
+    """The content of a line that a kill may have cut."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return []
+
+
+def add_notice(folder: Path, text: str) -> None:
+    """Adds a line to what a run has overcome."""
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.fetch(folder / NOTICES)
+    with (folder / NOTICES).open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+    storage.push(folder / NOTICES)
+
+
+def read_notices(folder: Path) -> list[str]:
+    """What the run in `folder` has overcome."""
+    file = folder / NOTICES
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def overcome(folders: Mapping[str, Path]) -> list[str]:
+    """What the runs in some folders have overcome: a line for each cause, with the names of the runs.
+
+    Where a cause has several runs, the files and the seconds of each are left out.
+    """
+    notices: dict[str, dict[str, str]] = {}
+    for name, folder in folders.items():
+        for notice in read_notices(folder):
+            notices.setdefault(re.sub(r"^\S+: |, for [\d.]+ s", "", notice), {})[name] = notice
+    lines = []
+    for cause, of_run in notices.items():
+        names = list(of_run)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        lines.append(f"{', '.join(names[:10])}{more}: {cause if len(names) > 1 else of_run[names[0]]}")
+    return lines

@@ -1,0 +1,366 @@
+"""The state of a training run, and the two updates of Algorithm 1: of theta and of alpha."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.reading.batches import Batch, Batches
+from lfm_ray.datasets.shards import DatasetCard
+from lfm_ray.errors import TrainingFailed
+from lfm_ray.methods import Losses, State, scale_encoders
+from lfm_ray.methods.losses import ConvexPart
+from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.optimization.hypergradient import (
+    flat_gradient,
+    flatten,
+    gauss_newton,
+    gradient,
+    hessian_product,
+    hypergradient,
+    look_ahead,
+    official_gradient,
+    twice_differentiable,
+    undisturbed,
+)
+from lfm_ray.optimization.optimizer import after_epoch, after_step, build_optimizer, scaled_rates
+from lfm_ray.optimization.schedules import Adaptive, Learned
+from lfm_ray.runtime import checkpoint, compute, distributed
+from lfm_ray.runtime.profiling import part
+from lfm_ray.training.gradient_cache import cached_gradient
+from lfm_ray.training.metrics import evaluate
+
+Row = dict[str, float]
+
+
+def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
+    """The model of a run, on the CPU, with its initial weights.
+
+    Raises:
+        UserError: the method, an encoder or the fusion head does not fit the modalities.
+    """
+    method = config.method
+    modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
+    method.check_modalities(list(modalities))
+    infonce = method.matches_embeddings and config.loss.matching == "infonce"
+    return MultimodalClassifier(
+        modalities,
+        len(card.classes),
+        config.model,
+        projection_size=config.model.projection_size if infonce else None,
+        tau=config.loss.tau if infonce and config.loss.learn_tau else None,
+    )
+
+
+class Run:
+    """The state of a training run: theta, its optimiser, alpha, the epoch and what was measured.
+
+    config: what to run; card: the dataset's description. `wrap` turns the model into what the
+    forward pass of training goes through (DistributedDataParallel where there are several ranks).
+    """
+
+    def __init__(
+        self, config: RunConfig, card: DatasetCard, wrap: Callable[[nn.Module], nn.Module] | None = None
+    ) -> None:
+        self.config, self.card = config, card
+        self.device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        if config.device == "cuda" and self.device.type != "cuda":
+            raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
+        torch.manual_seed(config.seed)
+        self.method = config.method
+        self.model = build_model(config, card).to(self.device)
+        synchronise = compute.synchronised(
+            self.device,
+            distributed.rank_and_world_size()[1],
+            second_derivatives=config.learns_alpha and not config.looks_ahead,
+            micro_batches=config.data.micro_batch_size is not None,
+        )
+        compute.arrange(self.model, config.compute, config.model, self.device, synchronise)
+        self.averaged: AveragedModel | None = None
+        if decay := config.optimizer.ema_decay:
+            self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=torch.float16 in self.model.autocast.values())
+        self.network = wrap(self.model) if wrap else self.model
+        self.named = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        self.parameters = list(self.named.values())
+        self.alpha = config.alpha.initial if isinstance(config.alpha, Adaptive) else 0.0
+        self.epoch = 0
+        self.steps = 0
+        self.history: list[Row] = []
+        self.memory: dict[str, Any] = {}
+        self.seen: tuple[Outputs, Tensor]  # outputs and labels of the global batch that was last passed on
+        self.alpha_updates: list[tuple[int, float]] = []  # of this epoch: the step on theta, and alpha after it
+        self._d: list[Tensor] = []
+        self._restored: dict[str, Any] | None = None
+
+    def prepare(self, steps_an_epoch: int) -> None:
+        """Makes the optimiser, whose schedule needs the number of steps, and restores its state."""
+        factors = {name: self.config.model.of(name).learning_rate_factor for name in self.model.encoders}
+        self.optimizer, self.scheduler = build_optimizer(
+            self.config.optimizer, self.model, steps_an_epoch, self.config.epochs, factors
+        )
+        if self._restored:
+            self.optimizer.load_state_dict(self._restored["optimizer"])
+            self.scheduler.load_state_dict(self._restored["scheduler"])
+            self.scaler.load_state_dict(self._restored["scaler"])
+            checkpoint.set_random_state(self._restored["random"], self.device)
+            self._restored = None
+
+    def state(self, phase: str = "") -> State:
+        """Where the run stands, for its method."""
+        config = self.config
+        return State(
+            self.model,
+            config.loss,
+            self.alpha,
+            self.epoch + 1,
+            config.epochs,
+            self.steps,
+            config.seed,
+            phase,
+            self.memory,
+        )
+
+    def losses(self, batch: Batch, through: nn.Module | None = None, state: State | None = None) -> Losses:
+        """The losses of the global batch of which `batch` is this rank's share."""
+        state = state or self.state()
+        with part("data"):
+            batch = self._ready(batch)
+        with part("forward"):
+            outputs = self.method.forward(through or self.model, batch.inputs, state)
+        return self._losses(outputs, batch.labels, state)
+
+    def update_theta(self, batch: Batch, before_alpha: bool = False) -> Losses:
+        """The optimiser's step on theta, or one for each phase of the method; returns the losses before it.
+
+        before_alpha: `alpha_gradient` follows. What the identity solver needs of this batch is had
+        from the graph of this step, for the price of a backward pass.
+        """
+        keep = before_alpha and self.config.looks_ahead
+        losses = Losses.mean([self._step(batch, self.state(phase), keep) for phase in self.method.phases(self.state())])
+        with part("optimiser"):
+            after_step(self.scheduler)
+            self.model.clamp_tau()
+            if self.averaged:
+                self.averaged.update_parameters(self.model)
+        self.steps += 1
+        return losses
+
+    def _step(self, batch: Batch, state: State, keep: bool) -> Losses:
+        """One step of the optimiser; with `keep`, d of the identity solver is kept in `_d`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if size := self.config.data.micro_batch_size:
+            if keep:
+                with part("alpha update"), undisturbed(self.model):
+                    by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
+                self._d = by_alpha[1]
+            losses, gradients = self._cached(batch, size)
+            self._set_gradient(dict(zip(self.named, gradients, strict=True)))
+        elif self.method.apart:
+            losses = self.losses(batch, state=state)
+            with part("backward"):
+                terms = [
+                    gradient(self.scaler.scale(term), self.parameters, keep=True)
+                    for term in losses.terms or [losses.total]
+                ]
+                named = [dict(zip(self.named, values, strict=True)) for values in terms]
+                self._set_gradient(self.method.gradient(named, state))
+        else:
+            losses = self.losses(batch, through=self.network, state=state)
+            if keep:  # before the step's own backward pass, which frees the graph as it goes
+                with part("alpha update"):
+                    by_alpha_loss = self.scaler.scale(losses.matching - losses.classification)
+                    self._d = gradient(by_alpha_loss, self.parameters, keep=True)
+            with part("backward"):
+                self.scaler.scale(losses.total).backward()
+        with part("optimiser"):
+            self.scaler.unscale_(self.optimizer)
+            with torch.no_grad():
+                if keep:
+                    self._d = self._unscaled(self._d)
+                    d = dict(zip(self.named, self._d, strict=True))
+                    scale_encoders(d, self.method.gradient_factors(*self.seen, state))
+                self.method.after_backward(*self.seen, state)
+            if self.config.optimizer.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
+            with scaled_rates(self.optimizer, self.method.learning_rate_factors(state)):
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return losses
+
+    def _set_gradient(self, gradients: Mapping[str, Tensor]) -> None:
+        for name, value in gradients.items():
+            # In the parameter's own memory format, which PyTorch's fused optimisers take for granted.
+            self.named[name].grad = torch.empty_like(self.named[name]).copy_(value)
+
+    @part("alpha update")
+    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
+        """What alpha is updated by, after the step on `batch`, the inner batch; the same on every rank.
+
+        Eq. (3), with d before the step and g after it for the identity solver: so it is the exact
+        derivative through that step of gradient descent, in the precision of that step. Other
+        solvers take both after it, and all in float32.
+        """
+        settings, theta = self.config.alpha, self.parameters
+        held_out = batch if isinstance(settings, Learned) and settings.outer == "inner" else next(outer)
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self.model))
+            if not self.config.looks_ahead:
+                stack.enter_context(twice_differentiable(self.model))
+                stack.enter_context(self.model.in_float32())
+            if not isinstance(settings, Learned):
+                few = self.losses(held_out)
+                value = official_gradient(few.total, few.classification, theta)
+            else:
+                self.optimizer.zero_grad(set_to_none=True)  # used, and as large as what follows
+                if size := self.config.data.micro_batch_size:
+                    g = self._cached(held_out, size, lambda losses: losses.judged)[1]
+                else:
+                    g = gradient(self.scaler.scale(self.losses(held_out).judged), theta)
+                g = self._unscaled(g)
+                if self.config.looks_ahead:
+                    value = look_ahead(self._d, g)
+                    self._d = []
+                    if self.scaler.is_enabled() and not math.isfinite(value):
+                        value = 0.0  # too large for float16: alpha stays, as theta does at such a step
+                else:
+                    value = self._solved(batch, flatten(g), settings)
+        return distributed.from_rank_zero(value, self.device)
+
+    def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> float:
+        """Eq. (3) with the product that the settings name."""
+        if settings.product == "hessian":
+            losses = self.losses(inner)
+            d = flat_gradient(losses.matching - losses.classification, self.parameters, keep=True)
+            return hypergradient(d, g, hessian_product(losses.total, self.parameters), settings)
+        inner, state = compute.on_device(inner, self.device), checkpoint.random_state(self.device)
+
+        def parts_of(theta: Sequence[Tensor]) -> list[ConvexPart]:
+            checkpoint.set_random_state(state, self.device)  # the same dropout masks at every call
+            outputs = functional_call(self.model, dict(zip(self.named, theta, strict=True)), (inner.inputs,))
+            parts = self._losses(outputs, inner.labels, self.state()).parts
+            if parts is None:
+                method = self.method.name
+                raise TrainingFailed(f"method {method} has no Gauss-Newton product; set alpha.product=hessian")
+            return parts()
+
+        product, d = gauss_newton(parts_of, self.parameters)
+        return hypergradient(d, g, product, settings)
+
+    @part("loss")
+    def _losses(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
+        # In one piece, every loss reaches every parameter, as DDP needs; a method that makes its gradients itself
+        # is spared the zeros that would go back through the encoders that its loss does not know.
+        gather = outputs.each if self.method.apart else outputs.map
+        gathered, labels = gather(distributed.gather_rows), distributed.gather_rows(labels)
+        self.seen = gathered.detach(), labels
+        return self.method.loss(gathered, labels, state)
+
+    def _cached(
+        self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
+    ) -> tuple[Losses, list[Tensor]]:
+        batch, state = self._ready(batch), self.state()
+        return cached_gradient(
+            self.model,
+            batch,
+            size,
+            lambda inputs: self.method.forward(self.model, inputs, state),
+            lambda outputs, labels: self._losses(outputs, labels, state),
+            self.parameters,
+            lambda losses: self.scaler.scale(what(losses)),
+        )
+
+    def _ready(self, batch: Batch) -> Batch:
+        return compute.on_device(batch.with_rows() if self.method.follows_samples else batch, self.device)
+
+    def _unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Gradients of a loss that the scaler of float16 has scaled, as they are without."""
+        if not self.scaler.is_enabled():
+            return gradients
+        return [one / self.scaler.get_scale() for one in gradients]
+
+    def evaluate(self, batches: Batches) -> Row:
+        """The metrics of a whole split, the same on every rank; see `lfm_ray.training.metrics.evaluate`.
+
+        Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
+
+        Raises:
+            TrainingFailed: the outputs are not finite.
+        """
+        whole, labels = self.outputs(batches)
+        fused = self.method.predict(whole)
+        if not torch.isfinite(fused).all():
+            raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
+        return evaluate(fused, whole, labels)
+
+    def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
+        """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
+        model = self.averaged.module if self.averaged else self.model
+        model.eval()
+        parts: list[Outputs] = []
+        labels: list[Tensor] = []
+        with torch.no_grad():
+            for batch in batches.epoch(1):
+                batch = compute.on_device(batch, self.device)
+                outputs: Outputs = model(batch.inputs)
+                parts.append(outputs.map(distributed.gather_rows))
+                labels.append(distributed.gather_rows(batch.labels))
+        model.train()
+        return Outputs.join(parts), torch.cat(labels)
+
+    def end_of_epoch(self, row: Row) -> Row:
+        """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""
+        after_epoch(self.scheduler, distributed.from_rank_zero(row["train/loss"], self.device))
+        return self.method.on_epoch_end(self.state(), row)
+
+    def learned_tau(self) -> Row:
+        """`tau`, where it is learned."""
+        tau = self.model.tau()
+        return {} if tau is None else {"tau": float(tau.detach())}
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on bit for bit after this epoch."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "card": self.card.model_dump(mode="json"),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "random": checkpoint.random_state(self.device),
+            "alpha": self.alpha,
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "history": self.history,
+            "memory": dict(self.memory),
+        }
+
+    def weights(self) -> dict[str, Any]:
+        """The model that `evaluate` measures, after this epoch, for `checkpoint.save`."""
+        model = self.averaged.module if self.averaged else self.model
+        return {"config": self.config.model_dump(mode="json"), "epoch": self.epoch, "model": model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state`; call it before `fit`."""
+        self.model.load_state_dict(state["model"])
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
+        self.alpha, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
+        self.history = list(state["history"])
+        memory = state["memory"].items()
+        self.memory = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in memory}
+        self._restored = state
