@@ -65,9 +65,9 @@ def main() -> None:
     from lfm_ray.search.spaces.objective import signed
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.settings import parse_overrides
-    from lfm_ray.training.ray_train import Workers
+    from lfm_ray.training.execution import Workers
     from lfm_ray.training.run_folder import read_epochs
-    from lfm_ray.training.source import Source
+    from lfm_ray.training.source import DataSource
 
     sweeps = [Sweep.open(folder) for folder in {folder.resolve(): folder for folder in given.sweeps}.values()]
     for sweep in sweeps:
@@ -86,7 +86,7 @@ def main() -> None:
         refuse_fitted_to_validation(everyone, changes)
 
     with ray_session(given.address):
-        source = Source.open(sweeps[0].space.base, splits=tuple(dict.fromkeys(("train", "val", given.split))))
+        source = DataSource.open(sweeps[0].space.base, splits=tuple(dict.fromkeys(("train", "val", given.split))))
         for sweep in sweeps:
             sweep.check_data(source.shards.card.fingerprint)
         resources = Resources(Workers(1), reader_cpus=sweeps[0].space.base.data.reader_cpus)

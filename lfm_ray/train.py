@@ -60,16 +60,17 @@ def main() -> None:
 
     from lfm_ray.report.tables import metrics_table, profile_table
     from lfm_ray.search.ray_tune.resources import Resources
-    from lfm_ray.training.ray_train import Workers, run_on_workers
+    from lfm_ray.training.execution import Launch, Workers
+    from lfm_ray.training.ray_train import run_on_workers
     from lfm_ray.training.run_folder import NOTICES, PROFILE, read_epochs, read_notices
-    from lfm_ray.training.source import Source
+    from lfm_ray.training.source import DataSource
 
     with ray_session(given.address):
         workers = Workers(given.workers, given.cpus_per_worker, given.gpus_per_worker)
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
-        source = Source.open(config)
+        source = DataSource.open(config)
         with followed(folder, config):
-            run_on_workers(config, source, folder, workers, callbacks=[], profile=given.profile)
+            run_on_workers(Launch(config, source, folder, workers, profile=given.profile), callbacks=[])
     rows = read_epochs(folder)
     console.print(metrics_table(rows[-1]))
     if given.profile:

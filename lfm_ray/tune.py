@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lfm_ray.search.spaces.space import Space
     from lfm_ray.search.study.prior_trials import Evidence
     from lfm_ray.search.sweep import Sweep
-    from lfm_ray.training.source import Source
+    from lfm_ray.training.source import DataSource
 
 DEFAULT_SPACE = "search_spaces/alpha_schedule.yaml"
 DEMO_SHARDS = Path("shards/demo")
@@ -60,8 +60,8 @@ def main() -> None:
     from lfm_ray.search.spaces.applicability import for_modalities
     from lfm_ray.search.study.samplers import drawn_at_random
     from lfm_ray.search.sweep import Sweep
-    from lfm_ray.training.ray_train import Workers
-    from lfm_ray.training.source import Source
+    from lfm_ray.training.execution import Workers
+    from lfm_ray.training.source import DataSource
 
     if given.describe:
         from lfm_ray.report.describe import describe
@@ -96,7 +96,7 @@ def main() -> None:
         if Path(space.base.data.path) == DEMO_SHARDS and not DEMO_SHARDS.exists():
             console.print(f"making the demo's shards in {DEMO_SHARDS}")
             prepare_demo(DEMO_SHARDS, given.address)
-        source = Source.open(space.base)
+        source = DataSource.open(space.base)
         fingerprint = source.shards.card.fingerprint
         if not given.resume:
             evidence = evidence_for(space, source.shards.card, given)
@@ -168,7 +168,9 @@ def evidence_for(space: Space, card: DatasetCard, given: Namespace) -> list[Evid
     return found
 
 
-def search_around_learned(sweep: Sweep, source: Source, resources: Resources, time_budget: TimeBudget | None) -> Space:
+def search_around_learned(
+    sweep: Sweep, source: DataSource, resources: Resources, time_budget: TimeBudget | None
+) -> Space:
     """Trains the learned run of a sweep, or goes on with it, and makes its fit the first known points.
 
     Raises:

@@ -28,7 +28,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.search.ray_tune.resources import DRIVER_CPUS, Resources, _missing, check_nodes
 from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -112,12 +112,12 @@ def test_the_trials_that_are_counted_fit_wherever_ray_places_them_and_no_more_do
 def test_a_node_that_lacks_data_or_storage_says_what_to_do(tmp_path: Path) -> None:
     written = tmp_path / "sweep.yaml"
     written.touch()
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     assert _missing(source, str(written)) == ""
     assert "--storage that all nodes share" in _missing(source, str(tmp_path / "absent"))
     (tmp_path / "shards").rename(tmp_path / "moved")
     assert "cannot read the shards" in _missing(source, str(written))
-    assert _missing(Source(source.shards, {"train": object()}), str(written)) == ""  # they are in the object store
+    assert _missing(DataSource(source.shards, {"train": object()}), str(written)) == ""  # they are in the object store
     write_dataset(tmp_path / "shards")
     card = tmp_path / "shards/dataset.json"
     card.write_text(card.read_text().replace("synthetic", "other"))
@@ -150,7 +150,7 @@ def test_a_node_that_cannot_be_asked_is_named_unless_it_has_left(monkeypatch: py
     monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Task())
     monkeypatch.setattr(ray, "get", get)
     with nullcontext() if left else pytest.raises(UserError, match=r"node b \(\): cannot run lfm_ray: .*any more"):
-        check_nodes(Source(cast(Shards, None), {}), Path("sweep.yaml"))
+        check_nodes(DataSource(cast(Shards, None), {}), Path("sweep.yaml"))
     assert asked == names
 
 

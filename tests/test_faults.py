@@ -19,9 +19,9 @@ from synthetic import write_dataset
 
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.run_folder import read_notices
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 
 TRIALS, EPOCHS = 5, 6
 # Settings are a function of seed and number alone, so that trials can run side by side and be compared.
@@ -249,7 +249,7 @@ def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
     assert "overcome: trial 0: its process died; it went on from its last saved epoch\n" in ended(process)
     (trial,) = Sweep.open(sweep).trials()
     one: list[dict[str, float]] = []
-    run_in_process(trial.config, Source(Shards(work / "shards"), {}), work / "one", one.append, 1)
+    run_in_process(Launch(trial.config, DataSource(Shards(work / "shards"), {}), work / "one"), one.append)
     assert [row["epoch"] for row in trial.rows] == [1, 2, 3]
     losses = [[row["train/loss"] for row in rows] for rows in (trial.rows, one)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-2)

@@ -22,11 +22,11 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
-from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import read_notices
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
 STEPS = 24  # of a whole run: 8 epochs of 3
 
@@ -35,26 +35,26 @@ class Killed(Exception):
     """Stands for a kill: everything but the checkpoint is gone."""
 
 
-def trained(config: RunConfig, shards: Shards, rank: int, size: int, file: Path | None, kill_at: int = 0) -> Run:
+def trained(config: RunConfig, shards: Shards, rank: int, size: int, file: Path | None, kill_at: int = 0) -> Trainer:
     """A run that goes on from the checkpoint `file`, writes one after every epoch, and dies before a step."""
     torch.manual_seed(kill_at + 1)  # the state of another process
-    run = Run(config, shards.card, wrap=DistributedDataParallel if size > 1 else None)
+    run = Trainer(config, shards.card, wrap=DistributedDataParallel if size > 1 else None)
     if file and (state := checkpoint.load_newest(file)[0]):
         run.load_state_dict(state)
-    update = run.update_theta
+    update = run.training_step
 
     def update_or_die(*arguments: Any, **named: Any) -> Any:
         if run.steps + 1 == kill_at:
             raise Killed
         return update(*arguments, **named)
 
-    def on_epoch(run: Run) -> None:
+    def on_epoch(run: Trainer) -> None:
         if file and rank == 0:
             checkpoint.save(file, run.state_dict(), keep_previous=True)
         if size > 1:
             dist.barrier()
 
-    run.update_theta = update_or_die  # type: ignore[method-assign]
+    run.training_step = update_or_die  # type: ignore[method-assign]
     fit(run, splits(shards, config, rank, size), on_epoch)
     return run
 
@@ -113,11 +113,11 @@ def config() -> RunConfig:
 def test_a_broken_checkpoint_costs_an_epoch_and_no_figure(
     tmp_path: Path, config: RunConfig, broken: list[str], begins_with: int, how: str
 ) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     torch_rows: dict[str, list[Any]] = {}
     for name in ("whole", "broken"):
         rows: list[Any] = []
-        run_in_process(config, source, tmp_path / name, rows.append, threads=1)
+        run_in_process(Launch(config, source, tmp_path / name), rows.append)
         torch_rows[name] = rows
     folder = tmp_path / "broken"
     for name in broken:
@@ -128,7 +128,7 @@ def test_a_broken_checkpoint_costs_an_epoch_and_no_figure(
              "truncated": content[:-1], "empty": b""}[how]
         )  # fmt: skip
     rows = []
-    run_in_process(config, source, folder, rows.append, threads=1)
+    run_in_process(Launch(config, source, folder), rows.append)
     assert without_time(rows) == without_time(torch_rows["whole"])
     notices = read_notices(folder)
     assert len(notices) == len(broken)

@@ -23,7 +23,7 @@ from lfm_ray.optimization.hypergradient import Product, gauss_newton
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
 from lfm_ray.training.loop import Splits, fit
-from lfm_ray.training.trainer import Row, Run
+from lfm_ray.training.trainer import Row, Trainer
 
 SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
 DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]
@@ -67,14 +67,14 @@ def without_time(rows: list[Row]) -> list[Row]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def train(shards: Shards, *overrides: str) -> Run:
+def train(shards: Shards, *overrides: str) -> Trainer:
     config = load(RunConfig, None, [*SMALL, *overrides])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     fit(run, splits(shards, config))
     return run
 
 
-def same_weights(one: Run, other: Run) -> bool:
+def same_weights(one: Trainer, other: Trainer) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
 
 
@@ -97,8 +97,8 @@ def test_training_metrics_are_those_of_the_steps_outputs(shards: Shards, micro: 
 
 def test_updates_of_alpha_are_kept_for_an_epoch(shards: Shards) -> None:
     run = train(shards, *STRATEGIES["learned"])
-    assert [step for step, _ in run.alpha_updates] == [10, 12]  # of steps 10 to 12, an update after every second
-    assert run.alpha_updates[-1][1] == run.alpha == run.history[-1]["alpha_end"]
+    assert [step for step, _ in run.alpha.updates] == [10, 12]  # of steps 10 to 12, an update after every second
+    assert run.alpha.updates[-1][1] == run.alpha == run.history[-1]["alpha_end"]
 
 
 @pytest.mark.parametrize("strategy", ["stepwise", "heuristic", "polynomial"])
@@ -136,9 +136,9 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(shards: Shards,
     overrides = [*(STRATEGIES | CASES)[case], "model.dropout=0.3", "optimizer.name=sgd"]
     whole = train(shards, *overrides)
     config = whole.config
-    train_until_killed(Run(config, shards.card), splits(shards, config), tmp_path / "checkpoint.pt")
+    train_until_killed(Trainer(config, shards.card), splits(shards, config), tmp_path / "checkpoint.pt")
     torch.manual_seed(12345)
-    again = Run(config, shards.card)
+    again = Trainer(config, shards.card)
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     fit(again, splits(shards, config))
     assert same_weights(again, whole)
@@ -169,20 +169,20 @@ def test_the_gradient_of_alpha_is_the_derivative_through_the_step(
     sgd += [f"optimizer.learning_rate={eta}", "optimizer.schedule=constant"]
     sgd += ["data.micro_batch_size=5"] if cached else []
     config = load(RunConfig, None, [*SMALL, *LEARNED, *sgd, *method])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(3)
     batches = splits(shards, config)
     inner, outer = next(batches.train.epoch(1)), next(batches.outer.epoch(1))
     start, h = [p.detach().clone() for p in run.parameters], 1e-5
-    run.update_theta(inner, before_alpha=True)
-    found = run.alpha_gradient(inner, iter([outer]))
+    step = run.training_step(inner, before_alpha=True)
+    found = run.alpha_gradient(inner, iter([outer]), step.d)
 
     def outer_loss(alpha: float) -> float:
-        run.alpha, run.steps, run.memory = alpha, 0, {}
+        run.alpha.value, run.steps, run.memory = alpha, 0, {}
         with torch.no_grad():
             for p, before in zip(run.parameters, start, strict=True):
                 p.copy_(before)
-        run.update_theta(inner)
+        run.training_step(inner)
         return float(run.losses(outer).judged.detach())
 
     slope = (outer_loss(0.6 + h) - outer_loss(0.6 - h)) / (2 * h)
@@ -200,12 +200,12 @@ def test_products_see_the_same_dropout_masks_whether_forward_or_backward(
         products.append(product)
         return product, d
 
-    monkeypatch.setattr("lfm_ray.run.gauss_newton", spied)
+    monkeypatch.setattr("lfm_ray.training.trainer.gauss_newton", spied)
     config = load(RunConfig, None, [*SMALL, *LEARNED, "alpha.solver=cg", "model.dropout=0.5"])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(3)
     batches = splits(shards, config)
-    run.alpha_gradient(next(batches.train.epoch(1)), batches.outer.epoch(1))
+    run.alpha_gradient(next(batches.train.epoch(1)), batches.outer.epoch(1), [])
     n = sum(parameter.numel() for parameter in run.parameters)
     v, w = torch.randn(2, n)
     assert (products[0](v) @ w).item() == pytest.approx((products[0](w) @ v).item(), rel=1e-9)
@@ -215,12 +215,12 @@ def test_products_see_the_same_dropout_masks_whether_forward_or_backward(
 def test_every_small_encoder_can_be_differentiated_as_the_solvers_need(tmp_path: Path, solver: str) -> None:
     shards = Shards(small_shards.write(tmp_path))
     config = load(RunConfig, None, [*SMALL, *LEARNED, *SOLVERS[solver]])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(1)
     whole = ReadBatches(from_memory(*shards.arrays("train")), Order(np.arange(8), 8, 0, True), Inputs.of(shards.card))
     (batch,) = whole.epoch(1)
-    run.update_theta(batch)
-    assert np.isfinite(run.alpha_gradient(batch, iter([batch])))
+    step = run.training_step(batch)
+    assert np.isfinite(run.alpha_gradient(batch, iter([batch]), step.d))
 
 
 @pytest.mark.parametrize("extra", [["loss.matching=js"], ["model.projection_size=5", "loss.learn_tau=true"]])
@@ -228,10 +228,11 @@ def test_gradient_caching_gives_the_gradient_of_the_whole_batch(
     shards: Shards, float64: None, extra: list[str]
 ) -> None:
     config = load(RunConfig, None, [*SMALL, *extra])
-    run = Run(config, shards.card)
-    run.alpha = 0.5
+    run = Trainer(config, shards.card)
+    run.alpha.value = 0.5
     batch = next(splits(shards, config).train.epoch(1))
-    losses, found = run._cached(batch, 5)
+    step, found = run._cached(batch, 5)
+    losses = step.losses
     direct = run.losses(batch)
     expected = torch.autograd.grad(direct.total, run.parameters)
     assert losses.total.item() == pytest.approx(direct.total.item(), rel=1e-12)
@@ -282,7 +283,7 @@ def _rank(rank: int, folder: str, cases: dict[str, list[str]], result: str) -> N
     shards = Shards(folder)
     for name, overrides in cases.items():
         config = load(RunConfig, None, [*SMALL, *overrides])
-        run = Run(config, shards.card, wrap=DistributedDataParallel)
+        run = Trainer(config, shards.card, wrap=DistributedDataParallel)
         fit(run, splits(shards, config, rank, 2))
         found = {"history": run.history, "weights": [p.detach() for p in run.parameters], "memory": run.memory}
         torch.save(found, f"{result}-{name}-{rank}")

@@ -28,8 +28,8 @@ from lfm_ray.search.ray_tune.resources import check_nodes
 from lfm_ray.search.study.journal import PatientJournal
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
-from lfm_ray.training.execution import run_in_process
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Launch, run_in_process
+from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Row
 
 KEY = "the-secret-that-nobody-may-see"
@@ -207,12 +207,12 @@ def test_before_the_first_trial_every_node_has_copied_the_shards_or_is_named(
     (tmp_path / "sweep.yaml").touch()
     monkeypatch.chdir(tmp_path)
     with cli.ray_session(cluster.address):
-        source = Source.open(load(RunConfig, None, ["data.path=s3://bucket/shards/nodes", "data.memory_share=0"]))
+        source = DataSource.open(load(RunConfig, None, ["data.path=s3://bucket/shards/nodes", "data.memory_share=0"]))
         check_nodes(source, tmp_path / "sweep.yaml")
         copies = (tmp_path / "second/lfm_ray/s3/bucket/shards/nodes").glob("*.arrow")
         wanted = {source.shards.card.splits[split][0].sha256 for split in ("train", "val")}
         assert {file.stem for file in copies} == wanted
-        nowhere_else = Source(Shards(Path("/proc/self/cwd/shards")), {})  # a path that is another's on each node
+        nowhere_else = DataSource(Shards(Path("/proc/self/cwd/shards")), {})  # a path that is another's on each node
         with pytest.raises(UserError, match=r"node [\d.]+ \(.+\): cannot read the shards in /proc/self/cwd/shards"):
             check_nodes(nowhere_else, tmp_path / "sweep.yaml")
         storage.remove(source.shards.path / "val-00000.arrow")
@@ -233,7 +233,7 @@ def test_a_store_that_refuses_is_one_line(machine, capsys: pytest.CaptureFixture
 
 
 def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     config = load(RunConfig, None, ["epochs=3", "model.width=4", "model.embedding_size=8", "data.batch_size=16"])
 
     def run(uri: str, stop_after: int = 3) -> list[Row]:
@@ -245,7 +245,7 @@ def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
                 raise InterruptedError
 
         try:
-            run_in_process(config, source, storage.working_folder(uri), report, threads=1)
+            run_in_process(Launch(config, source, storage.working_folder(uri)), report)
         except InterruptedError:
             machine()
         return rows

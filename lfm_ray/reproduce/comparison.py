@@ -46,8 +46,8 @@ from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import write_atomically
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 OF_TRAINING = ("figure3", "figure4")  # figures that need no test split
 
@@ -142,7 +142,7 @@ def run_comparison(given: Namespace) -> Comparison:
     with ray_session(given.address):
         # With what all rows read; whether each fits the data has been checked by `plan`.
         whole = RunConfig(data=base.data.model_copy(update={"modalities": None}))
-        source = Source.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
+        source = DataSource.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
         console.print(f"[bold]{folder}[/]  {len(spaces)} rows, {file.epochs} epochs a trial, {len(seeds)} seeds")
         file = tune_all(folder, file, spaces, source, resources, given.budget, watched)
         best = best_trials(folder, spaces)

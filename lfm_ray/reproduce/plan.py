@@ -36,7 +36,7 @@ from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
 from lfm_ray.storage import write_atomically
 from lfm_ray.training.run_folder import read_epochs
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 
 SPACE = "search_spaces/methods.yaml"
 SCHEDULES = "search_spaces/alpha_schedule.yaml"
@@ -175,7 +175,7 @@ def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence
 
 
 def tune_all(
-    folder: Path, file: ComparisonFile, spaces: Mapping[str, Space], source: Source, resources: Resources,
+    folder: Path, file: ComparisonFile, spaces: Mapping[str, Space], source: DataSource, resources: Resources,
     budget: float | None, watch: Watch,
 ) -> ComparisonFile:  # fmt: skip
     """Tunes every row: in each round one trial of each, all at once, so that the cluster is never idle.
@@ -198,7 +198,7 @@ def tune_all(
 
 
 def _tune_for(
-    budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch
+    budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch
 ) -> int:
     """Runs a round, and another if it fits; returns how many fit, both included."""
     started = time.monotonic()
@@ -228,7 +228,7 @@ def _open(folder: Path, row: str, space: Space, file: ComparisonFile) -> Sweep:
     return sweep
 
 
-def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch) -> None:
+def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch) -> None:
     """Runs one trial of each row that has fewer than so many, and tells the row's study how it went."""
     asked: dict[Path, tuple[Sweep, int]] = {}
     for sweep in sweeps.values():
@@ -254,7 +254,7 @@ def best_trials(folder: Path, spaces: Mapping[str, Space]) -> dict[str, Trial]:
 
 
 def confirm_all(
-    folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: Source, resources: Resources,
+    folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: DataSource, resources: Resources,
     split: str, watch: Watch, changes: Mapping[str, object] | None = None,
 ) -> dict[str, list[Path]]:  # fmt: skip
     """Trains the best trial of every row with each seed, and measures it on `split`; row -> its runs' folders.

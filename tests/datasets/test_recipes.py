@@ -19,8 +19,8 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.training.loop import fit
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 # Paper section 4.1: optimiser, learning rate, batch, encoders. It prints nothing for NVGesture.
@@ -54,21 +54,21 @@ def test_every_known_point_of_a_recipe_trains_on_what_its_reader_prepared(tmp_pa
     space = recipe(name, f"data.path={shards.path}", "epochs=1", "model.embedding_size=8", *widths, *layers)
     for label, point in space.points.items():
         config = space.config(point | (OFTEN if label == "learned" else {}))
-        run = Run(config, shards.card)
+        run = Trainer(config, shards.card)
         before = run.alpha
-        (row,) = fit(run, Source(shards, {}).splits(config))
+        (row,) = fit(run, DataSource(shards, {}).splits(config))
         assert all(np.isfinite(value) for value in row.values()), (label, row)
         assert {f"val/{modality}/accuracy" for modality in raw_card(name).modalities} <= set(row)
         assert (run.alpha != before) == (label != "alpha = 0")
     if "video" in shards.card.modalities:
         assert shards.card.modalities["video"].shape == [10, 3, 32, 32]
-        batch = next(Source(shards, {}).splits(config).train.epoch(1))
+        batch = next(DataSource(shards, {}).splits(config).train.epoch(1))
         assert batch.inputs["video"].shape[1:] == (3, 3, 32, 32)  # three frames of ten
         channels = {name: body.num_channels for name, body in embedders(run).items()}
         assert channels == {"audio": 1, "video": 3}
 
 
-def embedders(run: Run) -> dict[str, Any]:
+def embedders(run: Trainer) -> dict[str, Any]:
     encoders = run.model.encoders
     return {name: getattr(encoders[name], "image", encoders[name]).body.embedder for name in ("audio", "video")}
 

@@ -14,7 +14,7 @@ from lfm_ray.methods.greedy import Greedy, speed
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Channel
 from lfm_ray.settings import load
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_speed_worked_out_by_hand() -> None:
 
 def test_the_modality_that_learns_most_from_others_is_then_trained_alone(shards: Shards) -> None:
     config = load(RunConfig, None, [*SMALL, "method=greedy", "method.window=2", "method.first_epoch=1"])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(3)
     batch = next(splits(shards, config).train.epoch(1))
     method, head = Greedy(window=2, first_epoch=1), run.model.head
@@ -60,7 +60,7 @@ def test_the_modality_that_learns_most_from_others_is_then_trained_alone(shards:
 
 def test_the_conditional_speed_of_two_steps_worked_out_by_hand(shards: Shards) -> None:
     """log10 of (0.2^2 + 0.4^2) / (0.1^2 + 0.3^2) for audio, the weights being 1; image learns ten times as much."""
-    run = Run(load(RunConfig, None, [*SMALL, "method=greedy"]), shards.card)
+    run = Trainer(load(RunConfig, None, [*SMALL, "method=greedy"]), shards.card)
     batch = next(splits(shards, run.config).train.epoch(1))
     outputs: Outputs = run.model(batch.inputs)
     gradients = {"head.squeeze": 0.2, "head.excite.audio": 0.2, "head.excite.image": 0.2}

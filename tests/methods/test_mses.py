@@ -15,7 +15,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.methods.mses import MSES
 from lfm_ray.settings import load
 from lfm_ray.training.loop import fit
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 
 def test_a_modality_stops_after_epochs_without_progress_and_its_loss_with_it() -> None:
@@ -34,7 +34,7 @@ def test_a_modality_stops_after_epochs_without_progress_and_its_loss_with_it() -
 def test_what_has_stopped_does_not_change_and_the_rest_does(tmp_path: Path) -> None:
     shards = Shards(write_dataset(tmp_path / "shards"))
     config = load(RunConfig, None, [*SMALL, "method=mses", "epochs=2", "method.patience=1"])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.memory |= {"waited/audio": 1, "lowest/audio": 0.0}
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     fit(run, splits(shards, config))

@@ -15,7 +15,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.methods.ogm_ge import OGMGE, deviation
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.settings import load
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 
 def test_coefficients_worked_out_by_hand() -> None:
@@ -45,7 +45,7 @@ def test_epochs_outside_the_given_ones_are_not_modulated() -> None:
 
 def test_encoders_alone_are_modulated_and_noise_has_the_size_of_their_gradient(tmp_path: Path) -> None:
     shards = Shards(write_dataset(tmp_path / "shards"))
-    run = Run(load(RunConfig, None, [*SMALL, "model.width=32", "method=ogm_ge"]), shards.card)
+    run = Trainer(load(RunConfig, None, [*SMALL, "model.width=32", "method=ogm_ge"]), shards.card)
     weight = max(run.model.encoders["audio"].parameters(), key=torch.numel)
     for parameter in run.parameters:
         parameter.grad = torch.ones_like(parameter)

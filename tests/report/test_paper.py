@@ -24,7 +24,7 @@ from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 
 # Accuracies of three rows with three seeds, and a fourth row that ties with the first.
 FUSED = {"Concat": [0.5, 0.6, 0.7], "MLA": [0.6, 0.75, 0.8], "LFM learned": [0.7, 0.7, 0.9], "Sum": [0.5, 0.6, 0.7]}
@@ -183,7 +183,9 @@ def test_rounds_are_reckoned_from_the_second_since_the_first_starts_processes(
     monkeypatch.setattr(Resources, "trials_at_once", lambda self: 1)
     file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=None, seeds=[1, 2, 3])
     watch: Any = lambda what, runs: nullcontext()  # noqa: E731
-    assert tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), budget, watch).trials == rounds
+    assert (
+        tune_all(tmp_path, file, spaces, cast(DataSource, None), Resources(Workers(1)), budget, watch).trials == rounds
+    )
     assert [len(Sweep.open(tmp_path / row).trials()) for row in ("concat", "mla")] == [rounds, rounds]
 
 
@@ -205,7 +207,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_
     monkeypatch.setattr("lfm_ray.reproduce.plan.run_each", run_each)
     file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=2, seeds=[1])
     watch: Any = lambda what, runs: nullcontext()  # noqa: E731
-    tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), None, watch)
+    tune_all(tmp_path, file, spaces, cast(DataSource, None), Resources(Workers(1)), None, watch)
     assert rounds == [["concat 0000", "mla 0000"], ["concat 0001", "mla 0001"]]
     first, second = Sweep.open(tmp_path / "mla").trials()
     assert (first.state, first.reason, second.state) == ("failed", "NaN", "finished")

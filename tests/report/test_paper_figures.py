@@ -34,7 +34,7 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.training.run_folder import weights_file
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 
 def frame() -> pd.DataFrame:
@@ -215,7 +215,7 @@ def test_the_runs_of_grad_cam_keep_their_models_and_those_of_tuning_do_not(
 def test_figure_4_draws_the_epochs_that_were_kept(
     tmp_path: Path, shards: Shards, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def keep(run: Run) -> None:
+    def keep(run: Trainer) -> None:
         checkpoint.save(weights_file(tmp_path / "run", run.epoch), run.weights())
 
     run = train(shards, "epochs=2", on_epoch=keep)

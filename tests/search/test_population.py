@@ -19,9 +19,9 @@ from lfm_ray.search.population import Population, explored, next_round, populati
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import load
-from lfm_ray.training.execution import execute
+from lfm_ray.training.execution import Launch, execute
 from lfm_ray.training.run_folder import read_epochs
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Row
 
 SPACE = Space.model_validate(
@@ -96,19 +96,19 @@ class Ended(Exception):
     """The round is over."""
 
 
-def train(config: RunConfig, source: Source, folder: Path, until: int) -> list[Row]:
+def train(config: RunConfig, source: DataSource, folder: Path, until: int) -> list[Row]:
     def report(row: Row) -> None:
         if row["epoch"] == until:
             raise Ended
 
     try:
-        return execute(config, source, folder, report)
+        return execute(Launch(config, source, folder), report)
     except Ended:
         return read_epochs(folder)
 
 
 def test_the_schedule_of_a_follower_trained_on_its_own_gives_its_numbers_bit_for_bit(tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     space = population_space(SPACE, 4)
     first = {"optimizer.learning_rate": 0.005, "alpha.values": [0.8] * 6, "optimizer.table": space.base.optimizer.table}
     other = explored(first, 3, np.random.default_rng(0))
