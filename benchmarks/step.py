@@ -6,7 +6,7 @@
 
 ResNet-18 for spectrograms (1 x 257 x 299) and ResNet-18 for images (3 x 224 x 224), SGD.
 
-    ours            Trainer.training_step with the default settings (`compute`: auto), in a process set up as a run's
+    ours            Trainer.training_step with the default settings (`compute`: auto)
     bare            forward, mean square, backward, SGD of the same encoders in the same precision and
                     memory format, and nothing else
     plain           the usual loop: float32, default memory format, the same losses, PyTorch's default SGD
@@ -44,7 +44,6 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.models.classifier import MultimodalClassifier
-from lfm_ray.runtime import compute
 from lfm_ray.settings import load
 from lfm_ray.training.trainer import Trainer
 
@@ -202,8 +201,6 @@ STARTED: dict[str, Any] = {}  # of this process
 def start(name: str, settings: list[str], batch_size: int) -> None:
     """Makes a variant in this process."""
     torch.autograd.set_detect_anomaly(name == "plain, anomaly")
-    if name == "ours":
-        compute.prepare_process(torch.get_num_threads())
     step, device = step_of(name, settings)
     STARTED.update(step=step, batch=batch_of(batch_size), cuda=device.type == "cuda")
 
