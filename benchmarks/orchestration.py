@@ -28,7 +28,7 @@ from lfm_ray.search.ray_tune.tuning import run_sweep
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import build
-from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
 
 AT_ONCE = 2

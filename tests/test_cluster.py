@@ -27,7 +27,7 @@ from lfm_ray.datasets.reading.stream import READER_CPUS
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.search.ray_tune.resources import DRIVER_CPUS, Resources, _missing, check_nodes
-from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
 
 REPOSITORY = Path(__file__).parents[1]

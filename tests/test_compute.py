@@ -23,9 +23,9 @@ from lfm_ray.models.classifier import Outputs
 from lfm_ray.optimization.hypergradient import flatten
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.settings import load
-from lfm_ray.training.execution import Launch
+from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.loop import Splits, fit
-from lfm_ray.training.ray_train import Workers, run_on_workers
+from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import PROFILE, read_epochs
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer

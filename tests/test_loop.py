@@ -98,7 +98,7 @@ def test_training_metrics_are_those_of_the_steps_outputs(shards: Shards, micro: 
 def test_updates_of_alpha_are_kept_for_an_epoch(shards: Shards) -> None:
     run = train(shards, *STRATEGIES["learned"])
     assert [step for step, _ in run.alpha.updates] == [10, 12]  # of steps 10 to 12, an update after every second
-    assert run.alpha.updates[-1][1] == run.alpha == run.history[-1]["alpha_end"]
+    assert run.alpha.updates[-1][1] == run.alpha.value == run.history[-1]["alpha_end"]
 
 
 @pytest.mark.parametrize("strategy", ["stepwise", "heuristic", "polynomial"])

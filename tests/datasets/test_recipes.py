@@ -55,11 +55,11 @@ def test_every_known_point_of_a_recipe_trains_on_what_its_reader_prepared(tmp_pa
     for label, point in space.points.items():
         config = space.config(point | (OFTEN if label == "learned" else {}))
         run = Trainer(config, shards.card)
-        before = run.alpha
+        before = run.alpha.value
         (row,) = fit(run, DataSource(shards, {}).splits(config))
         assert all(np.isfinite(value) for value in row.values()), (label, row)
         assert {f"val/{modality}/accuracy" for modality in raw_card(name).modalities} <= set(row)
-        assert (run.alpha != before) == (label != "alpha = 0")
+        assert (run.alpha.value != before) == (label != "alpha = 0")
     if "video" in shards.card.modalities:
         assert shards.card.modalities["video"].shape == [10, 3, 32, 32]
         batch = next(DataSource(shards, {}).splits(config).train.epoch(1))

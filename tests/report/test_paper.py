@@ -23,7 +23,7 @@ from lfm_ray.reproduce.tables import cells, friedman, paper_table, second_metric
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.training.ray_train import Workers
+from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
 
 # Accuracies of three rows with three seeds, and a fourth row that ties with the first.
