@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from method_cases import STRATEGIES
 from synthetic import write_dataset
-from test_loop import SMALL, STRATEGIES, splits, without_time
+from tiny_run import SMALL, without_time
+from tiny_run import splits_with_outer as splits
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
