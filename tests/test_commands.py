@@ -7,24 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import small_shards
-from commands import MAINS, SMALL_FLAGS, completed, ended, start
+from commands import SMALL_FLAGS, completed, ended, start
 from made_sweep import make_sweep
 from synthetic import write_dataset
 
 import lfm_ray
 
 
-@pytest.mark.parametrize("name", MAINS)
-def test_help_begins_with_what_the_command_does(tmp_path: Path, name: str) -> None:
-    said = ended(start(tmp_path, name, "--help"))
-    assert said.startswith(f"usage: python -m lfm_ray.{name} ")
-    assert f"    python -m lfm_ray.{name} " in said
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("confirm", ["absent"], "absent: there is no sweep here"),
+        ("confirm", ["absent", "--select", "1"], "--select 1: must be above 1, the number of trials that are taken"),
         ("export", ["absent", "--out", "x"], "absent: holds no run (checkpoint.pt) and no sweep (sweep.yaml)"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
     ],
