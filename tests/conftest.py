@@ -24,6 +24,8 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 # Else trials wait for the tests of the other process, as Ray runs them with a niceness of 15.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+LONGEST = ("test_tune", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
+           "test_population", "test_commands", "test_build", "test_stream", "test_compute")  # fmt: skip
 FOLDER = pytest.StashKey[Path]()
 
 
@@ -55,10 +57,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray or other processes come first: what is short fills the two processes at the end."""
-    heavy = {"ray_local", "cluster", "two_ranks"}
-    files = {item.path for item in items if heavy & set(getattr(item, "fixturenames", ()))}
-    items.sort(key=lambda item: item.path not in files)
+    """The longest files come first, so that short ones keep both processes busy to the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture

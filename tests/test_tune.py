@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sweep(folder: Path, ray_session: None) -> Completed:
+def sweep(folder: Path, ray_session: object) -> Completed:
     return run(folder, "tune", "--data", "shards/tiny", "--name", "one", "--trials", "7", "--epochs", "4", *SMALL_FLAGS)
 
 
