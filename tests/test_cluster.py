@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -196,7 +197,8 @@ def test_the_slurm_script_is_one_that_bash_reads() -> None:
     if shellcheck := shutil.which("shellcheck"):
         subprocess.run([shellcheck, script], check=True)
     assert "ray symmetric-run" in script.read_text()
-    known = subprocess.run(["ray", "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
+    ray_command = Path(sys.executable).with_name("ray")
+    known = subprocess.run([ray_command, "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
     assert {"--address", "--min-nodes"} <= set(re.findall(r"--[a-z-]+", known))
 
 

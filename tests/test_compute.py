@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from synthetic import write_dataset
-from tiny_run import train_until_killed
+from tiny_run import SMALL, train_until_killed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +30,7 @@ from lfm_ray.training.run_folder import PROFILE, read_epochs
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
 
-TINY = ["device=cpu", "data.batch_size=8", "model.width=4", "model.embedding_size=8", "epochs=4"]
+TINY = [*SMALL, "data.batch_size=8", "device=cpu"]
 RESNETS = ["model.encoders={audio: {name: resnet18, width: 4}, image: {name: resnet18, width: 4}}"]
 SGD = ["optimizer.name=sgd", "optimizer.schedule=constant", "optimizer.learning_rate=0.05"]
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.1"]
@@ -141,6 +141,7 @@ def test_solvers_with_products_run_in_float32_and_look_ahead_in_the_precision_of
             lambda m, i, out, seen=dtypes: seen.add(out.dtype)
         )
         batches = Made().batches
+        d: list[torch.Tensor] = []
         d: list[torch.Tensor] = []
         if run.config.looks_ahead:
             losses = run.losses(batches[0])

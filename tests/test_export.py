@@ -15,6 +15,7 @@ import pytest
 import torch
 from media_files import features, png, save_tokenizer, video
 from prepared import prepared
+from tiny_run import SMALL
 
 import lfm_ray
 from lfm_ray.config import RunConfig
@@ -31,7 +32,7 @@ from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
 
 KINDS: dict[str, Kind] = {"sound": "audio", "picture": "image", "clip": "video", "words": "text", "vector": "feature"}
-SMALL = ["epochs=1", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "optimizer.learning_rate=0.05"]
+SHORT = [*SMALL, "epochs=1", "data.batch_size=8", "optimizer.learning_rate=0.05"]
 MEDIA = ["audio.n_fft=128", "audio.hop=64", "video.size=16", "text.length=12"]
 STORAGES = {
     "tensor": [],
@@ -61,7 +62,7 @@ def dataset(raw: Path, out: Path, kinds: dict[str, Kind], *overrides: str) -> tu
 
 
 def trained(shards: Shards, *overrides: str) -> Trainer:
-    config = load(RunConfig, None, [*SMALL, f"data.path={shards.path}", *overrides])
+    config = load(RunConfig, None, [*SHORT, f"data.path={shards.path}", *overrides])
     run = Trainer(config, shards.card)
     fit(run, DataSource(shards, {}).splits(config))
     return run

@@ -1,7 +1,8 @@
 """A run that is killed at any step and goes on from its checkpoint equals one that never stopped, bit for bit.
 
-pytest tests/test_kills.py             one kill of each strategy, on one rank and on two
-pytest tests/test_kills.py -m long     20 kills of each
+pytest tests/test_kills.py             one kill of each strategy, on one rank
+pytest tests/test_kills.py -m slow     20 kills of each, and one on two ranks
+pytest tests/test_kills.py -m long     20 kills of each on two ranks
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from method_cases import STRATEGIES
 from synthetic import write_dataset
-from test_loop import SMALL, STRATEGIES, splits, without_time
+from tiny_run import SMALL, without_time
+from tiny_run import splits_with_outer as splits
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
@@ -84,12 +87,16 @@ def kills_of(strategy: str, count: int) -> list[int]:
     return [1 + int(step) for step in random.permutation(STEPS)[:count]]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("kills", [pytest.param(1, id="once"), pytest.param(20, id="20", marks=pytest.mark.long)])
-def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, strategy: str, ranks: int, kills: int) -> None:
-    if kills == 1 and ranks == 2 and strategy != "learned":
-        pytest.skip("two ranks with one kill for the strategy that holds most state")
+@pytest.mark.parametrize(
+    ("kills", "ranks", "strategy"),
+    [
+        *((1, 1, strategy) for strategy in STRATEGIES),
+        *(pytest.param(20, 1, strategy, marks=pytest.mark.slow) for strategy in STRATEGIES),
+        pytest.param(1, 2, "learned", marks=pytest.mark.slow),  # the strategy that holds most state
+        *(pytest.param(20, 2, strategy, marks=pytest.mark.long) for strategy in STRATEGIES),
+    ],
+)
+def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, kills: int, ranks: int, strategy: str) -> None:
     write_dataset(tmp_path / "shards")
     overrides = [*STRATEGIES[strategy], "model.dropout=0.3", "optimizer.name=sgd", "epochs=8"]
     arguments = (ranks, str(tmp_path), overrides, kills_of(strategy, kills))

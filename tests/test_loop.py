@@ -8,34 +8,26 @@ import pytest
 import small_shards
 import torch
 import torch.distributed as dist
-from method_cases import CASES
-from synthetic import write_dataset
-from tiny_run import train_until_killed
+from method_cases import CASES, STRATEGIES
+from tiny_run import SMALL, same_weights, train_until_killed, without_time
+from tiny_run import splits_with_outer as splits
+from tiny_run import train_with_outer as train
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.reading.batches import Batches, Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.optimization.hypergradient import Product, gauss_newton
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
-from lfm_ray.training.loop import Splits, fit
-from lfm_ray.training.trainer import Row, Trainer
+from lfm_ray.training.loop import fit
+from lfm_ray.training.trainer import Trainer
 
-SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
 DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]
 DIVERGING += ["optimizer.gradient_clip=null", "optimizer.schedule=constant", "model.fusion=concat"]
-STRATEGIES = {
-    "constant": ["alpha.value=0.4"],
-    "stepwise": ["alpha.strategy=stepwise"],
-    "heuristic": ["alpha.strategy=heuristic"],
-    "polynomial": ["alpha.strategy=polynomial"],
-    "learned": ["alpha.strategy=learned", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
-    "official": ["method=official", "alpha.strategy=official", "alpha.eta_alpha=1"],
-}
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.01", "alpha.initial=0.6"]
 MODULATED = ["method=ogm_ge", "method.noise=false"]
 SOLVERS = {
@@ -44,38 +36,6 @@ SOLVERS = {
     "cg": ["alpha.solver=cg"],
     "nystrom": ["alpha.solver=nystrom", "loss.matching=js"],
 }
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
-
-
-def splits(shards: Shards, config: RunConfig, rank: int = 0, world_size: int = 1) -> Splits:
-    def batches(split: str, rows: np.ndarray, shuffle: bool) -> Batches:
-        order = Order(rows, config.data.batch_size, config.seed, shuffle, rank, world_size)
-        return ReadBatches(from_memory(*shards.arrays(split)), order, Inputs.of(shards.card))
-
-    return Splits(
-        train=batches("train", np.arange(42), True),
-        val=batches("val", np.arange(shards.card.rows("val")), False),
-        outer=batches("train", np.arange(42, 48), True),
-    )
-
-
-def without_time(rows: list[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def train(shards: Shards, *overrides: str) -> Trainer:
-    config = load(RunConfig, None, [*SMALL, *overrides])
-    run = Trainer(config, shards.card)
-    fit(run, splits(shards, config))
-    return run
-
-
-def same_weights(one: Trainer, other: Trainer) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
 
 
 def test_joint_training_learns_the_classes(shards: Shards) -> None:

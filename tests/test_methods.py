@@ -8,8 +8,8 @@ import small_shards
 import torch
 import torch.nn.functional as F
 from method_cases import CASES, LABELS, NEUTRAL, WITHOUT, outputs, state
-from synthetic import write_dataset
-from test_loop import SMALL, same_weights, train
+from tiny_run import SMALL, same_weights
+from tiny_run import train_with_outer as train
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
@@ -23,11 +23,6 @@ from lfm_ray.settings import load
 from lfm_ray.training.trainer import Trainer
 
 CG = ["alpha.strategy=learned", "alpha.solver=cg"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 def test_lfm_weighs_the_losses_by_alpha() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from synthetic import write_dataset
-from test_loop import SMALL, same_weights, splits, train, without_time
-from tiny_run import train_until_killed
+from tiny_run import SMALL, same_weights, train_until_killed, without_time
+from tiny_run import splits_with_outer as splits
+from tiny_run import train_with_outer as train
 from torch import nn
 
 from lfm_ray.config import RunConfig
@@ -20,11 +20,6 @@ from lfm_ray.training.trainer import Trainer
 
 # So slow that no epoch's loss is 0.01 % below the first one's.
 STILL = ["optimizer.name=sgd", "optimizer.schedule=plateau", "optimizer.learning_rate=1e-6", "optimizer.patience=2"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 def one_weight(**settings: Any) -> tuple[nn.Parameter, Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from synthetic import write_dataset
+from tiny_run import SMALL, without_time
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch
@@ -24,20 +24,19 @@ from lfm_ray.training.run_folder import PROFILE
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
 
-SMALL = ["epochs=2", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "device=cpu"]
+SHORT = [*SMALL, "epochs=2", "data.batch_size=8", "device=cpu"]
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1"]
 COSTS = {"data": 5.0, "forward": 3.0, "loss": 2.0, "backward": 11.0, "optimiser": 7.0}
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> DataSource:
-    return DataSource(Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards")), {})
+@pytest.fixture
+def source(shards: Shards) -> DataSource:
+    return DataSource(shards, {})
 
 
 def run(source: DataSource, folder: Path, *overrides: str, profiled: bool = True) -> list[dict[str, float]]:
-    config = load(RunConfig, None, [*SMALL, *overrides])
-    rows = execute(Launch(config, source, folder, profile=profiled), report=lambda row: None)
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    config = load(RunConfig, None, [*SHORT, *overrides])
+    return without_time(execute(Launch(config, source, folder, profile=profiled), report=lambda row: None))
 
 
 @pytest.fixture

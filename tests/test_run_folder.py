@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from scipy.optimize import minimize_scalar
 from synthetic import write_dataset
-from test_loop import without_time
-from tiny_run import small_config
+from tiny_run import small_config, without_time
 
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.runtime import checkpoint

@@ -6,16 +6,15 @@ import os
 import pickle
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import SMALL_FLAGS, start, wait_for
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 from synthetic import write_dataset
@@ -199,6 +198,7 @@ def test_of_many_processes_one_copies_and_the_others_wait(
     assert [file.suffix for file in shards.path.glob("*") if file.suffix not in (".json", ".lock")] == [".arrow"]
 
 
+@pytest.mark.slow
 def test_before_the_first_trial_every_node_has_copied_the_shards_or_is_named(
     machine, tmp_path: Path, cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +206,7 @@ def test_before_the_first_trial_every_node_has_copied_the_shards_or_is_named(
     cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "second")})
     (tmp_path / "sweep.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    with cli.ray_session(cluster.address):
+    with ray_session(cluster.address):
         source = DataSource.open(load(RunConfig, None, ["data.path=s3://bucket/shards/nodes", "data.memory_share=0"]))
         check_nodes(source, tmp_path / "sweep.yaml")
         copies = (tmp_path / "second/lfm_ray/s3/bucket/shards/nodes").glob("*.arrow")
@@ -304,19 +304,17 @@ def test_a_journal_write_that_fails_in_its_middle_is_done_once_and_whole(
     assert list(PatientJournal(file).read_logs(0)) == [{"a": 1}, {"c": 2}]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_bucket_that_is_away_for_a_while_goes_on_from_another_machine_and_shows_no_secret(
     machine, server: Server, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "shards")
-    small = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--data", "shards", "--epochs", "2"]
+    small = [*SMALL_FLAGS, "--data", "shards", "--epochs", "2"]
     said = ""
     for arguments in (["--name", "one", "--trials", "1", *small], ["--resume", "one", "--trials", "2"]):
         machine()
         with (tmp_path / "said").open("w+") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lfm_ray.tune", "--storage", "s3://bucket/sweeps", *arguments],
-                cwd=tmp_path, text=True, stdout=output, stderr=output,
-            )  # fmt: skip
+            process = start(tmp_path, "tune", "--storage", "s3://bucket/sweeps", *arguments, output=output)
             if "--name" in arguments:
                 begun = "s3://bucket/sweeps/one/sweep.yaml"  # and no trial has been handed out yet
                 wait_for(lambda uri=begun: storage.exists(storage.working_folder(uri)), process)
@@ -334,12 +332,6 @@ def test_a_sweep_in_a_bucket_that_is_away_for_a_while_goes_on_from_another_machi
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert KEY.encode() not in written + said.encode()
     assert {"best.yaml", "trials.csv", "study.journal"} <= {i.path.rpartition("/")[2] for i in _objects("sweeps/one")}
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not what():
-        assert process.poll() is None
-        time.sleep(0.01)
 
 
 def upload(folder: Path, uri: str) -> None:

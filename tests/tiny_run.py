@@ -18,22 +18,34 @@ from lfm_ray.settings import load
 from lfm_ray.training.loop import Splits, fit
 from lfm_ray.training.trainer import Row, Trainer
 
-SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16", "model.dropout=0.3"]
+SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
+HELD_OUT = 6  # of the 48 training samples, in `splits_with_outer`
 
 
 def small_config(*overrides: str) -> RunConfig:
     """A run of four short epochs, with dropout, so that random numbers would tell."""
-    return load(RunConfig, None, [*SMALL, *overrides])
+    return load(RunConfig, None, [*SMALL, "model.dropout=0.3", *overrides])
 
 
-def small_splits(shards: Shards, config: RunConfig) -> Splits:
-    """All rows of training and validation, in one process."""
+def small_splits(shards: Shards, config: RunConfig, rank: int = 0, world_size: int = 1, held_out: int = 0) -> Splits:
+    """All rows of training and validation, as a rank sees them; the last `held_out` of training are the outer split."""
 
-    def batches(split: str, shuffle: bool) -> Batches:
-        order = Order(np.arange(shards.card.rows(split)), config.data.batch_size, config.seed, shuffle)
+    def batches(split: str, rows: np.ndarray, shuffle: bool) -> Batches:
+        order = Order(rows, config.data.batch_size, config.seed, shuffle, rank, world_size)
         return ReadBatches(from_memory(*shards.arrays(split)), order, Inputs.of(shards.card))
 
-    return Splits(batches("train", True), batches("val", False))
+    rows = np.arange(shards.card.rows("train"))
+    train, outer = rows[: len(rows) - held_out], rows[len(rows) - held_out :]
+    return Splits(
+        train=batches("train", train, True),
+        val=batches("val", np.arange(shards.card.rows("val")), False),
+        outer=batches("train", outer, True) if held_out else None,
+    )
+
+
+def splits_with_outer(shards: Shards, config: RunConfig, rank: int = 0, world_size: int = 1) -> Splits:
+    """Splits of which alpha can be learned."""
+    return small_splits(shards, config, rank, world_size, HELD_OUT)
 
 
 def train(shards: Shards, *overrides: str, on_epoch: Callable[[Trainer], None] = lambda run: None) -> Trainer:
@@ -41,6 +53,14 @@ def train(shards: Shards, *overrides: str, on_epoch: Callable[[Trainer], None] =
     config = small_config(*overrides)
     run = Trainer(config, shards.card)
     fit(run, small_splits(shards, config), on_epoch)
+    return run
+
+
+def train_with_outer(shards: Shards, *overrides: str) -> Trainer:
+    """The run after its last epoch, without dropout, on `splits_with_outer`."""
+    config = load(RunConfig, None, [*SMALL, *overrides])
+    run = Trainer(config, shards.card)
+    fit(run, splits_with_outer(shards, config))
     return run
 
 
@@ -75,7 +95,12 @@ def same(one: Trainer, other: Trainer) -> bool:
 
 def rows(run: Trainer) -> list[Row]:
     """The metrics of all epochs, without the seconds."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
+    return without_time(run.history)
+
+
+def without_time(rows: list[Row]) -> list[Row]:
+    """Metrics without the seconds."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 def train_until_killed(run: Trainer, its_splits: Splits, file: Path) -> None:

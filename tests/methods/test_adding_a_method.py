@@ -13,7 +13,6 @@ import tiny_run
 import torch.nn.functional as F
 import yaml
 from pydantic import Field, TypeAdapter
-from synthetic import write_dataset
 
 from lfm_ray import methods
 from lfm_ray.config import RunConfig
@@ -28,11 +27,6 @@ from lfm_ray.training.trainer import Trainer
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
 METHOD, TESTS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 (SPACE,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 @pytest.fixture

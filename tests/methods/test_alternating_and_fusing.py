@@ -20,11 +20,6 @@ from lfm_ray.training.trainer import Trainer
 NO_DROPOUT = "model.dropout=0"
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
-
-
 def test_a_head_that_the_method_does_not_know_is_refused() -> None:
     with pytest.raises(UserError, match=r"method mla needs model\.fusion shared, not concat"):
         small_config("method=mla", "model.fusion=concat")

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from synthetic import write_dataset
-from test_loop import SMALL, splits
+from tiny_run import SMALL
+from tiny_run import splits_with_outer as splits
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
@@ -15,11 +15,6 @@ from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Channel
 from lfm_ray.settings import load
 from lfm_ray.training.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 def test_a_speed_worked_out_by_hand() -> None:

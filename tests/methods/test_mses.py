@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from method_cases import LABELS, outputs, state
-from synthetic import write_dataset
-from test_loop import SMALL, splits
+from tiny_run import SMALL
+from tiny_run import splits_with_outer as splits
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
@@ -31,8 +30,7 @@ def test_a_modality_stops_after_epochs_without_progress_and_its_loss_with_it() -
     assert method.classification(made, LABELS, at).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_what_has_stopped_does_not_change_and_the_rest_does(tmp_path: Path) -> None:
-    shards = Shards(write_dataset(tmp_path / "shards"))
+def test_what_has_stopped_does_not_change_and_the_rest_does(shards: Shards) -> None:
     config = load(RunConfig, None, [*SMALL, "method=mses", "epochs=2", "method.patience=1"])
     run = Trainer(config, shards.card)
     run.memory |= {"waited/audio": 1, "lowest/audio": 0.0}

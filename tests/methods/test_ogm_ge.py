@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
 from method_cases import LABELS, outputs, state
-from synthetic import write_dataset
-from test_loop import SMALL
+from tiny_run import SMALL
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
@@ -43,8 +41,7 @@ def test_epochs_outside_the_given_ones_are_not_modulated() -> None:
     assert not OGMGE(first_epoch=2).gradient_factors(made, LABELS, state())
 
 
-def test_encoders_alone_are_modulated_and_noise_has_the_size_of_their_gradient(tmp_path: Path) -> None:
-    shards = Shards(write_dataset(tmp_path / "shards"))
+def test_encoders_alone_are_modulated_and_noise_has_the_size_of_their_gradient(shards: Shards) -> None:
     run = Trainer(load(RunConfig, None, [*SMALL, "model.width=32", "method=ogm_ge"]), shards.card)
     weight = max(run.model.encoders["audio"].parameters(), key=torch.numel)
     for parameter in run.parameters:

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 import small_shards
 from rich.console import Console
-from synthetic import write_dataset
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.shards import DatasetCard, read_card
+from lfm_ray.datasets.shards import DatasetCard, Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.report.cells import markdown
 from lfm_ray.reproduce.comparison import compare
@@ -214,12 +213,12 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_
 
 
 def test_a_comparison_runs_and_goes_on_where_it_was(
-    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Shards, ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = Namespace(
-        paper="table1", data=write_dataset(tmp_path / "tiny"), name="try", storage=tmp_path, rows=["Concat", "MLA"],
+        paper="table1", data=shards.path, name="try", storage=tmp_path, rows=["Concat", "MLA"],
         overrides=["model.width=4", "model.embedding_size=8"], epochs=1, trials=1, budget=None, seeds=2, split="test",
-        address=None, concurrency=None,
+        address=None, concurrency=1,
     )  # fmt: skip
     compare(given)
     frame = pd.read_csv(tmp_path / "try" / "table1.csv")

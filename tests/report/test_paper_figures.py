@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from synthetic import write_dataset
 from tiny_run import train
 
 from lfm_ray.config import RunConfig
@@ -128,11 +127,6 @@ def test_modalities_with_the_same_centroid_are_drawn_by_their_principal_componen
     points, share = embedded({"audio": cross, "image": cross}, 0).in_plane()
     assert np.abs(points["image"]) == pytest.approx(np.abs(cross[:, :2]))
     assert share == pytest.approx(1)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("figures") / "tiny"))
 
 
 @pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.5",)])

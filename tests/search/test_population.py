@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from synthetic import write_dataset
 
-from lfm_ray import tune
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
@@ -176,15 +175,12 @@ search: {loss.tau: {choice: [0.2, 1.0e-40]}}
 """
 
 
-def test_a_member_that_fails_on_ray_follows_another_and_says_why(
-    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_member_that_fails_on_ray_follows_another_and_says_why(ray_local: None, tmp_path: Path) -> None:
     write_dataset(tmp_path / "shards/tiny")
     (tmp_path / "failing.yaml").write_text(FAILING)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tune", "failing.yaml", "--population", "4", "--name", "pbt"])
-    tune.main()
-    said = " ".join(capsys.readouterr().out.split())
+    done = run(tmp_path, "tune", "failing.yaml", "--population", "4", "--name", "pbt")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
     first, second = Population(Sweep.open(tmp_path / "sweeps/pbt")).rounds
     failed = {n for n, (_, settings) in enumerate(first) if settings["loss.tau"] != 0.2}
     assert 0 < len(failed) < 4
