@@ -23,6 +23,7 @@ from lfm_ray import cli, storage
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.resources import check_nodes
 from lfm_ray.search.study.journal import PatientJournal
 from lfm_ray.search.sweep import Sweep

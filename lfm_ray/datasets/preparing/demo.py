@@ -15,7 +15,7 @@ import pandas as pd
 
 from lfm_ray.errors import UserError
 
-DEMO_FOLDER = Path(__file__).resolve().parents[2] / "data" / "demo"
+DEMO_FOLDER = Path(__file__).resolve().parents[3] / "data" / "demo"
 
 # Settings of `PrepareConfig`. The noise was chosen such that each modality alone is learnt in part.
 DEMO_SETTINGS: dict[str, object] = {
