@@ -204,7 +204,7 @@ def test_the_slurm_script_is_one_that_bash_reads() -> None:
 
 def test_the_command_lines_of_the_page_and_its_files_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (DOCS / "cluster.md").read_text()
-    lines = re.findall(r"python -m (lfm_ray\.tune .*)", text)
+    lines = re.findall(r"lfm-ray (tune .*)", text)
     job = yaml.safe_load((DOCS / "cluster/kuberay.yaml").read_text())["spec"]["entrypoint"]
     slurm = (DOCS / "cluster/slurm.sh").read_text()
     again, first = re.findall(r"sweep=\((.*?)\)", slurm)

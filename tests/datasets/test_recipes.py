@@ -87,8 +87,8 @@ def test_a_recipe_has_the_papers_settings_and_downloads_nothing(name: str) -> No
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_command_at_the_head_of_a_recipe_can_be_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (SPACES / f"{name}.yaml").read_text().replace("\\\n#", "")
-    (command,) = (line[1:] for line in text.splitlines() if "lfm_ray.tune" in line)
-    monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
+    (command,) = (line[1:] for line in text.splitlines() if "lfm-ray tune" in line)
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     given = tune.arguments()
     assert given.space == Path(f"search_spaces/{name}.yaml")
     space = recipe(name, *given.overrides)
