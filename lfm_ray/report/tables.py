@@ -48,7 +48,7 @@ def strategy_table(trials: list[Trial]) -> Table:
 
 def front_table(trials: list[Trial], front: list[int]) -> Table:
     """The Pareto front of a sweep with several objectives: the trials `front`, best first objective first."""
-    chosen = sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.rank, reverse=True)
+    chosen = sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.score, reverse=True)
     title = "Pareto front, validation split: what no other trial beats in one without losing in another"
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
