@@ -197,8 +197,8 @@ def search_around_learned(sweep: Sweep, source: Source, resources: Resources, ti
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
     from lfm_ray.optimization.schedules import formula
-    from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
+    from lfm_ray.report.page_figures import strategies_figure
     from lfm_ray.report.sentences import counts
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.search.edges import at_the_edge

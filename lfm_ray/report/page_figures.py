@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 
-from lfm_ray.report.plots import Axis, Bars, Curve, Plot
+from lfm_ray.report.plots import Axis, Bars, Curve, Plot, save_panels
 from lfm_ray.report.sweep_view import SweepView, shared_objective
-from lfm_ray.report.tables import BASELINES
+from lfm_ray.report.tables import BASELINES, modalities_of
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, metric_name
 from lfm_ray.search.spaces.space import Space
@@ -43,8 +44,7 @@ class Figures:
         """What has a colour, in the order of the legend."""
         if self.several:
             return [view.name for view in self.views]
-        present = [trial.strategy for trial in self.views[0].trials]
-        return [name for name in dict.fromkeys([*BASELINES, *present]) if name in present]
+        return strategies_in(self.views[0].trials)
 
     @cached_property
     def plots(self) -> list[Plot]:
@@ -233,6 +233,40 @@ class Scale:
         """The texts of the axis, and where they stand."""
         marks = {f"{mark:.3g}" if self.numbers else mark: self.height(mark) for mark in self.marks}
         return {"none": 0.0, **marks} if self.sometimes else marks
+
+
+def strategies_figure(trials: Sequence[Trial], path: Path) -> None:
+    """Writes alpha(t) and the accuracies of the best finished trial of each strategy as a PNG (paper Figure 3)."""
+    best = by_strategy(list(trials))
+    if not best:
+        return
+    panels = {"alpha": "alpha(t)"}
+    for name in ("fused", *modalities_of(next(iter(best.values())).rows[-1])):
+        panels[f"val/{name}/accuracy"] = f"{name} accuracy, validation"
+    # The strategies in the order of the report, so that each has the same colour in both.
+    labels = {name: f"{name} (trial {best[name].number})" if name in best else name for name in strategies_in(trials)}
+    shares = {name: [row["epoch"] / trial.config.epochs for row in trial.rows] for name, trial in best.items()}
+    plots = [
+        Plot(
+            key,
+            title,
+            "share of the epochs",
+            "",
+            [
+                Curve(labels[name], labels[name], shares[name], [row[key] for row in trial.rows], bold=True)
+                for name, trial in best.items()
+            ],
+            y_range=(0, 1),
+        )
+        for key, title in panels.items()
+    ]
+    save_panels(plots, list(labels.values()), path)
+
+
+def strategies_in(trials: Sequence[Trial]) -> list[str]:
+    """The strategies of some trials, the baselines first."""
+    present = [trial.strategy for trial in trials]
+    return [name for name in dict.fromkeys([*BASELINES, *present]) if name in present]
 
 
 def importances(trials: Sequence[Trial], metric: str, direction: Direction) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lfm_ray.report import confirmation
+from lfm_ray.report.numbers import decimal, setting
 from lfm_ray.report.sweep_view import SweepView, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.search.selection import by_strategy, ranked
@@ -86,7 +87,7 @@ def strategy_table(frame: pd.DataFrame) -> Table:
         frame = frame.drop(columns="failed")
     decimals = [column for column in frame if frame[column].dtype == float and column != "best trial"]
     rows = [
-        [_number(value) if column in decimals else _cell(value) for column, value in row.items()]
+        [decimal(value) if column in decimals else _cell(value) for column, value in row.items()]
         for _, row in frame.iterrows()
     ]
     note = (
@@ -186,7 +187,7 @@ def differences(views: Sequence[SweepView]) -> Table:
     rows = [
         ["trials", *(str(len(view.trials)) for view in views)],
         ["epochs spent", *(f"{view.epochs:,}" for view in views)],
-        ["best fused accuracy", *(_number(view.best.accuracy if view.best else math.nan) for view in views)],
+        ["best fused accuracy", *(decimal(view.best.accuracy if view.best else math.nan) for view in views)],
         ["its strategy", *(view.best.strategy if view.best else "-" for view in views)],
         ["seed of the search", *(str(view.sweep.file.seed) for view in views)],
     ]
@@ -201,10 +202,6 @@ def differences(views: Sequence[SweepView]) -> Table:
     return Table("differences", "What the sweeps spent, and where they differ", ["", *names], rows)
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else str(int(value))
@@ -212,6 +209,4 @@ def _cell(value: Any) -> str:
 
 
 def _setting(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value) if isinstance(value, list) else setting(value, none="-")

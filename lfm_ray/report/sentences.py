@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lfm_ray.optimization.schedules import Polynomial, formula
-from lfm_ray.report.cells import spread
+from lfm_ray.report.numbers import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
 from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.search.edges import at_the_edge

@@ -14,9 +14,8 @@ import yaml
 from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
-from lfm_ray.report.figures import strategies_figure
 from lfm_ray.report.page import render, write_report
-from lfm_ray.report.page_figures import Figures
+from lfm_ray.report.page_figures import Figures, strategies_figure
 from lfm_ray.report.page_tables import strategy_frame
 from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.search.selection import best_of
