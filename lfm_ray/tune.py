@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lfm_ray.search.ray_tune.adapters import TimeBudget
     from lfm_ray.search.ray_tune.resources import Resources
     from lfm_ray.search.spaces.space import Space
-    from lfm_ray.search.study.prior_trials import Evidence
+    from lfm_ray.search.study.prior_trials import PriorTrial
     from lfm_ray.search.sweep import Sweep
     from lfm_ray.training.source import DataSource
 
@@ -99,9 +99,9 @@ def main() -> None:
         source = DataSource.open(space.base)
         fingerprint = source.shards.card.fingerprint
         if not given.resume:
-            evidence = evidence_for(space, source.shards.card, given)
+            prior = prior_trials_for(space, source.shards.card, given)
             sweep = Sweep.create(
-                folder, space, given.seed, fingerprint, command_line(), cluster_hardware(), evidence, given.from_learned
+                folder, space, given.seed, fingerprint, command_line(), cluster_hardware(), prior, given.from_learned
             )
         sweep.check_data(fingerprint)
         console.print(f"[bold]{shown(folder)}[/]", soft_wrap=True)
@@ -146,7 +146,7 @@ def space_of(given: Namespace) -> Space:
     return space
 
 
-def evidence_for(space: Space, card: DatasetCard, given: Namespace) -> list[Evidence]:
+def prior_trials_for(space: Space, card: DatasetCard, given: Namespace) -> list[PriorTrial]:
     """What the sweeps named by --warm-start tell a search on the dataset of `card`.
 
     Raises:
@@ -154,17 +154,17 @@ def evidence_for(space: Space, card: DatasetCard, given: Namespace) -> list[Evid
     """
     from lfm_ray.search.spaces.objective import check_metrics
     from lfm_ray.search.sweep import Sweep
-    from lfm_ray.search.warm_start import evidence_from
+    from lfm_ray.search.warm_start import prior_trials_from
 
     check_metrics(space.objective, space.relations, space.base.data.modalities or card.modalities)
-    found: list[Evidence] = []
+    found: list[PriorTrial] = []
     for folder in given.warm_start if given.warm_start_as == "evidence" else []:
-        evidence = evidence_from(Sweep.open(folder), space, card.fingerprint)
-        if not evidence:
+        prior = prior_trials_from(Sweep.open(folder), space, card.fingerprint)
+        if not prior:
             raise UserError(f"--warm-start {folder}: none of its finished trials fits the space")
-        by_rank = sum(one.group != "" for one in evidence)
-        console.print(f"warm start      {len(evidence)} trials of {folder}, {by_rank} of them compared by rank")
-        found += evidence
+        by_rank = sum(one.group != "" for one in prior)
+        console.print(f"warm start      {len(prior)} trials of {folder}, {by_rank} of them compared by rank")
+        found += prior
     return found
 
 
@@ -199,8 +199,8 @@ def search_around_learned(
 def show(folder: Path) -> None:
     """Prints what a sweep found, and writes its best settings, table and figure."""
     from lfm_ray.optimization.schedules import formula
-    from lfm_ray.report.figures import strategies_figure
     from lfm_ray.report.page import write_report
+    from lfm_ray.report.page_figures import strategies_figure
     from lfm_ray.report.sentences import counts
     from lfm_ray.report.tables import front_table, settings_table, strategy_table
     from lfm_ray.search.edges import at_the_edge

@@ -99,7 +99,7 @@ def test_confirm_measures_on_the_test_split_and_says_that_it_did(folder: Path, s
         assert mean == pytest.approx(sum(accuracies) / 2)
     best = sorted(
         (trial for trial in Sweep.open(folder / "sweeps/one").trials() if trial.state == "finished"),
-        key=lambda trial: trial.rank,
+        key=lambda trial: trial.score,
     )[-3:]
     assert means.max() == max(
         sum(selecting[f"{trial.number:04d}-seed{seed}"]["val/fused/accuracy"] for seed in (10_001, 10_002)) / 2

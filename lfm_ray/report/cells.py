@@ -1,8 +1,6 @@
-"""Figures as the text of tables, in the terminal, in Markdown and in LaTeX."""
+"""Tables of results as text, for Markdown and LaTeX."""
 
 from __future__ import annotations
-
-import math
 
 import pandas as pd
 
@@ -10,16 +8,6 @@ import pandas as pd
 def measured(frame: pd.DataFrame, split: str) -> list[str]:
     """`fused` and the modalities whose accuracies on a split a frame of runs has."""
     return [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
-
-
-def spread(mean: float, std: float, digits: int = 1) -> str:
-    """`81.4 ± 1.3`; of one run, whose standard deviation is nan, the mean alone."""
-    return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
-
-
-def p_value(p: float) -> str:
-    """`0.018`, `2e-05`."""
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def markdown(cells: pd.DataFrame) -> str:

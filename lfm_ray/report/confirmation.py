@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from lfm_ray.report.cells import latex, markdown, measured, p_value, spread
+from lfm_ray.report.cells import latex, markdown, measured
+from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
 from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from lfm_ray.report.numbers import setting
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.samplers import drawn_at_random
@@ -63,8 +64,5 @@ def _default_and_meaning(space: Space, path: str, distribution: Distribution) ->
 
 
 def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return escape("[" + ", ".join(_text(entry) for entry in value) + "]")
-    return "null" if value is None else str(value)
+    text = setting(value, none="null")
+    return escape(text) if isinstance(value, list) else text

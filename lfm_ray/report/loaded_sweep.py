@@ -13,7 +13,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.page_tables import strategy_frame
 from lfm_ray.report.plots import Bars, Plot, figure_of
-from lfm_ray.report.sweep_view import Seen
+from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.search.sweep import trial_folder
 from lfm_ray.settings import nearest
 from lfm_ray.training.run_folder import read_alpha_updates
@@ -31,11 +31,11 @@ class LoadedSweep:
     """
 
     def __init__(self, folder: Path) -> None:
-        (self._seen,) = Seen.of([folder])
-        self._drawn = Figures([self._seen])
+        (self._view,) = SweepView.of([folder])
+        self._drawn = Figures([self._view])
 
     def __repr__(self) -> str:
-        return f"<sweep {self._seen.name}: {len(self._seen.trials)} trials>"
+        return f"<sweep {self._view.name}: {len(self._view.trials)} trials>"
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -44,7 +44,7 @@ class LoadedSweep:
     @property
     def trials(self) -> pd.DataFrame:
         """One row for each trial: its state, all of its settings, the metrics of its last epoch."""
-        return self._seen.sweep.table()
+        return self._view.sweep.table()
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
@@ -52,7 +52,7 @@ class LoadedSweep:
         return pd.DataFrame(
             [
                 {"trial": trial.number, "strategy": trial.strategy, "state": trial.state, **row}
-                for trial in self._seen.trials
+                for trial in self._view.trials
                 for row in trial.rows
             ]
         )
@@ -60,11 +60,11 @@ class LoadedSweep:
     @property
     def strategies(self) -> pd.DataFrame:
         """One row for each strategy, the best last: accuracies and gaps of its best trial, mean and std of all."""
-        return strategy_frame([self._seen])
+        return strategy_frame([self._view])
 
     def alpha_updates(self, trial: int) -> pd.Series[float]:
         """alpha of a trial that learned it, after each of its updates; indexed by the step on theta."""
-        updates = read_alpha_updates(trial_folder(self._seen.sweep.folder, trial))
+        updates = read_alpha_updates(trial_folder(self._view.sweep.folder, trial))
         return pd.Series(updates, name="alpha", dtype=float).rename_axis("step")
 
     @property
@@ -74,9 +74,9 @@ class LoadedSweep:
         Raises:
             UserError: none has finished.
         """
-        if self._seen.best is None:
-            raise UserError(f"{self._seen.name}: no trial has finished")
-        return self._seen.best.config
+        if self._view.best is None:
+            raise UserError(f"{self._view.name}: no trial has finished")
+        return self._view.best.config
 
     @property
     def figures(self) -> list[str]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lfm_ray.report import page_tables, sentences
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
-from lfm_ray.report.sweep_view import Seen
+from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.storage import push, write_atomically
 
 HERE = Path(__file__).parent
@@ -25,12 +25,12 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
     Raises:
         UserError: a folder is no sweep.
     """
-    all_seen = Seen.of(folders)
-    figures = Figures(all_seen)
+    views = SweepView.of(folders)
+    figures = Figures(views)
     beside = page.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     write_atomically(
-        beside / "strategies.csv", page_tables.strategy_frame(all_seen).to_csv(index=False, float_format="%.6g")
+        beside / "strategies.csv", page_tables.strategy_frame(views).to_csv(index=False, float_format="%.6g")
     )
     drawn: list[Plot | Bars] = [*figures.plots, *figures.charts]
     for figure in drawn:
@@ -41,26 +41,26 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
 
 def render(figures: Figures, folder: str) -> str:
     """The page; `folder` is where its links lead to."""
-    all_seen = figures.all_seen
+    views = figures.views
     plots = [plot.thinned() for plot in figures.plots]
-    details = [page_tables.differences(all_seen)]
+    details = [page_tables.differences(views)]
     if not figures.several:
-        details += [page_tables.best_trials(all_seen[0]), page_tables.pruned_table(all_seen[0])]
+        details += [page_tables.best_trials(views[0]), page_tables.pruned_table(views[0])]
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("page.html").render(
-        title=" / ".join(seen.name for seen in all_seen),
-        questions=dict.fromkeys(seen.sweep.space.question for seen in all_seen if seen.sweep.space.question),
-        summaries=[sentences.summary(seen) for seen in all_seen],
-        warnings=sentences.warnings(all_seen),
-        strategies=page_tables.strategy_table(page_tables.strategy_frame(all_seen)),
-        formulas=[formula for seen in all_seen for formula in sentences.formulas(seen)],
-        confirmations=[table for seen in all_seen for table in page_tables.confirmed_tables(seen)],
+        title=" / ".join(view.name for view in views),
+        questions=dict.fromkeys(view.sweep.space.question for view in views if view.sweep.space.question),
+        summaries=[sentences.summary(view) for view in views],
+        warnings=sentences.warnings(views),
+        strategies=page_tables.strategy_table(page_tables.strategy_frame(views)),
+        formulas=[formula for view in views for formula in sentences.formulas(view)],
+        confirmations=[table for view in views for table in page_tables.confirmed_tables(view)],
         groups=figures.groups,
         plots=plots,
         charts=figures.charts,
-        details=[*details, page_tables.failed_table(all_seen)],
-        sweeps=[sentences.again(seen) for seen in all_seen],
+        details=[*details, page_tables.failed_table(views)],
+        sweeps=[sentences.again(view) for view in views],
         data=for_page(plots, figures.groups),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         folder=folder,

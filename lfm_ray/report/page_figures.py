@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 
-from lfm_ray.report.plots import Axis, Bars, Curve, Plot
-from lfm_ray.report.sweep_view import Seen, shared_objective
-from lfm_ray.report.tables import BASELINES
+from lfm_ray.report.plots import Axis, Bars, Curve, Plot, save_panels
+from lfm_ray.report.sweep_view import SweepView, shared_objective
+from lfm_ray.report.tables import BASELINES, modalities_of
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, metric_name
 from lfm_ray.search.spaces.space import Space
@@ -30,30 +31,29 @@ MOST_AXES = 14  # of parallel coordinates
 class Figures:
     """The figures of some sweeps. Colours stand for strategies, or for sweeps where there are several."""
 
-    def __init__(self, all_seen: Sequence[Seen]) -> None:
-        self.all_seen, self.several = all_seen, len(all_seen) > 1
+    def __init__(self, views: Sequence[SweepView]) -> None:
+        self.views, self.several = views, len(views) > 1
         self.bold = {
-            (seen.name, trial.number)
-            for seen in all_seen
-            for trial in ([seen.best] if self.several and seen.best else by_strategy(seen.trials).values())
+            (view.name, trial.number)
+            for view in views
+            for trial in ([view.best] if self.several and view.best else by_strategy(view.trials).values())
         }
 
     @cached_property
     def groups(self) -> list[str]:
         """What has a colour, in the order of the legend."""
         if self.several:
-            return [seen.name for seen in self.all_seen]
-        present = [trial.strategy for trial in self.all_seen[0].trials]
-        return [name for name in dict.fromkeys([*BASELINES, *present]) if name in present]
+            return [view.name for view in self.views]
+        return strategies_in(self.views[0].trials)
 
     @cached_property
     def plots(self) -> list[Plot]:
         """All that there is something to show of."""
-        modalities = dict.fromkeys(name for seen in self.all_seen for name in seen.modalities)
+        modalities = dict.fromkeys(name for view in self.views for name in view.modalities)
         accuracies = [self._of_epochs(f"val/{name}/accuracy", name) for name in ("fused", *modalities)]
         found = [self.alpha(), *accuracies, self.best_so_far(), self.still_training()]
         if not self.several:
-            found.append(self.parallel_coordinates(self.all_seen[0]))
+            found.append(self.parallel_coordinates(self.views[0]))
         return [plot for plot in found if plot is not None and plot.curves]
 
     @cached_property
@@ -70,18 +70,18 @@ class Figures:
     @cached_property
     def importances(self) -> dict[str, float]:
         """Of the settings of the only sweep."""
-        return {} if self.several else importances(self.all_seen[0].trials, *self.objective)
+        return {} if self.several else importances(self.views[0].trials, *self.objective)
 
     @cached_property
     def objective(self) -> tuple[str, Direction]:
         """The metric by which trials are compared, and its direction."""
-        return shared_objective(self.all_seen)
+        return shared_objective(self.views)
 
     def alpha(self) -> Plot:
         """alpha(t) over the share of the epochs, as paper Figure 3."""
         curves = [
-            self._curve(seen, trial, [row["epoch"] / T for row in rows], [row["alpha"] for row in rows])
-            for seen, trial in self._trials()
+            self._curve(view, trial, [row["epoch"] / T for row in rows], [row["alpha"] for row in rows])
+            for view, trial in self._trials()
             for T in [trial.config.epochs]
             if (rows := _rows(trial, "alpha"))
         ]
@@ -91,8 +91,8 @@ class Figures:
     def _of_epochs(self, key: str, name: str) -> Plot:
         title = "Fused accuracy" if name == "fused" else f"Accuracy of {name} alone"
         curves = [
-            self._curve(seen, trial, [row["epoch"] for row in rows], [row[key] for row in rows])
-            for seen, trial in self._trials()
+            self._curve(view, trial, [row["epoch"] for row in rows], [row[key] for row in rows])
+            for view, trial in self._trials()
             if (rows := _rows(trial, key))
         ]
         return Plot(f"accuracy-{_file(name)}", title, "epoch", "validation accuracy", curves)
@@ -102,19 +102,19 @@ class Figures:
         metric, direction = self.objective
         better, worst = (max, -math.inf) if direction == "maximize" else (min, math.inf)
         curves: list[Curve] = []
-        for seen in self.all_seen:
+        for view in self.views:
             spent, best = 0, worst
             steps: list[tuple[int, float]] = []
-            ended = [trial for trial in seen.trials if trial.frozen.datetime_complete]
+            ended = [trial for trial in view.trials if trial.frozen.datetime_complete]
             for trial in sorted(ended, key=lambda trial: str(trial.frozen.datetime_complete)):
                 spent += len(trial.rows)
                 if trial.state == "finished":
                     best = better(best, trial.rows[-1][metric])
-                    curves.append(self._curve(seen, trial, [spent], [trial.rows[-1][metric]], bold=False))
+                    curves.append(self._curve(view, trial, [spent], [trial.rows[-1][metric]], bold=False))
                 if math.isfinite(best):
                     steps.append((spent, best))
             if len(steps) > 1:
-                label = seen.name if self.several else ""
+                label = view.name if self.several else ""
                 x, y = zip(*steps, strict=True)
                 curves.append(Curve(f"best so far{f', {label}' if label else ''}", label, x, y, bold=True))
         note = "Epochs of the trials that had ended, together. Dots: finished trials."
@@ -123,9 +123,9 @@ class Figures:
     def still_training(self) -> Plot | None:
         """What share of the trials of each group had not been stopped after each epoch."""
         curves = []
-        ended = [(seen, trial) for seen, trial in self._trials() if trial.state in ("finished", "pruned")]
+        ended = [(view, trial) for view, trial in self._trials() if trial.state in ("finished", "pruned")]
         for group in self.groups:
-            mine = [trial for seen, trial in ended if self._group(seen, trial) == group]
+            mine = [trial for view, trial in ended if self._group(view, trial) == group]
             stops = Counter(len(trial.rows) for trial in mine if trial.state == "pruned")
             if not mine:
                 continue
@@ -141,9 +141,9 @@ class Figures:
             "still-training", "Pruning", "epoch", "share still training", curves, note, steps=True, y_range=(0, 1)
         )
 
-    def parallel_coordinates(self, seen: Seen) -> Plot | None:
+    def parallel_coordinates(self, view: SweepView) -> Plot | None:
         """The settings of the finished trials, and what accuracy they led to."""
-        finished = [trial for trial in seen.trials if trial.state == "finished"]
+        finished = [trial for trial in view.trials if trial.state == "finished"]
         if len(finished) < 2:
             return None
         settings = [trial.space.searched_values(trial.config) for trial in finished]
@@ -152,7 +152,7 @@ class Figures:
         weight = self.importances
         shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
         varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has stand first
-        scales = [Scale.of(name, columns[name], seen.sweep.space) for name in varied if name in shown]
+        scales = [Scale.of(name, columns[name], view.sweep.space) for name in varied if name in shown]
         metric = self.objective[0]
         label = "accuracy" if metric == FUSED_ACCURACY else metric_name(metric)
         reached = [trial.rows[-1][metric] for trial in finished]
@@ -164,7 +164,7 @@ class Figures:
         def heights(i: int) -> list[float]:
             return [*(scale.height(columns[scale.name][i]) for scale in scales), (reached[i] - low) / span]
 
-        curves = [self._curve(seen, trial, range(len(axes)), heights(i)) for i, trial in enumerate(finished)]
+        curves = [self._curve(view, trial, range(len(axes)), heights(i)) for i, trial in enumerate(finished)]
         note = "Finished trials; thick: the best of each strategy. none: the setting does not exist in the trial."
         if len(varied) > len(shown):
             note += f" The {len(shown)} most important of {len(varied)} settings; the CSV has all."
@@ -177,20 +177,20 @@ class Figures:
         title = f"Settings and {label}"
         return Plot("settings", title, "setting", "value", curves, note, axes=tuple(axes), data=data)
 
-    def _trials(self) -> list[tuple[Seen, Trial]]:
-        return [(seen, trial) for seen in self.all_seen for trial in seen.trials]
+    def _trials(self) -> list[tuple[SweepView, Trial]]:
+        return [(view, trial) for view in self.views for trial in view.trials]
 
-    def _group(self, seen: Seen, trial: Trial) -> str:
-        return seen.name if self.several else trial.strategy
+    def _group(self, view: SweepView, trial: Trial) -> str:
+        return view.name if self.several else trial.strategy
 
     def _curve(
-        self, seen: Seen, trial: Trial, x: Sequence[float], y: Sequence[float], bold: bool | None = None
+        self, view: SweepView, trial: Trial, x: Sequence[float], y: Sequence[float], bold: bool | None = None
     ) -> Curve:
-        where = f"{seen.name}, " if self.several else ""
+        where = f"{view.name}, " if self.several else ""
         how = "" if trial.state == "finished" else f" ({trial.state})"
         name = f"{where}trial {trial.number}, {trial.strategy}, {trial.accuracy:.3f}{how}"
-        thick = (seen.name, trial.number) in self.bold if bold is None else bold
-        return Curve(name, self._group(seen, trial), x, y, thick)
+        thick = (view.name, trial.number) in self.bold if bold is None else bold
+        return Curve(name, self._group(view, trial), x, y, thick)
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,40 @@ class Scale:
         """The texts of the axis, and where they stand."""
         marks = {f"{mark:.3g}" if self.numbers else mark: self.height(mark) for mark in self.marks}
         return {"none": 0.0, **marks} if self.sometimes else marks
+
+
+def strategies_figure(trials: Sequence[Trial], path: Path) -> None:
+    """Writes alpha(t) and the accuracies of the best finished trial of each strategy as a PNG (paper Figure 3)."""
+    best = by_strategy(list(trials))
+    if not best:
+        return
+    panels = {"alpha": "alpha(t)"}
+    for name in ("fused", *modalities_of(next(iter(best.values())).rows[-1])):
+        panels[f"val/{name}/accuracy"] = f"{name} accuracy, validation"
+    # The strategies in the order of the report, so that each has the same colour in both.
+    labels = {name: f"{name} (trial {best[name].number})" if name in best else name for name in strategies_in(trials)}
+    shares = {name: [row["epoch"] / trial.config.epochs for row in trial.rows] for name, trial in best.items()}
+    plots = [
+        Plot(
+            key,
+            title,
+            "share of the epochs",
+            "",
+            [
+                Curve(labels[name], labels[name], shares[name], [row[key] for row in trial.rows], bold=True)
+                for name, trial in best.items()
+            ],
+            y_range=(0, 1),
+        )
+        for key, title in panels.items()
+    ]
+    save_panels(plots, list(labels.values()), path)
+
+
+def strategies_in(trials: Sequence[Trial]) -> list[str]:
+    """The strategies of some trials, the baselines first."""
+    present = [trial.strategy for trial in trials]
+    return [name for name in dict.fromkeys([*BASELINES, *present]) if name in present]
 
 
 def importances(trials: Sequence[Trial], metric: str, direction: Direction) -> dict[str, float]:

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from lfm_ray.report import confirmation
-from lfm_ray.report.sweep_view import Seen, shared_objective
+from lfm_ray.report.numbers import decimal, setting
+from lfm_ray.report.sweep_view import SweepView, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.search.selection import by_strategy, ranked
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name, signed
@@ -35,34 +36,34 @@ class Table:
     note: str = ""
 
 
-def strategy_frame(all_seen: Sequence[Seen]) -> pd.DataFrame:
+def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
     """One row for each strategy of each sweep, the best by the sweeps' objective last.
 
     The accuracies, the gaps, the objective and `best trial` are those of its best finished trial; mean and
     std are over the fused accuracies of all its finished trials.
     """
-    metric, direction = shared_objective(all_seen)
+    metric, direction = shared_objective(views)
     rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
-    for seen in all_seen:
-        best = by_strategy(seen.trials)
-        names = list(dict.fromkeys([*BASELINES, *(trial.strategy for trial in seen.trials)]))
-        for name in sorted((n for n in names if any(t.strategy == n for t in seen.trials)), key=lambda n: n in best):
-            mine = [trial for trial in seen.trials if trial.strategy == name]
+    for view in views:
+        best = by_strategy(view.trials)
+        names = list(dict.fromkeys([*BASELINES, *(trial.strategy for trial in view.trials)]))
+        for name in sorted((n for n in names if any(t.strategy == n for t in view.trials)), key=lambda n: n in best):
+            mine = [trial for trial in view.trials if trial.strategy == name]
             states = Counter(trial.state for trial in mine)
             accuracies = pd.Series([trial.accuracy for trial in mine if trial.state == "finished"], dtype=float)
             last: Row = best[name].rows[-1] if name in best else {}
             shown = (
                 "val/accuracy_gap",
                 "val/modality_gap",
-                *(f"val/{other}/accuracy" for other in ("fused", *seen.modalities)),
+                *(f"val/{other}/accuracy" for other in ("fused", *view.modalities)),
             )
             own = {} if metric in shown else {metric_name(metric): last.get(metric, math.nan)}
             merit: tuple[float, ...] = (-math.inf,)
             if metric in last:
                 merit = -best[name].violation, *signed({metric: direction}, last), -last["val/fused/loss"]
             row = (
-                {"sweep": seen.name, "strategy": name, **own}
-                | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *seen.modalities)}
+                {"sweep": view.name, "strategy": name, **own}
+                | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *view.modalities)}
                 | {
                     "gap": last.get("val/accuracy_gap", math.nan),
                     "modality gap": last.get("val/modality_gap", math.nan),
@@ -86,7 +87,7 @@ def strategy_table(frame: pd.DataFrame) -> Table:
         frame = frame.drop(columns="failed")
     decimals = [column for column in frame if frame[column].dtype == float and column != "best trial"]
     rows = [
-        [_number(value) if column in decimals else _cell(value) for column, value in row.items()]
+        [decimal(value) if column in decimals else _cell(value) for column, value in row.items()]
         for _, row in frame.iterrows()
     ]
     note = (
@@ -99,14 +100,14 @@ def strategy_table(frame: pd.DataFrame) -> Table:
     return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)
 
 
-def confirmed_runs(seen: Seen) -> list[tuple[str, pd.DataFrame]]:
+def confirmed_runs(view: SweepView) -> list[tuple[str, pd.DataFrame]]:
     """What `lfm_ray.confirm` has measured of a sweep: the split, and one row for each run."""
-    files = {"test": seen.sweep.folder / "confirm.csv", "val": seen.sweep.folder / "confirm-val.csv"}
+    files = {"test": view.sweep.folder / "confirm.csv", "val": view.sweep.folder / "confirm-val.csv"}
     frames = [(split, pd.read_csv(file)) for split, file in files.items() if file.exists()]
     return [(split, frame) for split, frame in frames if f"{split}/fused/accuracy" in frame and len(frame)]
 
 
-def confirmed_tables(seen: Seen) -> list[Table]:
+def confirmed_tables(view: SweepView) -> list[Table]:
     """What `lfm_ray.confirm` says: figures over seeds, and comparisons with the baselines."""
     note = "Settings were chosen on the validation split; made by python -m lfm_ray.confirm."
     return [
@@ -118,14 +119,14 @@ def confirmed_tables(seen: Seen) -> list[Table]:
             frozenset({"sweep", "strategy", "minus"}),
             note=note if i == 0 else "",
         )
-        for split, frame in confirmed_runs(seen)
-        for i, (title, cells) in enumerate(confirmation.tables(frame, split, seen.sweep.space.objective).items())
+        for split, frame in confirmed_runs(view)
+        for i, (title, cells) in enumerate(confirmation.tables(frame, split, view.sweep.space.objective).items())
     ]
 
 
-def best_trials(seen: Seen, top: int = 10) -> Table:
+def best_trials(view: SweepView, top: int = 10) -> Table:
     """The best finished trials with what was searched."""
-    finished = ranked(seen.trials)
+    finished = ranked(view.trials)
     shown = finished[:top]
     values = [trial.space.searched_values(trial.config) for trial in shown]
     settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]
@@ -136,23 +137,23 @@ def best_trials(seen: Seen, top: int = 10) -> Table:
         for trial, one in zip(shown, values, strict=True)
     ]
     columns = ["trial", "strategy", "fused", "gap", *settings]
-    if seen.objective not in (FUSED_ACCURACY, "val/accuracy_gap"):
-        columns.insert(2, metric_name(seen.objective))
+    if view.objective not in (FUSED_ACCURACY, "val/accuracy_gap"):
+        columns.insert(2, metric_name(view.objective))
         for row, trial in zip(rows, shown, strict=True):
-            row.insert(2, f"{trial.rows[-1][seen.objective]:.3f}")
+            row.insert(2, f"{trial.rows[-1][view.objective]:.3f}")
     return Table("best-trials", "The best trials", columns, rows, frozenset({"strategy"}))
 
 
-def pruned_table(seen: Seen) -> Table:
+def pruned_table(view: SweepView) -> Table:
     """How many trials of each strategy were stopped at which epoch."""
-    pruned = [trial for trial in seen.trials if trial.state == "pruned"]
+    pruned = [trial for trial in view.trials if trial.state == "pruned"]
     epochs = sorted({len(trial.rows) for trial in pruned})
     rows = []
-    for name in dict.fromkeys(trial.strategy for trial in seen.trials):
-        mine = [trial for trial in seen.trials if trial.strategy == name]
+    for name in dict.fromkeys(trial.strategy for trial in view.trials):
+        mine = [trial for trial in view.trials if trial.strategy == name]
         stops = Counter(len(trial.rows) for trial in mine if trial.state == "pruned")
         rows.append([name, str(len(mine)), str(sum(stops.values())), *(str(stops[epoch]) for epoch in epochs)])
-    by = seen.sweep.space.pruning.by
+    by = view.sweep.space.pruning.by
     return Table(
         "pruned",
         f"Pruned trials, by {by}",
@@ -162,47 +163,43 @@ def pruned_table(seen: Seen) -> Table:
     )
 
 
-def failed_table(all_seen: Sequence[Seen]) -> Table:
+def failed_table(views: Sequence[SweepView]) -> Table:
     """Why trials failed: one row for each sweep and reason, the most frequent first."""
     reasons: dict[tuple[str, str], list[Trial]] = {}
-    for seen in all_seen:
-        for trial in seen.trials:
+    for view in views:
+        for trial in view.trials:
             if trial.state == "failed":
-                reasons.setdefault((seen.name, trial.reason), []).append(trial)
+                reasons.setdefault((view.name, trial.reason), []).append(trial)
     rows = []
     for (sweep, reason), trials in sorted(reasons.items(), key=lambda item: -len(item[1])):
         numbers = ", ".join(str(trial.number) for trial in trials[:8]) + (", ..." if len(trials) > 8 else "")
         strategies = ", ".join(dict.fromkeys(trial.strategy for trial in trials))
-        rows.append([sweep, str(len(trials)), numbers, strategies, reason][len(all_seen) == 1 :])
-    columns = ["sweep", "failed", "trials", "strategies", "reason"][len(all_seen) == 1 :]
+        rows.append([sweep, str(len(trials)), numbers, strategies, reason][len(views) == 1 :])
+    columns = ["sweep", "failed", "trials", "strategies", "reason"][len(views) == 1 :]
     return Table("failed", "Failures", columns, rows, frozenset(columns) - {"failed"})
 
 
-def differences(all_seen: Sequence[Seen]) -> Table:
+def differences(views: Sequence[SweepView]) -> Table:
     """What several sweeps spent and found, and the fixed settings in which they differ."""
-    if len(all_seen) < 2:
+    if len(views) < 2:
         return Table("differences", "", [], [])
-    bases = [flatten(seen.sweep.space.base.model_dump(mode="json")) for seen in all_seen]
+    bases = [flatten(view.sweep.space.base.model_dump(mode="json")) for view in views]
     rows = [
-        ["trials", *(str(len(seen.trials)) for seen in all_seen)],
-        ["epochs spent", *(f"{seen.epochs:,}" for seen in all_seen)],
-        ["best fused accuracy", *(_number(seen.best.accuracy if seen.best else math.nan) for seen in all_seen)],
-        ["its strategy", *(seen.best.strategy if seen.best else "-" for seen in all_seen)],
-        ["seed of the search", *(str(seen.sweep.file.seed) for seen in all_seen)],
+        ["trials", *(str(len(view.trials)) for view in views)],
+        ["epochs spent", *(f"{view.epochs:,}" for view in views)],
+        ["best fused accuracy", *(decimal(view.best.accuracy if view.best else math.nan) for view in views)],
+        ["its strategy", *(view.best.strategy if view.best else "-" for view in views)],
+        ["seed of the search", *(str(view.sweep.file.seed) for view in views)],
     ]
     for name in dict.fromkeys(name for base in bases for name in base):
         values = [
-            "searched" if name in seen.sweep.space.search else _setting(base.get(name))
-            for seen, base in zip(all_seen, bases, strict=True)
+            "searched" if name in view.sweep.space.search else _setting(base.get(name))
+            for view, base in zip(views, bases, strict=True)
         ]
         if len(set(values)) > 1:
             rows.append([name, *values])
-    names = [seen.name for seen in all_seen]
+    names = [view.name for view in views]
     return Table("differences", "What the sweeps spent, and where they differ", ["", *names], rows)
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _cell(value: Any) -> str:
@@ -212,6 +209,4 @@ def _cell(value: Any) -> str:
 
 
 def _setting(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value) if isinstance(value, list) else setting(value, none="-")

@@ -104,7 +104,7 @@ class Plot:
         return replace(self, curves=[thin(curve) for curve in self.curves], note=f"{self.note} {said}".strip())
 
     def draw(self, axes: Axes, groups: Sequence[str]) -> None:
-        """Draws it by matplotlib; the place of a group in `groups` decides its colour."""
+        """Draws it with matplotlib, without a legend; the position of a group in `groups` decides its colour."""
         for group in ["", *groups]:
             mine = [curve for curve in self.curves if curve.group == group]
             colour = COLOURS[groups.index(group) % len(COLOURS)] if group else "#444444"
@@ -133,8 +133,6 @@ class Plot:
             axes.set_xlabel(self.x_label)
             axes.set_ylabel(self.y_label)
         axes.spines[["top", "right"]].set_visible(False)
-        if any(curve.group for curve in self.curves):
-            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
 
     def _path(self, curve: Curve) -> np.ndarray:
         points = np.column_stack([curve.x, curve.y])
@@ -184,8 +182,30 @@ def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
         figure = Figure(figsize=(10, 4.2) if isinstance(plot, Plot) and plot.axes else (6.4, 4.2))
         axes = figure.subplots()
         plot.draw(axes, groups)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
         axes.set_title(plot.title, fontsize=10, loc="left")
     return figure
+
+
+def save_panels(plots: Sequence[Plot], groups: Sequence[str], path: Path) -> None:
+    """Writes plots of one x axis as one PNG, two in a row, with one legend below."""
+    with matplotlib.rc_context(PLAIN_TEXT):
+        lines = -(-len(plots) // 2)
+        figure = Figure(figsize=(9, 3.1 * lines))
+        grid = list(figure.subplots(lines, 2, sharex=True, squeeze=False).flat)
+        for axes, plot in zip(grid, plots, strict=False):
+            plot.draw(axes, groups)
+            axes.label_outer()
+            axes.set_title(plot.title, fontsize=10, loc="left")
+        for axes in grid[len(plots) :]:
+            axes.set_visible(False)
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9)
+        figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(labels) // 4), 1, 1))
+        temporary = path.with_suffix(".writing.png")
+        figure.savefig(temporary, dpi=130)
+    temporary.replace(path)
 
 
 def save(plot: Plot | Bars, groups: Sequence[str], folder: Path) -> None:

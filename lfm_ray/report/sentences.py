@@ -12,9 +12,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lfm_ray.optimization.schedules import Polynomial, formula
-from lfm_ray.report.cells import spread
+from lfm_ray.report.numbers import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
-from lfm_ray.report.sweep_view import Seen
+from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
@@ -28,9 +28,9 @@ def counts(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{states[state]} {state}" for state in (*ENDED, "running") if states[state])
 
 
-def summary(seen: Seen) -> list[str | Markup]:
+def summary(view: SweepView) -> list[str | Markup]:
     """What was done, what was found, and how far it can be believed: a sentence each."""
-    space, trials, folder = seen.sweep.space, seen.trials, seen.sweep.folder
+    space, trials, folder = view.sweep.space, view.trials, view.sweep.folder
     if not trials:
         return [f"No trial has begun yet; {space.trials} are planned, on {space.base.data.path}."]
     began = [trial.frozen.datetime_start for trial in trials if trial.frozen.datetime_start]
@@ -41,25 +41,25 @@ def summary(seen: Seen) -> list[str | Markup]:
     planned = f" of {space.trials}" if len(trials) < space.trials else ""
     first = (
         f"{len(trials)}{planned} trials of {length} epochs on {space.base.data.path} took"
-        f" {seen.epochs:,} epochs{took}: {counts(trials)}."
+        f" {view.epochs:,} epochs{took}: {counts(trials)}."
     )
-    if seen.best is None:
+    if view.best is None:
         reasons = [trial.reason for trial in trials if trial.state == "failed"]
         return [first, f"No trial has finished{f'; the first reason: {reasons[0]}' if reasons else ''}."]
-    row = seen.best.rows[-1]
-    alone = ", ".join(f"{name} {row[f'val/{name}/accuracy']:.3f}" for name in seen.modalities)
-    by = "" if seen.objective == FUSED_ACCURACY else f" by {metric_name(seen.objective)} ({row[seen.objective]:.3f})"
+    row = view.best.rows[-1]
+    alone = ", ".join(f"{name} {row[f'val/{name}/accuracy']:.3f}" for name in view.modalities)
+    by = "" if view.objective == FUSED_ACCURACY else f" by {metric_name(view.objective)} ({row[view.objective]:.3f})"
     second = (
-        f"The best{by}, trial {seen.best.number} ({seen.best.strategy}), reaches a fused validation accuracy of"
-        f" {seen.best.accuracy:.3f} ({alone}; gap {row['val/accuracy_gap']:.3f})"
+        f"The best{by}, trial {view.best.number} ({view.best.strategy}), reaches a fused validation accuracy of"
+        f" {view.best.accuracy:.3f} ({alone}; gap {row['val/accuracy_gap']:.3f})"
     )
     joint = by_strategy(trials).get("alpha = 0")
-    if joint is not None and joint.number != seen.best.number:
-        second += f", {seen.best.accuracy - joint.accuracy:+.3f} against the best joint training (alpha = 0)"
+    if joint is not None and joint.number != view.best.number:
+        second += f", {view.best.accuracy - joint.accuracy:+.3f} against the best joint training (alpha = 0)"
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
     third = third.format(shown_path(folder)) + " trains it anew with other seeds."
-    for split, confirmed in confirmed_runs(seen):
-        ours = confirmed[confirmed["trial"] == seen.best.number][f"{split}/fused/accuracy"]
+    for split, confirmed in confirmed_runs(view):
+        ours = confirmed[confirmed["trial"] == view.best.number][f"{split}/fused/accuracy"]
         if len(ours):
             theirs = _joint(confirmed, split)
             against = f", against {_percent(theirs)} % of joint training" if len(theirs) else ""
@@ -69,31 +69,31 @@ def summary(seen: Seen) -> list[str | Markup]:
     return [first, f"{second}.", third]
 
 
-def warnings(all_seen: Sequence[Seen]) -> list[str]:
+def warnings(views: Sequence[SweepView]) -> list[str]:
     """What a reader has to know before believing the page."""
     said = []
-    for seen in all_seen:
-        running = sum(trial.state == "running" for trial in seen.trials)
-        if running or len(seen.trials) < seen.sweep.space.trials:
+    for view in views:
+        running = sum(trial.state == "running" for trial in view.trials)
+        if running or len(view.trials) < view.sweep.space.trials:
             how = "1 trial is running, or was" if running == 1 else f"{running} trials are running, or were"
             said.append(
-                f"{seen.name} has not ended{f': {how} interrupted' if running else ''} (go on with"
-                f" python -m lfm_ray.tune --resume {seen.name}). Make the page again for what has come since."
+                f"{view.name} has not ended{f': {how} interrupted' if running else ''} (go on with"
+                f" python -m lfm_ray.tune --resume {view.name}). Make the page again for what has come since."
             )
-        named = f"{seen.name}: " if len(all_seen) > 1 else ""
-        said += [f"{named}{line}." for line in at_the_edge(seen.sweep.space, seen.trials)]
-    if len({seen.sweep.file.fingerprint for seen in all_seen}) > 1:
+        named = f"{view.name}: " if len(views) > 1 else ""
+        said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
+    if len({view.sweep.file.fingerprint for view in views}) > 1:
         said.append("These sweeps are of different data: their accuracies cannot be compared.")
-    if len({seen.sweep.space.base.epochs for seen in all_seen}) > 1:
+    if len({view.sweep.space.base.epochs for view in views}) > 1:
         said.append("These sweeps train for different numbers of epochs: part of a difference may come from that.")
     return said
 
 
-def formulas(seen: Seen) -> list[Markup]:
+def formulas(view: SweepView) -> list[Markup]:
     """alpha(t) of the best trial, and of the best polynomial, as the paper writes it."""
     said = []
-    polynomials = [trial for trial in seen.trials if isinstance(trial.config.alpha, Polynomial)]
-    found = {trial.number: trial for trial in (seen.best, best_of(polynomials)) if trial and len(trial.rows) > 1}
+    polynomials = [trial for trial in view.trials if isinstance(trial.config.alpha, Polynomial)]
+    found = {trial.number: trial for trial in (view.best, best_of(polynomials)) if trial and len(trial.rows) > 1}
     for trial in found.values():
         schedule, residual = schedule_of(trial)
         text = str(escape(formula(schedule.power_basis(trial.config.epochs))))
@@ -108,9 +108,9 @@ def formulas(seen: Seen) -> list[Markup]:
     return said
 
 
-def again(seen: Seen) -> dict[str, Any]:
+def again(view: SweepView) -> dict[str, Any]:
     """The commands, versions, seed, data and hardware with which it can be done again."""
-    file, folder = seen.sweep.file, seen.sweep.folder
+    file, folder = view.sweep.file, view.sweep.folder
     commands = [file.command] if file.command else []
     where = shown_path(folder)
     commands += [f"python -m lfm_ray.train {folder / 'best.yaml'}", f"python -m lfm_ray.confirm {where}"]
@@ -124,7 +124,7 @@ def again(seen: Seen) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in file.versions.items()),
     }
     return {
-        "name": seen.name,
+        "name": view.name,
         "commands": "\n".join(commands),
         "facts": facts,
         "space": file.space.to_yaml(defaults=False),

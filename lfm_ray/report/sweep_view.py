@@ -16,7 +16,7 @@ from lfm_ray.training.run_folder import EPOCHS
 
 
 @dataclass(frozen=True)
-class Seen:
+class SweepView:
     """A sweep as it was when it was read, under the name by which the page calls it."""
 
     sweep: Sweep
@@ -24,7 +24,7 @@ class Seen:
     name: str
 
     @staticmethod
-    def of(folders: Sequence[Path]) -> list[Seen]:
+    def of(folders: Sequence[Path]) -> list[SweepView]:
         """Reads sweeps; those whose folders have the same name are called by their paths.
 
         Raises:
@@ -33,7 +33,9 @@ class Seen:
         sweeps = [Sweep.open(folder) for folder in folders]
         named = Counter(sweep.folder.absolute().name for sweep in sweeps)
         return [
-            Seen(sweep, [_whole(trial) for trial in sweep.trials()], name if named[name] == 1 else str(sweep.folder))
+            SweepView(
+                sweep, [_whole(trial) for trial in sweep.trials()], name if named[name] == 1 else str(sweep.folder)
+            )
             for sweep in sweeps
             for name in [sweep.folder.absolute().name]
         ]
@@ -59,9 +61,9 @@ class Seen:
         return sum(len(trial.rows) for trial in self.trials)
 
 
-def shared_objective(all_seen: Sequence[Seen]) -> tuple[str, Direction]:
+def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:
     """The metric and direction by which sweeps are compared: their first objective, or else the fused accuracy."""
-    found = {next(iter(seen.sweep.space.objective.items())) for seen in all_seen}
+    found = {next(iter(view.sweep.space.objective.items())) for view in views}
     return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
 
 

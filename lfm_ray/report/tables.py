@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lfm_ray.report.numbers import setting
 from lfm_ray.runtime.profiling import WARM_UP
 from lfm_ray.search.selection import best_of, by_strategy
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
@@ -48,7 +49,7 @@ def strategy_table(trials: list[Trial]) -> Table:
 
 def front_table(trials: list[Trial], front: list[int]) -> Table:
     """The Pareto front of a sweep with several objectives: the trials `front`, best first objective first."""
-    chosen = sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.rank, reverse=True)
+    chosen = sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.score, reverse=True)
     title = "Pareto front, validation split: what no other trial beats in one without losing in another"
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
@@ -66,7 +67,7 @@ def settings_table(trial: Trial, searched: list[str]) -> Table:
     values = flatten(trial.config.model_dump(mode="json"))
     table = Table(title=f"settings of trial {trial.number}", title_justify="left", show_header=False)
     for name in searched:
-        table.add_row(name, _short(values[name]))
+        table.add_row(name, setting(values[name]))
     return table
 
 
@@ -84,14 +85,6 @@ def modalities_of(row: Row) -> list[str]:
     ends = [key for key in row if key.startswith("val/") and key.endswith("/accuracy")]
     names = [key.removeprefix("val/").removesuffix("/accuracy") for key in ends]
     return [name for name in names if name != "fused"]
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_short(entry) for entry in value) + "]"
-    return str(value)
 
 
 def metrics_table(row: Row, split: str = "val") -> Table:

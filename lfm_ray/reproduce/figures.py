@@ -21,7 +21,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_shards
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.report.cells import spread
+from lfm_ray.report.numbers import spread
 from lfm_ray.report.plots import COLOURS, Curve, Plot
 from lfm_ray.reproduce.tables import modalities_in
 from lfm_ray.runtime import checkpoint

@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 
 from lfm_ray.datasets.shards import DatasetCard
-from lfm_ray.report.cells import measured, p_value, spread
+from lfm_ray.report.cells import measured
+from lfm_ray.report.numbers import p_value, setting, spread
 from lfm_ray.report.statistics import holm, paired
 from lfm_ray.reproduce.plan import CONCAT
 from lfm_ray.search.spaces.space import Space
@@ -99,7 +100,7 @@ def settings_cells(best: Mapping[str, Trial], spaces: Mapping[str, Space]) -> pd
     for row, trial in best.items():
         values = flatten(trial.config.model_dump(mode="json"))
         searched = [name for name in spaces[row].searched_in(trial.config) if name in values]
-        settings = ", ".join(f"{name}={_short(values[name])}" for name in searched)
+        settings = ", ".join(f"{name}={setting(values[name], digits=3)}" for name in searched)
         lines.append({"method": row, "trial": str(trial.number), "settings": settings})
     return pd.DataFrame(lines)
 
@@ -127,9 +128,3 @@ def _text(name: str, value: float) -> str:
     if name == "p":
         return p_value(value)
     return f"{value:+.1f}" if name.startswith("minus ") else f"{value:.2f}" if name == "seconds" else f"{value:.1f}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return f"[{', '.join(_short(entry) for entry in value)}]" if isinstance(value, list) else str(value)

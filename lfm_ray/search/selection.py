@@ -13,13 +13,13 @@ COMPARED = ("alpha = 0", "heuristic")  # what `lfm_ray.confirm` trains beside th
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """The finished trial of the highest rank: constraints first, then the objective (`Trial.rank`)."""
-    return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, default=None)
+    """The finished trial of the highest score: constraints first, then the objective (`Trial.score`)."""
+    return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.score, default=None)
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """The finished trials, the best first."""
-    return sorted((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.rank, reverse=True)
+    return sorted((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.score, reverse=True)
 
 
 def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
@@ -27,7 +27,7 @@ def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
     names = {trial.strategy for trial in trials}
     best = {name: best_of([trial for trial in trials if trial.strategy == name]) for name in names}
     found = {name: trial for name, trial in best.items() if trial is not None}
-    return dict(sorted(found.items(), key=lambda item: item[1].rank))
+    return dict(sorted(found.items(), key=lambda item: item[1].score))
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Pool:
     wanted: int
 
     def best(self, known: Mapping[int, Sequence[Trial]]) -> list[Trial]:
-        """The wanted ones, by the mean rank of what is known of each.
+        """The wanted ones, by the mean score of what is known of each.
 
         known: number of a trial -> itself, or its runs with other seeds.
         """
-        ranks = {n: tuple(map(mean, zip(*(one.rank for one in runs), strict=True))) for n, runs in known.items()}
-        return sorted(self.trials, key=lambda trial: ranks[trial.number], reverse=True)[: self.wanted]
+        scores = {n: tuple(map(mean, zip(*(one.score for one in runs), strict=True))) for n, runs in known.items()}
+        return sorted(self.trials, key=lambda trial: scores[trial.number], reverse=True)[: self.wanted]
 
 
 def pools(trials: list[Trial], top: int, among: int) -> list[Pool]:

@@ -30,7 +30,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.optimization.schedules import Constant
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.search.study.prior_trials import Evidence, read_evidence, write_evidence
+from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
 from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown, write_atomically
@@ -89,7 +89,7 @@ class Trial:
         return sum(max(0.0, amount) for amount in self.space.outcomes(self.config, self.rows[-1]).values())
 
     @property
-    def rank(self) -> tuple[float, ...]:
+    def score(self) -> tuple[float, ...]:
         """What trials are compared by: the constraints, the objectives in their order, the lower validation loss."""
         return -self.violation, *signed(self.space.objective, self.rows[-1]), -self.rows[-1]["val/fused/loss"]
 
@@ -130,7 +130,7 @@ class Sweep:
         fingerprint: str,
         command: str = "",
         hardware: str = "",
-        evidence: Sequence[Evidence] = (),
+        prior_trials: Sequence[PriorTrial] = (),
         from_learned: bool = False,
     ) -> Sweep:
         """Makes the folder of a new sweep, and holds it; `fingerprint` is that of its shards.
@@ -153,8 +153,8 @@ class Sweep:
         )
         sweep = cls(folder, file)
         sweep.hold()
-        if evidence:
-            write_evidence(folder / WARM_START, evidence)
+        if prior_trials:
+            write_prior_trials(folder / WARM_START, prior_trials)
             push(folder / WARM_START)
         write_atomically(folder / SWEEP, file.to_yaml())
         push(folder / SWEEP)
@@ -216,8 +216,8 @@ class Sweep:
     @cached_property
     def study(self) -> Study:
         """The sweep's study."""
-        evidence = read_evidence(self.folder / WARM_START)
-        return Study(self.folder / JOURNAL, self.space, self.file.seed, evidence)
+        prior_trials = read_prior_trials(self.folder / WARM_START)
+        return Study(self.folder / JOURNAL, self.space, self.file.seed, prior_trials)
 
     def trials(self) -> list[Trial]:
         """All trials that have been started, by number. Nothing is written: the sweep may be running."""

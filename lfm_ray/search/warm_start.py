@@ -16,7 +16,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.search.study.prior_trials import Evidence
+from lfm_ray.search.study.prior_trials import PriorTrial
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.settings import flatten, load
 from lfm_ray.training.run_folder import CONFIG, read_epochs
@@ -70,7 +70,7 @@ def check_takes_fit(space: Space, flag: str) -> None:
         raise UserError(f"{flag}: the space does not search {COEFFICIENTS} freely, so the fit has no place")
 
 
-def evidence_from(sweep: Sweep, space: Space, fingerprint: str) -> list[Evidence]:
+def prior_trials_from(sweep: Sweep, space: Space, fingerprint: str) -> list[PriorTrial]:
     """The finished trials of an earlier sweep that the space could have drawn.
 
     fingerprint: of this sweep's shards. A trial on other data, of other length or with another
@@ -86,7 +86,7 @@ def evidence_from(sweep: Sweep, space: Space, fingerprint: str) -> list[Evidence
         values = [trial.rows[-1][name] for name in space.objective]
         constraints = space.outcomes(trial.config, trial.rows[-1])
         group = "" if same else str(sweep.folder)
-        found.append(Evidence(group, space.drawn(flatten(trial.config.model_dump())), values, constraints))
+        found.append(PriorTrial(group, space.drawn(flatten(trial.config.model_dump())), values, constraints))
     return found
 
 
@@ -97,7 +97,7 @@ def with_best_points(space: Space, sweep: Sweep) -> Space:
         UserError: none of its finished trials fits the space.
     """
     fitting = [t for t in sweep.trials() if t.state == "finished" and _differences(t, space) is not None]
-    best = sorted(fitting, key=lambda trial: trial.rank, reverse=True)[:BEST]
+    best = sorted(fitting, key=lambda trial: trial.score, reverse=True)[:BEST]
     if not best:
         raise UserError(f"--warm-start {sweep.folder}: none of its finished trials fits the space")
     points = {}

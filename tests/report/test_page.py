@@ -14,11 +14,10 @@ import yaml
 from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
-from lfm_ray.report.figures import strategies_figure
 from lfm_ray.report.page import render, write_report
-from lfm_ray.report.page_figures import Figures
+from lfm_ray.report.page_figures import Figures, strategies_figure
 from lfm_ray.report.page_tables import strategy_frame
-from lfm_ray.report.sweep_view import Seen
+from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.spaces.space import Space
@@ -29,7 +28,7 @@ from lfm_ray.training.run_folder import EPOCHS
 
 def report(*folders: Path) -> str:
     """The text of the page of some sweeps."""
-    return render(Figures(Seen.of(folders)), "report")
+    return render(Figures(SweepView.of(folders)), "report")
 
 
 def written(folder: Path) -> str:
@@ -53,7 +52,7 @@ def test_the_strategy_table_is_the_best_trial_of_each_strategy(tmp_path: Path) -
     page = report(tmp_path / "s")
     header, *rows = cells(page, "strategies")
     trials = sweep.trials()
-    frame = strategy_frame(Seen.of([tmp_path / "s"])).set_index("strategy")
+    frame = strategy_frame(SweepView.of([tmp_path / "s"])).set_index("strategy")
     assert len(rows) == len({trial.strategy for trial in trials})
     shown = [float(row[header.index("fused")]) for row in rows if row[header.index("fused")] != "-"]
     assert shown == sorted(shown, reverse=True)
@@ -83,7 +82,7 @@ def test_best_so_far_against_the_epochs_of_the_trials_that_had_ended(tmp_path: P
             best = max(best, trial.accuracy)
             accuracies.append((spent, trial.accuracy))
         expected.append((spent, best))
-    frame = Figures(Seen.of([tmp_path / "s"])).best_so_far().frame()
+    frame = Figures(SweepView.of([tmp_path / "s"])).best_so_far().frame()
     steps = frame[frame["curve"] == "best so far"]
     assert list(steps["epochs spent"]) == [x for x, _ in expected] == [6, 10, 13, 19, 25]
     assert list(steps["fused accuracy"]) == pytest.approx([y for _, y in expected], rel=1e-5)
@@ -96,14 +95,14 @@ def test_a_sweep_with_another_objective_is_judged_by_it_everywhere(tmp_path: Pat
     text = yaml.safe_load((folder / "sweep.yaml").read_text())
     text["space"]["objective"] = {metric: direction}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(text))
-    (seen,) = Seen.of([folder])
-    best = (min if direction == "minimize" else max)(seen.trials, key=lambda trial: trial.rows[-1][metric])
+    (view,) = SweepView.of([folder])
+    best = (min if direction == "minimize" else max)(view.trials, key=lambda trial: trial.rows[-1][metric])
     reached = best.rows[-1][metric]
-    assert max(seen.trials, key=lambda trial: trial.accuracy).number != best.number  # or it would show nothing
-    frame = strategy_frame([seen])
+    assert max(view.trials, key=lambda trial: trial.accuracy).number != best.number  # or it would show nothing
+    frame = strategy_frame([view])
     assert frame.iloc[-1]["best trial"] == best.number
     assert ("audio map" in frame) == (metric == "val/audio/map")
-    steps = Figures([seen]).best_so_far().frame()
+    steps = Figures([view]).best_so_far().frame()
     so_far = steps[steps["curve"] == "best so far"][metric_name(metric)].tolist()
     assert so_far == sorted(so_far, reverse=direction == "minimize")
     assert so_far[-1] == pytest.approx(reached)

@@ -63,7 +63,7 @@ def test_the_limit_of_a_setting_on_a_logarithmic_scale(made: tuple[Space, list[T
 
 def test_neither_stopped_trials_nor_three_of_five_nor_the_middle_say_anything(made: tuple[Space, list[Trial]]) -> None:
     space, trials = made
-    judged = sorted(judged_by(trials, "optimizer.learning_rate", 1), key=lambda trial: trial.rank)
+    judged = sorted(judged_by(trials, "optimizer.learning_rate", 1), key=lambda trial: trial.score)
     assert not at_the_edge(space, [replace(trial, state="pruned") for trial in judged])
     middle = [trial for trial in judged if 0.004 < trial.config.optimizer.learning_rate < 0.01]
     assert not [line for line in at_the_edge(space, middle) if "learning_rate" in line]

@@ -190,6 +190,6 @@ def test_a_member_that_fails_on_ray_follows_another_and_says_why(ray_local: None
     names = ", ".join(f"trial {member}" for member in sorted(failed))
     reason = "the loss became NaN or infinite in epoch 1; a lower learning rate may help"
     assert f"overcome: {names}: {reason}; it went on from another member after epoch 1" in said
-    best = max(trials, key=lambda trial: trial.rank)
+    best = max(trials, key=lambda trial: trial.score)
     assert load(RunConfig, tmp_path / "sweeps/pbt/best.yaml") == best.config
     assert best.config.alpha.values == [row["alpha"] for row in best.rows]

@@ -11,7 +11,7 @@ from lfm_ray.search.sweep import Trial
 
 def test_of_the_best_trials_and_of_each_baseline_the_best_by_more_seeds_are_taken(tmp_path: Path) -> None:
     trials = make_sweep(tmp_path / "one", 24).trials()
-    finished = sorted((t for t in trials if t.state == "finished"), key=lambda t: t.rank, reverse=True)
+    finished = sorted((t for t in trials if t.state == "finished"), key=lambda t: t.score, reverse=True)
     best, *baselines = pools(trials, top=2, among=4)
     assert [trial.number for trial in best.trials] == [trial.number for trial in finished[:4]]
     assert {trial.strategy for pool in baselines for trial in pool.trials} == {"alpha = 0", "heuristic"}

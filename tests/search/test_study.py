@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.search.study.prior_trials import Evidence, normal_scores, pooled, read_evidence, write_evidence
+from lfm_ray.search.study.prior_trials import PriorTrial, normal_scores, pooled, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.samplers import check_sampler, drawn_at_random, sampler_for
 from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study
 
@@ -244,26 +244,28 @@ def test_normal_scores_are_quantiles_of_the_normal_distribution() -> None:
     assert normal_scores([[1.0, 5.0], [1.0, 4.0]])[0] == pytest.approx([0.0, 0.67448975])
 
 
-def test_evidence_of_another_sweep_is_ranked_within_it_and_leaves_the_journal_alone(tmp_path: Path) -> None:
+def test_prior_trials_are_ranked_within_their_sweep_and_leave_the_journal_alone(tmp_path: Path) -> None:
     # On the other data everything is 0.3 better; the best alpha there is 0.9.
-    evidence = [
-        Evidence("other", {"alpha.value": value, "loss.tau": 0.3}, [1.3 - (value - 0.9) ** 2], {})
+    prior_trials = [
+        PriorTrial("other", {"alpha.value": value, "loss.tau": 0.3}, [1.3 - (value - 0.9) ** 2], {})
         for value in [i / 40 for i in range(41)]
     ]
     file = tmp_path / "warm_start.jsonl"
-    write_evidence(file, evidence)
-    assert read_evidence(file) == evidence
+    write_prior_trials(file, prior_trials)
+    assert read_prior_trials(file) == prior_trials
     space = space_with(pruning={"by": "none"}, points={}, trials=8)
-    warm = Study(tmp_path / "warm" / "study.journal", space, 0, evidence)
+    warm = Study(tmp_path / "warm" / "study.journal", space, 0, prior_trials)
     run_trials(warm, 8)
     assert len(warm.trials()) == 8
-    firsts = [pooled(space, [], evidence, sampler_for(space, seed, 0)).ask() for seed in range(20)]
+    firsts = [pooled(space, [], prior_trials, sampler_for(space, seed, 0)).ask() for seed in range(20)]
     distances = [abs(space.suggest(trial)["alpha.value"] - 0.9) for trial in firsts]
     assert sum(distances) / 20 < 0.15  # it would be 0.41 for draws that know nothing
-    pool = pooled(space, warm.trials(), evidence, sampler_for(space, 0, 0))
+    pool = pooled(space, warm.trials(), prior_trials, sampler_for(space, 0, 0))
     own = [trial.value for trial in pool.trials[41:]]
     values = [trial.value for trial in warm.trials()]
     assert sorted(range(8), key=own.__getitem__) == sorted(range(8), key=values.__getitem__)
     assert max(own) == pytest.approx(1.5341205)  # Phi^-1(15/16)
-    again = Study(tmp_path / "warm" / "study.journal", space_with(**{**space.model_dump(), "trials": 9}), 0, evidence)
+    again = Study(
+        tmp_path / "warm" / "study.journal", space_with(**{**space.model_dump(), "trials": 9}), 0, prior_trials
+    )
     assert again.ask()[0] == 8

@@ -12,7 +12,7 @@ from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.search.warm_start import evidence_from, with_best_points
+from lfm_ray.search.warm_start import prior_trials_from, with_best_points
 from lfm_ray.training.run_folder import read_epochs
 
 SEARCH = {
@@ -81,28 +81,30 @@ def made_sweep(folder: Path, run: dict[str, object], fingerprint: str = "same", 
     return sweep
 
 
-def test_what_earlier_trials_are_evidence_of(tmp_path: Path) -> None:
+def test_which_earlier_trials_become_prior_trials(tmp_path: Path) -> None:
     here = Space.model_validate({"search": SEARCH})
-    same = evidence_from(made_sweep(tmp_path / "same", {}), here, "same")
+    same = prior_trials_from(made_sweep(tmp_path / "same", {}), here, "same")
     assert len(same) == 8
     assert {one.group for one in same} == {""}
     assert all(set(one.params) <= set(here.parameters) for one in same)
     # Other data, and another model, are ranked among themselves.
-    assert {one.group for one in evidence_from(made_sweep(tmp_path / "data", {}), here, "other")} == {
+    assert {one.group for one in prior_trials_from(made_sweep(tmp_path / "data", {}), here, "other")} == {
         str(tmp_path / "data")
     }
     larger = made_sweep(tmp_path / "larger", {"model": {"width": 32}})
-    assert {one.group for one in evidence_from(larger, here, "same")} == {str(tmp_path / "larger")}
+    assert {one.group for one in prior_trials_from(larger, here, "same")} == {str(tmp_path / "larger")}
     # The seed makes no difference; the matching loss, which this space holds fixed, makes another problem.
-    assert {one.group for one in evidence_from(made_sweep(tmp_path / "seed", {"seed": 5}), here, "same")} == {""}
-    assert evidence_from(made_sweep(tmp_path / "js", {"loss": {"matching": "js"}}), here, "same") == []
+    assert {one.group for one in prior_trials_from(made_sweep(tmp_path / "seed", {"seed": 5}), here, "same")} == {""}
+    assert prior_trials_from(made_sweep(tmp_path / "js", {"loss": {"matching": "js"}}), here, "same") == []
     # What is drawn from elsewhere does not fit: only the trials of the heuristic have no alpha.value.
     narrow = Space.model_validate({"search": {**SEARCH, "alpha.value": {"uniform": [2e-3, 3e-3]}}})
-    strategies = {one.params["alpha.strategy"] for one in evidence_from(Sweep.open(tmp_path / "same"), narrow, "same")}
+    strategies = {
+        one.params["alpha.strategy"] for one in prior_trials_from(Sweep.open(tmp_path / "same"), narrow, "same")
+    }
     assert strategies <= {"heuristic"}
-    # A metric that the earlier runs lack cannot be an objective of evidence.
+    # Earlier trials that lack a metric of the objective are left out.
     other = Space.model_validate({"search": SEARCH, "objective": "val/fused/map"})
-    assert evidence_from(Sweep.open(tmp_path / "same"), other, "same") == []
+    assert prior_trials_from(Sweep.open(tmp_path / "same"), other, "same") == []
 
 
 def test_the_best_trials_of_an_earlier_sweep_become_known_points(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ class KeepBest(DriverOnly, Callback):
 
     def __init__(self, sweep: Sweep, keep: int) -> None:
         self.sweep, self.keep = sweep, keep
-        self._ranks: dict[int, tuple[float, ...]] = {}
+        self._scores: dict[int, tuple[float, ...]] = {}
         self._removed: set[int] = set()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -208,12 +208,12 @@ class KeepBest(DriverOnly, Callback):
     def tidy(self) -> None:
         """Leaves the checkpoints of the best `keep` finished trials, and of those that have not ended."""
         ended = {frozen.number: frozen for frozen in self.sweep.study.started() if frozen.state.is_finished()}
-        for number in ended.keys() - self._ranks.keys():
+        for number in ended.keys() - self._scores.keys():
             fetch(trial_folder(self.sweep.folder, number) / EPOCHS)
             trial = self.sweep.trial(ended[number])
-            self._ranks[number] = trial.rank if trial.state == "finished" else ()
-        best = sorted(self._ranks, key=lambda number: (self._ranks[number], -number), reverse=True)
-        kept = {number for number in best[: self.keep] if self._ranks[number]}
+            self._scores[number] = trial.score if trial.state == "finished" else ()
+        best = sorted(self._scores, key=lambda number: (self._scores[number], -number), reverse=True)
+        kept = {number for number in best[: self.keep] if self._scores[number]}
         for number in ended.keys() - kept - self._removed:
             file = trial_folder(self.sweep.folder, number) / CHECKPOINT
             remove(file, checkpoint.previous(file))

@@ -29,7 +29,7 @@ from lfm_ray.search.spaces.space import Space
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PriorTrial:
     """One finished trial of an earlier sweep.
 
     group: the sweep that its values are ranked within; empty: with this sweep's own.
@@ -42,31 +42,31 @@ class Evidence:
     constraints: dict[str, float]
 
 
-def write_evidence(file: Path, evidence: Iterable[Evidence]) -> None:
-    """Writes evidence, one JSON object a line."""
-    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in evidence), encoding="utf-8")
+def write_prior_trials(file: Path, prior_trials: Iterable[PriorTrial]) -> None:
+    """Writes the trials, one JSON object per line."""
+    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in prior_trials), encoding="utf-8")
 
 
-def read_evidence(file: Path) -> list[Evidence]:
-    """What `write_evidence` wrote; nothing, where there is no file."""
+def read_prior_trials(file: Path) -> list[PriorTrial]:
+    """What `write_prior_trials` wrote; nothing, where there is no file."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [Evidence(**json.loads(line)) for line in lines]
+    return [PriorTrial(**json.loads(line)) for line in lines]
 
 
 def pooled(
-    space: Space, own: Sequence[FrozenTrial], evidence: Sequence[Evidence], sampler: BaseSampler
+    space: Space, own: Sequence[FrozenTrial], prior_trials: Sequence[PriorTrial], sampler: BaseSampler
 ) -> optuna.Study:
-    """A study in memory of the evidence and a sweep's own trials, with normal scores for values."""
+    """An in-memory study of the prior trials and a sweep's own trials, with normal scores for values."""
     finished = [trial for trial in own if trial.state == TrialState.COMPLETE]
     values = {"": [trial.values for trial in finished]}
-    for one in evidence:
+    for one in prior_trials:
         values.setdefault(one.group, []).append(one.values)
     scores = {group: normal_scores(of_group) for group, of_group in values.items()}
     own_scores = scores[""][: len(finished)]
     scores[""] = scores[""][len(finished) :]
 
     study = optuna.create_study(directions=list(space.objective.values()), sampler=sampler)
-    for one in evidence:
+    for one in prior_trials:
         study.add_trial(
             create_trial(
                 params=one.params,

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lfm_ray.config import RunConfig
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.journal import PatientJournal
-from lfm_ray.search.study.prior_trials import Evidence, pooled
+from lfm_ray.search.study.prior_trials import PriorTrial, pooled
 from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
 from lfm_ray.search.study.samplers import sampler_for
 
@@ -51,12 +51,12 @@ class Study:
     A draw that the space's constraints forbid is told to Optuna and never handed out; it has a
     number, but no settings.
 
-    evidence: what earlier sweeps found, from which the sampler learns too (`lfm_ray.search.study.prior_trials`).
+    prior_trials: trials of earlier sweeps that the sampler also learns from (`lfm_ray.search.study.prior_trials`).
     """
 
-    def __init__(self, journal: Path, space: Space, seed: int, evidence: Sequence[Evidence] = ()) -> None:
+    def __init__(self, journal: Path, space: Space, seed: int, prior_trials: Sequence[PriorTrial] = ()) -> None:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        self.space, self.seed, self.evidence = space, seed, evidence
+        self.space, self.seed, self.prior_trials = space, seed, prior_trials
         pruning = space.pruning
         storage = JournalStorage(PatientJournal(journal))
         names = optuna.get_all_study_names(storage)  # the folder may have been renamed since
@@ -135,8 +135,8 @@ class Study:
         """A new trial of Optuna's: the next known point, or one that the sampler draws."""
         number = next((t.number for t in self.trials() if t.state == TrialState.WAITING), len(self.trials()))
         sampler = sampler_for(self.space, self.seed, number)
-        if self.evidence and number == len(self.trials()):
-            pool = pooled(self.space, self.trials(), self.evidence, sampler)
+        if self.prior_trials and number == len(self.trials()):
+            pool = pooled(self.space, self.trials(), self.prior_trials, sampler)
             draw = pool.ask()
             self.space.suggest(draw)
             self._study.enqueue_trial(draw.params)

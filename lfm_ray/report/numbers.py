@@ -1,0 +1,29 @@
+"""Numbers and settings as text."""
+
+from __future__ import annotations
+
+import math
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """`0.814`; `-` for nan."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def spread(mean: float, std: float, digits: int = 1) -> str:
+    """`81.4 ± 1.3`; the mean alone where there is one run and the standard deviation is nan."""
+    return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    """`0.018`, `2e-05`."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def setting(value: object, digits: int = 4, none: str = "None") -> str:
+    """The value of a setting: floats with so many significant digits, lists as `[0.5, 1]`, None as `none`."""
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    if isinstance(value, list):
+        return f"[{', '.join(setting(entry, digits, none) for entry in value)}]"
+    return none if value is None else str(value)
