@@ -38,3 +38,32 @@ def test_what_has_stopped_does_not_change_and_the_rest_does(shards: Shards) -> N
     fit(run, splits(shards, config))
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, before[name]) == ("audio" in name), name
+
+
+def test_the_row_says_what_has_stopped_and_waiting_begins_anew_with_every_progress() -> None:
+    method = MSES(patience=2)
+    at = state(model=SimpleNamespace(encoders={"audio": None, "image": None}))
+    rows = []
+    for audio in (1.0, 1.1, 0.9, 1.0, 0.95, 0.8):  # the last comes too late
+        rows.append(method.on_epoch_end(at, {"val/audio/loss": audio, "val/image/loss": -len(rows)}))
+    assert [row["audio/stopped"] for row in rows] == [0, 0, 0, 0, 1, 1]
+    assert [row["image/stopped"] for row in rows] == [0] * 6
+    assert (at.memory["lowest/audio"], at.memory["waited/audio"]) == (0.9, 2)
+
+
+def test_without_unimodal_losses_nothing_stops_and_training_is_joint() -> None:
+    method, made = MSES(patience=1, unimodal_weight=0), outputs()
+    at = state(model=SimpleNamespace(encoders={"audio": None, "image": None}), uniform_labels=0.3)
+    for _ in range(3):
+        row = method.on_epoch_end(at, {"val/audio/loss": 1.0, "val/image/loss": 1.0})
+    assert row == {"audio/stopped": 0.0, "image/stopped": 0.0}
+    assert method.learning_rate_factors(at) == {}
+    expected = F.cross_entropy(made.fused, LABELS, label_smoothing=0.3)
+    assert method.classification(made, LABELS, at).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_loss_is_the_fused_one_and_that_of_each_modality() -> None:
+    made = outputs()
+    each = [F.cross_entropy(z, LABELS, label_smoothing=0.3).item() for z in (made.fused, *made.unimodal.values())]
+    found = MSES(unimodal_weight=0.5).classification(made, LABELS, state(uniform_labels=0.3))
+    assert found.item() == pytest.approx(each[0] + 0.5 * (each[1] + each[2]), rel=1e-12)
