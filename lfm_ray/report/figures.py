@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from lfm_ray.report.plots import PLAIN_TEXT
 from lfm_ray.report.tables import modalities_of
@@ -26,7 +24,8 @@ def strategies_figure(trials: list[Trial], path: Path) -> None:
     panels += [(f"val/{name}/accuracy", f"{name} accuracy, validation") for name in modalities]
     columns = 2
     lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(9, 3.1 * lines), sharex=True, squeeze=False)
+    figure = Figure(figsize=(9, 3.1 * lines))  # not of pyplot, whose backend is that of the notebook
+    axes = figure.subplots(lines, columns, sharex=True, squeeze=False)
     for axis, (key, title) in zip(axes.flat, panels, strict=False):
         for name, trial in best.items():
             share = [row["epoch"] / trial.config.epochs for row in trial.rows]
@@ -45,5 +44,4 @@ def strategies_figure(trials: list[Trial], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(labels) // 4), 1, 1))
     temporary = path.with_suffix(".writing.png")
     figure.savefig(temporary, dpi=130)
-    plt.close(figure)
     temporary.replace(path)
