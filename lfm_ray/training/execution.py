@@ -41,7 +41,7 @@ def execute(
     """Runs `config` in `folder`, from its last saved epoch if it has been started there before.
 
     `report` receives every epoch's row, those of an earlier start included. The last row also
-    holds the metrics of the split `measure`; only `confirm` and `report --paper` ask for one. `profile`
+    holds the metrics of the split `measure`; only `confirm` and `reproduce` ask for one. `profile`
     measures the steps, and changes nothing about them. save_every: see `Recorder`.
     """
     rank, _ = distributed.rank_and_world_size()
