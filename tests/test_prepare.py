@@ -8,8 +8,11 @@ import media_files
 import pytest
 import small_shards
 
-from lfm_ray import cli, prepare
+from lfm_ray import cli
+from lfm_ray.console import console
 from lfm_ray.datasets.shards import CARD, Shards
+from lfm_ray.prepare import main
+from lfm_ray.report.inspection import inspect
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -31,7 +34,7 @@ def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, capsys: pytest
     assert f"python -m lfm_ray.tune --data {out}" in printed
     assert "WARNING" not in done.stderr + done.stdout
     assert Shards(out).card.rows("train") == 10
-    prepare.inspect(out)
+    inspect(out, console)
     assert (out / "contact_sheet.png").stat().st_size > 10_000
     assert command(manifest, "--audio", "sound", "--out", out, "--set", "audio.n_fft=128").returncode == 0  # replaced
     table = capsys.readouterr().out
@@ -67,7 +70,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     words = [str(manifest) if word == "MANIFEST" else word for word in arguments]
     monkeypatch.setattr(sys, "argv", ["prepare", *words])
     with pytest.raises(SystemExit) as ended:
-        cli.run(prepare.main)
+        cli.run(main)
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lfm_ray import cli
 from lfm_ray.config import RunConfig
 from lfm_ray.export.model_folder import read_card
+from lfm_ray.main import command as command_of
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
@@ -280,7 +280,7 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
             ["--data", "shards/tiny", "--objective", "val/fused/mpa", "--name", "x"],
             "did you mean val/fused/map",
         ),
-        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "add --warm-start-as points"),
+        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "choose --sampler tpe or gp"),
         ("tune", ["--resume", "one", "--objective", "val/fused/map"], "only budgets and resources can change"),
         ("tune", ["--resume", "absent"], "there is no sweep here"),
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
@@ -314,7 +314,7 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.run(importlib.import_module(f"lfm_ray.{name}").main)
+        cli.run(command_of(name))
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert said in re.sub(r"\s+", " ", error)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from synthetic import write_dataset
 
-from lfm_ray import tune
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
@@ -23,6 +22,7 @@ from lfm_ray.training.execution import execute
 from lfm_ray.training.run_folder import read_epochs
 from lfm_ray.training.source import Source
 from lfm_ray.training.trainer import Row
+from lfm_ray.tune import main
 
 SPACE = Space.model_validate(
     {
@@ -183,7 +183,7 @@ def test_a_member_that_fails_on_ray_follows_another_and_says_why(
     (tmp_path / "failing.yaml").write_text(FAILING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tune", "failing.yaml", "--population", "4", "--name", "pbt"])
-    tune.main()
+    main()
     said = " ".join(capsys.readouterr().out.split())
     first, second = Population(Sweep.open(tmp_path / "sweeps/pbt")).rounds
     failed = {n for n, (_, settings) in enumerate(first) if settings["loss.tau"] != 0.2}

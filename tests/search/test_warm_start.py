@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from synthetic import write_dataset
 
-from lfm_ray import tune
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.search.warm_start import evidence_from, with_best_points
+from lfm_ray.search.warm_start import evidence_from
 from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.tune import main
 
 SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
 SEARCH = {
@@ -38,7 +38,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["tune", *arguments])
-    tune.main()
+    main()
 
 
 def test_the_loop_from_a_learned_run_to_polynomials_around_its_fit_survives_the_end_of_its_time_and_a_kill(
@@ -115,12 +115,3 @@ def test_what_earlier_trials_are_evidence_of(tmp_path: Path) -> None:
     # A metric that the earlier runs lack cannot be an objective of evidence.
     other = Space.model_validate({"search": SEARCH, "objective": "val/fused/map"})
     assert evidence_from(Sweep.open(tmp_path / "same"), other, "same") == []
-
-
-def test_the_best_trials_of_an_earlier_sweep_become_known_points(tmp_path: Path) -> None:
-    sweep = made_sweep(tmp_path / "earlier", {})
-    space = with_best_points(Space.model_validate({"search": SEARCH}), sweep)
-    best = sorted(sweep.trials(), key=lambda trial: -trial.accuracy)[:3]
-    assert list(space.points) == ["earlier, place 1", "earlier, place 2", "earlier, place 3"]
-    assert [space.config(point).alpha for point in space.points.values()] == [trial.config.alpha for trial in best]
-    assert [point["loss.tau"] for point in space.points.values()] == [trial.config.loss.tau for trial in best]
