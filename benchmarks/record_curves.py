@@ -33,7 +33,7 @@ from lfm_ray.datasets.reading.batches import Batches, Order
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.resources import repository_file
+from lfm_ray.resources import shipped_file
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import flatten
@@ -159,7 +159,7 @@ def main() -> None:
     torch.set_num_threads(1)
     shards = prepared(given.data, given.out)
     source = DataSource(Shards(shards.absolute()), {})
-    space = load_space(repository_file("search_spaces/alpha_schedule.yaml"), [f"data.path={shards}"])
+    space = load_space(shipped_file("search_spaces/alpha_schedule.yaml"), [f"data.path={shards}"])
     settings = drawn(space)
     done = {(line["configuration"], line["T"], line["seed"]) for line in recorded}
     for n, epochs, seed in jobs():

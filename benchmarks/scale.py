@@ -20,13 +20,13 @@ from typing import Any
 
 import lfm_ray.search.run
 from ray import tune
-from ray.cluster_utils import Cluster
 from rich.table import Table
 
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console
 from lfm_ray.datasets.preparing.demo import prepare_demo
+from lfm_ray.ray_private import Cluster
 from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_sweep

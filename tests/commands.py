@@ -20,15 +20,10 @@ import pytest
 import torch
 from tiny_run import SMALL
 
-from lfm_ray import cli, confirm, prepare, train, tune
+from lfm_ray import cli
 from lfm_ray.console import console
-from lfm_ray.export import __main__ as export
-from lfm_ray.report import __main__ as report
+from lfm_ray.main import command
 
-MAINS = {
-    "confirm": confirm.main, "export": export.main, "prepare": prepare.main, "report": report.main,
-    "train": train.main, "tune": tune.main,
-}  # fmt: skip
 SMALL_FLAGS = [word for setting in SMALL[1:] for word in ("--set", setting)]  # of `SMALL`, all but the epochs
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 TUNE_LOGGER = logging.getLogger("ray.tune")
@@ -49,7 +44,7 @@ def run(folder: Path, name: str, *arguments: str | Path) -> Completed:
     before = _state()
     with _as_a_process_of_its_own(folder, name, *arguments) as (stdout, stderr):
         try:
-            cli.run(MAINS[name])
+            cli.run(command(name))
         except SystemExit as ended:
             status = ended.code
     assert _state() == before

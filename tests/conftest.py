@@ -108,7 +108,8 @@ def cluster() -> Iterator[object]:
     It lives in a folder of its own, so that nobody else on this machine takes it for theirs.
     """
     import ray
-    from ray.cluster_utils import Cluster
+
+    from lfm_ray.ray_private import Cluster
 
     ray.shutdown()  # of `ray_local`: a command would take that for the cluster
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:

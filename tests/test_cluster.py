@@ -23,13 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import write_dataset
 
-import lfm_ray.tune
 from lfm_ray.datasets.reading.stream import READER_CPUS
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.search.ray_tune.resources import DRIVER_CPUS, Resources, _missing, check_nodes
 from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
+from lfm_ray.tune import arguments
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -213,4 +213,4 @@ def test_the_command_lines_of_the_page_and_its_files_are_understood(monkeypatch:
     assert len(lines) >= 6
     for line in lines:
         monkeypatch.setattr("sys.argv", shlex.split(line))
-        lfm_ray.tune.arguments()
+        arguments()

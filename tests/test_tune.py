@@ -269,7 +269,7 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
             ["--data", "shards/tiny", "--objective", "val/fused/mpa", "--name", "x"],
             "did you mean val/fused/map",
         ),
-        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "add --warm-start-as points"),
+        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "choose --sampler tpe or gp"),
         ("tune", ["--resume", "one", "--objective", "val/fused/map"], "only budgets and resources can change"),
         ("tune", ["--resume", "absent"], "there is no sweep here"),
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),

@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lfm_ray.console import moves
 from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
 from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.spaces.space import Space
@@ -19,13 +20,13 @@ from lfm_ray.search.sweep import STATES, strategy_name
 
 
 class ProgressCallback(DriverOnly, Callback):
-    """A progress bar that moves in a terminal for as long as the `with` block runs."""
+    """A progress bar that moves in a terminal or a notebook for as long as the `with` block runs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def __enter__(self) -> Self:
-        if self._progress.console.is_terminal:
+        if moves(self._progress.console):
             self._progress.start()
         return self
 
@@ -36,7 +37,7 @@ class ProgressCallback(DriverOnly, Callback):
 
 
 class SweepProgress(ProgressCallback):
-    """One line that moves in a terminal; a line for each ended trial elsewhere (a log file)."""
+    """One line that moves in a terminal or a notebook; a line for each ended trial elsewhere (a log file)."""
 
     def __init__(self, console: Console, study: Study, space: Space) -> None:
         self.console, self.study, self.space = console, study, space
@@ -62,7 +63,7 @@ class SweepProgress(ProgressCallback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Writes the line of an ended trial where nothing can move."""
         self._show()
-        if self.console.is_terminal:
+        if moves(self.console):
             return
         frozen = self.study.trials()[trial.config[NUMBER]]
         config = self.space.config(trial.config[SETTINGS])

@@ -25,14 +25,16 @@ class LoadedSweep:
     sweep = lfm_ray.load_sweep("sweeps/mine")
     sweep.trials, sweep.epochs, sweep.strategies        # data frames
     sweep.figure("alpha")                               # of matplotlib; sweep.figures names all
+    sweep.best                                          # the settings of the best trial
+    sweep.folder                                        # where it is kept; report.html is there
 
     Raises:
         UserError: there is no sweep in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         (self._view,) = SweepView.of([folder])
-        self._drawn = Figures([self._view])
 
     def __repr__(self) -> str:
         return f"<sweep {self._view.name}: {len(self._view.trials)} trials>"
@@ -92,6 +94,10 @@ class LoadedSweep:
         if name not in self._plots:
             raise UserError(f"{name}: is no figure of this sweep{nearest(name, self.figures)}")
         return figure_of(self._plots[name], self._drawn.groups)
+
+    @cached_property
+    def _drawn(self) -> Figures:
+        return Figures([self._view])
 
     @cached_property
     def _plots(self) -> dict[str, Plot | Bars]:

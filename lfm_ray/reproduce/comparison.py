@@ -1,4 +1,4 @@
-"""`python -m lfm_ray.report --paper`: tunes and confirms the rows of a table or figure of the paper."""
+"""`python -m lfm_ray.reproduce`: tunes and confirms the rows of a table or figure of the paper."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from lfm_ray.reproduce.figures import (
     label_mixing_figure,
     over_seeds,
 )
+from lfm_ray.reproduce.papers import OF_TRAINING
 from lfm_ray.reproduce.plan import (
     ComparisonFile,
     baseline_of,
@@ -48,8 +49,6 @@ from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import write_atomically
 from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
-
-OF_TRAINING = ("figure3", "figure4")  # figures that need no test split
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.methods import METHODS
 from lfm_ray.models.classifier import check_model
-from lfm_ray.resources import repository_file
+from lfm_ray.reproduce.papers import PAPERS
+from lfm_ray.resources import shipped_file
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_configs, run_each
 from lfm_ray.search.selection import best_of
@@ -41,7 +42,6 @@ from lfm_ray.training.source import DataSource
 SPACE = "search_spaces/methods.yaml"
 SCHEDULES = "search_spaces/alpha_schedule.yaml"
 OF_SCHEDULES = ("table3", "table4", "figure3")  # L_MM is tuned for every alpha(t)
-PAPERS = ("table1", "table3", "table4", "table5", "figure1", "figure2", "figure3", "figure4")
 CONCAT = "Concat"
 JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
 HEADS = {
@@ -112,9 +112,9 @@ def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
     if paper == "figure3":
         return {row: LFM[row] for row in ("LFM heuristic", "LFM polynomial", "LFM learned")}
     if paper != "table5":
-        raise UserError(f"--paper {paper}: must be one of {', '.join(PAPERS)}")
+        raise UserError(f"{paper}: must be one of {', '.join(PAPERS)}")
     if unknown := [name for name, one in card.modalities.items() if one.kind not in CLIP]:
-        raise UserError(f"--paper table5: CLIP has no encoder for {', '.join(unknown)}; it takes images and texts")
+        raise UserError(f"table5: CLIP has no encoder for {', '.join(unknown)}; it takes images and texts")
     encoders = {name: f"model.encoders.{name}.name={CLIP[one.kind]}" for name, one in card.modalities.items()}
     own = {row: [*settings, encoders[name]] for (row, settings), name in zip(alone.items(), encoders, strict=True)}
     chosen = {"CLIP": [*JOINT, "model.fusion=concat"], "CLIP + MLA": _method("mla"), "CLIP + LFM": LFM["LFM learned"]}
@@ -137,7 +137,7 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
     Raises:
         UserError: the row's method or fusion head is not defined for the modalities.
     """
-    space = load_space(repository_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
+    space = load_space(shipped_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
     config = space.base
     names = config.data.modalities or list(card.modalities)
     check_model(config.model, {name: card.modalities[name] for name in names})
@@ -155,7 +155,7 @@ def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence
     Raises:
         UserError: `only` names none of the rows, or the data rule out every row.
     """
-    used = load_space(repository_file(SPACE), overrides).base.data.modalities
+    used = load_space(shipped_file(SPACE), overrides).base.data.modalities
     if used:
         card = card.model_copy(update={"modalities": {name: card.modalities[name] for name in used}})
     wanted = rows(paper, card)

@@ -26,10 +26,8 @@ def run_on_workers(launch: Launch, callbacks: list[Any]) -> None:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
-        TrainingFailedError,
-        WorkerGroupError,
-    )
+
+    from lfm_ray.ray_private import TrainingFailedError, WorkerGroupError
 
     workers, folder = launch.workers, launch.folder
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
@@ -86,7 +84,8 @@ def died_reason(folder: Path) -> str:
 def _has_died(failure: BaseException) -> bool:
     """Whether a worker failed without an exception of its own: its process ended, or its node."""
     from ray.exceptions import RayActorError
-    from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
+
+    from lfm_ray.ray_private import RayTrainError
 
     return isinstance(failure, RayActorError | RayTrainError)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ import pytest
 from prepared import prepared
 from raw_layouts import LAYOUTS
 
-from lfm_ray import prepare, tune
 from lfm_ray.datasets.preparing.cards import raw_card
+from lfm_ray.datasets.preparing.sources import of_dataset
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.resources import space_file
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.training.loop import fit
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
+from lfm_ray.tune import arguments
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 # Paper section 4.1: optimiser, learning rate, batch, encoders. It prints nothing for NVGesture.
@@ -39,8 +40,7 @@ def shards_of(name: str, folder: Path) -> Shards:
     """As `lfm_ray.prepare --dataset NAME` makes them, but small."""
     LAYOUTS[name](folder / "raw")
     sections = [item for item in SMALL_MEDIA if item.partition(".")[0] in raw_card(name).preprocessing]
-    given = Namespace(dataset=name, root=folder / "raw", config=None, overrides=sections)
-    return prepared(*prepare._of_dataset(given), folder / "shards")
+    return prepared(*of_dataset(name, folder / "raw", settings=sections), folder / "shards")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -89,8 +89,8 @@ def test_the_command_at_the_head_of_a_recipe_can_be_given(name: str, monkeypatch
     text = (SPACES / f"{name}.yaml").read_text().replace("\\\n#", "")
     (command,) = (line[1:] for line in text.splitlines() if "lfm-ray tune" in line)
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
-    given = tune.arguments()
-    assert given.space == Path(f"search_spaces/{name}.yaml")
+    given = arguments()
+    assert space_file(given.space) == SPACES / f"{name}.yaml"
     space = recipe(name, *given.overrides)
     wanted = {"text": "google-bert/bert-base-uncased", "image": "microsoft/resnet-50"} if given.overrides else {}
     assert {one: settings.pretrained for one, settings in space.base.model.encoders.items() if wanted} == wanted

@@ -12,7 +12,7 @@ from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.search.warm_start import prior_trials_from, with_best_points
+from lfm_ray.search.warm_start import prior_trials_from
 from lfm_ray.training.run_folder import read_epochs
 
 SEARCH = {
@@ -105,12 +105,3 @@ def test_which_earlier_trials_become_prior_trials(tmp_path: Path) -> None:
     # Earlier trials that lack a metric of the objective are left out.
     other = Space.model_validate({"search": SEARCH, "objective": "val/fused/map"})
     assert prior_trials_from(Sweep.open(tmp_path / "same"), other, "same") == []
-
-
-def test_the_best_trials_of_an_earlier_sweep_become_known_points(tmp_path: Path) -> None:
-    sweep = made_sweep(tmp_path / "earlier", {})
-    space = with_best_points(Space.model_validate({"search": SEARCH}), sweep)
-    best = sorted(sweep.trials(), key=lambda trial: -trial.accuracy)[:3]
-    assert list(space.points) == ["earlier, place 1", "earlier, place 2", "earlier, place 3"]
-    assert [space.config(point).alpha for point in space.points.values()] == [trial.config.alpha for trial in best]
-    assert [point["loss.tau"] for point in space.points.values()] == [trial.config.loss.tau for trial in best]
