@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lfm_ray import trust as trusting
 from lfm_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def tune(
     epoch_time_limit: float | str | None = None,
     address: str | None = None,
     progress: bool = True,
+    trust: bool = False,
     command: str | None = None,
 ) -> LoadedSweep:
     """Searches a training strategy: from a space of settings to the best configurations.
@@ -169,6 +171,7 @@ def tune(
             a share of a GPU is below 1. trials_per_gpu: that many trials of one worker share a GPU.
         epoch_time_limit: a trial whose epoch takes longer (seconds, or as `time_budget`) starts again
             from its last saved epoch, 3 times.
+        trust: of `resume`, `start_from` and `warm_start`, see `load`.
         command: what the sweep's files record as the way in which it was made; None: this call.
 
     Returns:
@@ -180,6 +183,7 @@ def tune(
         TrainingFailed: no trial finished.
     """
     called = command or _as_called(tune, locals())
+    _trust(trust)
     _check_counts(trials=trials, epochs=epochs, epoch_budget=epoch_budget, population=population,
         concurrency=concurrency, workers_per_trial=workers_per_trial, cpus_per_worker=cpus_per_worker,
         trials_per_gpu=trials_per_gpu)  # fmt: skip
@@ -276,7 +280,7 @@ def train(
     from lfm_ray.report.loaded_run import LoadedRun
     from lfm_ray.report.loaded_sweep import LoadedSweep
     from lfm_ray.resources import shipped_file
-    from lfm_ray.settings import build, load, merge
+    from lfm_ray.settings import build, load, merge, read_yaml
     from lfm_ray.training.execution import Workers
     from lfm_ray.workflows import single_run
 
@@ -284,10 +288,12 @@ def train(
     stem = "run"
     if isinstance(config, str | Path):
         stem = Path(config).stem
+        trusting.ask(read_yaml(shipped_file(config)))
         found = load(RunConfig, shipped_file(config), changes)
     else:
         config = config.best if isinstance(config, LoadedSweep) else config
         values = config.model_dump() if isinstance(config, RunConfig) else config
+        trusting.ask(values)
         found = build(RunConfig, merge(values, changes), changed=changes)
     folder = _working_folder(storage).absolute() / (name or _dated(stem))
     single_run.train(
@@ -307,6 +313,7 @@ def confirm(
     settings: Overrides = (),
     address: str | None = None,
     progress: bool = True,
+    trust: bool = False,
 ) -> pd.DataFrame:
     """Trains what sweeps found with other seeds, and measures it on the test split.
 
@@ -322,6 +329,7 @@ def confirm(
             validation split; above `top`.
         split: "test", or "val", which is refused for an alpha that was fitted to it.
         settings: those that differ from the trials'.
+        trust: see `load`.
 
     Returns:
         One row for each configuration, the best on the validation split last:
@@ -339,6 +347,7 @@ def confirm(
         TrainingFailed: a run failed.
     """
     _check_counts(seeds=seeds, top=top, select=select)
+    _trust(trust)
     if split not in ("test", "val"):
         raise UserError(f"--split {split}: must be test or val")
 
@@ -353,12 +362,12 @@ def confirm(
     return done.table
 
 
-def export(run: Folder | LoadedRun | LoadedSweep, out: Folder) -> Predictor:
+def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, trust: bool = False) -> Predictor:
     """Writes a trained model as a folder that `load` opens anywhere, without the shards and without Ray.
 
     run: what `train` returned, a sweep, whose best trial is taken, or the folder of a run, of a trial
     or of a sweep. out: the folder to make. It holds weights (safetensors), settings, classes and
-    preprocessing, and no code.
+    preprocessing, and no code. trust: see `load`.
 
     Returns:
         The model; `predict` takes raw media files.
@@ -368,51 +377,62 @@ def export(run: Folder | LoadedRun | LoadedSweep, out: Folder) -> Predictor:
     """
     from lfm_ray.export import from_run
 
+    _trust(trust)
     from_run.export(_folder(run), Path(out))
     return load(out)
 
 
-def load(folder: Folder, device: str = "auto") -> Predictor:
+def load(folder: Folder, device: str = "auto", *, trust: bool = False) -> Predictor:
     """Opens a model that `export` wrote.
 
         model = lfm_ray.load("exported/mine")
         prediction = model.predict({"audio": "seven.wav", "image": "seven.png"})     # or a list of such samples
         prediction.label, prediction.probabilities, prediction.unimodal["audio"]
 
-    device: "cpu", "cuda", or "auto": the GPU where there is one.
+    device: "cpu", "cuda", or "auto": the GPU where there is one. trust: whether parts of other packages
+    that the folder names (`package.module:Name`) may be imported, which runs their code; from then on any
+    that this process reads of.
 
     Raises:
-        UserError: the folder is no exported model, or is not as it was written.
+        UserError: the folder is no exported model, is not as it was written, or names parts that are not trusted.
     """
     from lfm_ray.export.predictor import Predictor
 
+    _trust(trust)
     return Predictor(folder, device)
 
 
-def load_sweep(sweep: Folder) -> LoadedSweep:
+def load_sweep(sweep: Folder, *, trust: bool = False) -> LoadedSweep:
     """Reads a sweep, running or ended: data frames of it, its best settings, and the figures of its report.
 
-    sweep: its folder, or where an object store keeps it.
+    sweep: its folder, or where an object store keeps it. trust: see `load`.
 
     Raises:
         UserError: there is no sweep.
     """
     from lfm_ray.report.loaded_sweep import LoadedSweep
 
+    _trust(trust)
     return LoadedSweep(_working_folder(sweep))
 
 
-def load_run(run: Folder) -> LoadedRun:
+def load_run(run: Folder, *, trust: bool = False) -> LoadedRun:
     """Reads a run of `train`, or a trial of a sweep, running or ended: its settings, and its epochs as a data frame.
 
-    run: its folder, or where an object store keeps it.
+    run: its folder, or where an object store keeps it. trust: see `load`.
 
     Raises:
         UserError: there is no run, or its first epoch has not ended.
     """
     from lfm_ray.report.loaded_run import LoadedRun
 
+    _trust(trust)
     return LoadedRun(_working_folder(run))
+
+
+def _trust(given: bool) -> None:
+    if given:
+        trusting.ask_for_everything()
 
 
 def space_source(space: Folder | Mapping[str, Any] | Space | None) -> tuple[Path | Mapping[str, Any] | Space, str]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lfm_ray import trust
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.storage import working_folder
 
@@ -46,12 +47,21 @@ def parser(command: str, doc: str, settings: bool = True) -> argparse.ArgumentPa
         description=doc.replace(MODULE, _began),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    result.add_argument("--trust", action=Trust, nargs=0, help="run the parts of other packages that stored files name")
     if settings:
         result.add_argument(
             "--set", metavar="SETTING=VALUE", action="append", default=[], dest="overrides",
             help="override any setting, such as optimizer.learning_rate=0.01; repeatable",
         )  # fmt: skip
     return result
+
+
+class Trust(argparse.Action):
+    """The flag --trust."""
+
+    def __call__(self, *_: object) -> None:
+        """It has been given."""
+        trust.ask_for_everything()
 
 
 def run(main: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from lfm_ray.datasets.reading.inputs import DataSettings
 from lfm_ray.methods import LFM, METHODS, Method
 from lfm_ray.methods.losses import LossSettings
 from lfm_ray.models.classifier import ModelSettings
+from lfm_ray.models.metrics import METRICS
 from lfm_ray.optimization.optimizer import OptimizerSettings
 from lfm_ray.optimization.schedules import SCHEDULES, Adaptive, Constant, Learned, Schedule
 from lfm_ray.registry import choose
@@ -38,6 +39,9 @@ class RunConfig(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     compute: ComputeSettings = ComputeSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    metrics: list[str] = Field(
+        [], description="metrics of your own, package.module:function, that every evaluation computes too"
+    )
     epochs: int = Field(20, ge=1, description="T, passes over the training split")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, order of samples, dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU")
@@ -52,6 +56,11 @@ class RunConfig(Settings):
             heads = METHODS[name].heads if isinstance(name, str) and name in METHODS else ()
             return {**values, "model": {**model, "fusion": heads[0]}} if heads else values
         return values
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, value: list[str]) -> list[str]:
+        return [METRICS.check(name) for name in value]
 
     @field_validator("method", mode="before")
     @classmethod

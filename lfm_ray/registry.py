@@ -7,12 +7,13 @@ that they derive from. A name with a colon is imported, so that a part of one's 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from lfm_ray import trust
 from lfm_ray.settings import Settings, nearest
 
 Part = TypeVar("Part")
@@ -21,11 +22,15 @@ Part = TypeVar("Part")
 class Registry(Mapping[str, Part], Generic[Part]):
     """Name -> part. It iterates over the built-in names, and also resolves `package.module:Name`.
 
-    what: such as "method", for error messages. builtin: name -> where it is, `module:Name`.
+    what: such as "method", for error messages. builtin: name -> where it is, `module:Name`. fits: whether
+    what was found is such a part; must_be: what it has to be, for the message.
     """
 
-    def __init__(self, what: str, builtin: Mapping[str, str]) -> None:
+    def __init__(
+        self, what: str, builtin: Mapping[str, str], fits: Callable[[Any], bool] = callable, must_be: str = "a function"
+    ) -> None:
         self.what, self.builtin = what, dict(builtin)
+        self.fits, self.must_be = fits, must_be
         self._found: dict[str, Part] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -42,17 +47,23 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
         Raises:
             KeyError: the name is neither built in nor of the form `package.module:Name`.
-            ValueError: the module cannot be imported, or does not hold the name.
+            ValueError: nobody has asked for it (`lfm_ray.trust`), the module cannot be imported, or does not
+                hold such a part.
         """
         if name not in self._found:
-            location = self.builtin[name] if ":" not in name else name
-            module, _, attribute = location.partition(":")
+            if ":" in name and not trust.allowed(name):
+                raise ValueError(
+                    f"{name} is code of another package, named by a stored file; --trust (trust=True in Python) runs it"
+                )
+            module, _, attribute = (self.builtin[name] if ":" not in name else name).partition(":")
             try:
-                self._found[name] = getattr(importlib.import_module(module), attribute)
-            except ImportError as error:
-                raise ValueError(f"{name}: module {module} cannot be imported ({error})") from None
-            except AttributeError:
-                raise ValueError(f"{name}: module {module} has no {attribute}") from None
+                part = getattr(importlib.import_module(module), attribute)
+            except Exception as error:  # whatever somebody's module raises
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise ValueError(f"{self.what} {name} cannot be imported: {reason}") from None
+            if not self.fits(part):
+                raise ValueError(f"{self.what} {name}: must be {self.must_be}")
+            self._found[name] = part
         return self._found[name]
 
     def check(self, name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lfm_ray import trust
 from lfm_ray.errors import UserError
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
@@ -32,9 +33,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
-    def kinds(cls) -> Mapping[str, type[Settings]]:
-        """Name -> class, where a section of this class is a choice between parts (`lfm_ray.registry`)."""
-        return {}
+    def part(cls, name: str) -> type[Settings] | None:
+        """The class of the settings under this name, where a section of this class is a choice between parts."""
+        return None
 
     def to_yaml(self, defaults: bool = True) -> str:
         """The settings as YAML that `load` reads back to an equal object; `defaults`: also those at their default."""
@@ -97,6 +98,7 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
             raise UserError(f"--set {item}: write it as path.to.setting=value")
         try:
             read = yaml.safe_load(value)
+            trust.ask(read)
             changes[in_full(key.strip()) if isinstance(read, str) else key.strip()] = read
         except yaml.YAMLError:
             raise UserError(f"--set {item}: the value is not valid YAML") from None
@@ -236,9 +238,12 @@ def _walk(cls: type[BaseModel], loc: Sequence[int | str], values: Any) -> tuple[
 
 def _chosen(model: type[BaseModel], values: Any) -> type[BaseModel]:
     """The class of settings that `values` choose, where the section is a choice between parts."""
-    kinds = model.kinds() if issubclass(model, Settings) else {}
     tags = [values.get(tag) for tag in KINDS.values()] if isinstance(values, Mapping) else [values]
-    return next((kinds[tag] for tag in tags if isinstance(tag, str) and tag in kinds), model)
+    name = next((tag for tag in tags if isinstance(tag, str)), None)
+    try:
+        return (model.part(name) or model) if name is not None and issubclass(model, Settings) else model
+    except ValueError:  # a part that cannot be had, which is what the error is about
+        return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

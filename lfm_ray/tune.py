@@ -76,7 +76,7 @@ def arguments() -> Namespace:
         help="folder of an earlier sweep, also of other data, from whose trials this one learns")  # fmt: skip
     add("--objective", metavar="METRIC", action="append",
         help="such as val/fused/map, or METRIC=minimize; repeatable: a Pareto front; default: the space's")  # fmt: skip
-    add("--sampler", choices=("tpe", "random", "cmaes", "gp"), help="how settings are drawn; default: the space's")
+    add("--sampler", help="how settings are drawn: tpe, gp, cmaes, random, or your own; default: the space's")
     add("--describe", action="store_true", help="print what the space searches, and end")
     add("--trials", type=positive, help="number of trials; default: the space's")
     add("--population", type=positive, metavar="N",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.training.metrics import (
+from lfm_ray.models.metrics import (
     average_precisions,
     classification_metrics,
     evaluate,

@@ -75,7 +75,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
     check_free(out)
     if "card" not in state:
         raise UserError("the checkpoint does not describe its data: it was written by an earlier version; train again")
-    config, dataset = RunConfig.model_validate(state["config"]), DatasetCard.model_validate(state["card"])
+    config, dataset = build(RunConfig, state["config"]), DatasetCard.model_validate(state["card"])
     used = {name: dataset.modalities[name] for name in config.data.modalities or dataset.modalities}
     dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": []})
     averaged = state["averaged"] is not None

@@ -114,9 +114,9 @@ class Method(Settings):
     """Whether the inputs of `forward` hold the samples' row numbers too, (B,) int64, under `batches.ROWS`."""
 
     @classmethod
-    def kinds(cls) -> Mapping[str, type[Method]]:
-        """The methods by name."""
-        return METHODS
+    def part(cls, name: str) -> type[Settings] | None:
+        """See `Settings.part`."""
+        return METHODS.get(name)
 
     def forward(self, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
         """The outputs for inputs of this rank; what it adds to `Outputs.extra`, (B, any), is gathered too."""
@@ -177,7 +177,7 @@ class Method(Settings):
         return {}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Called with the row of the epoch (`val/...` of `lfm_ray.training.metrics`); returns values to add to it."""
+        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it."""
         return {}
 
     def predict(self, outputs: Outputs) -> Tensor:
@@ -232,4 +232,6 @@ METHODS: Registry[type[Method]] = Registry(
         "recon_boost": "lfm_ray.methods.recon_boost:ReconBoost",
         "umt": "lfm_ray.methods.umt:UMT",
     },
+    lambda part: isinstance(part, type) and issubclass(part, Method),
+    "a subclass of lfm_ray.methods.Method",
 )

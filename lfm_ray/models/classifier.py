@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from lfm_ray.datasets.shards import ModalityCard
@@ -19,11 +19,23 @@ from lfm_ray.models.fusion import FUSION_HEADS, check_head
 from lfm_ray.settings import Settings, nearest
 
 
+def _settings_of_its_class(value: Any, info: ValidationInfo) -> Any:
+    """The settings of one encoder from its name, or from a mapping; an encoder may have settings of its own."""
+    value = {"name": value} if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name") or info.data.get("encoder")
+    own = ENCODERS[name].settings_class if isinstance(name, str) and name in ENCODERS else EncoderSettings
+    return own.model_validate(value)
+
+
 class ModelSettings(Settings):
     """The encoders and the fusion head."""
 
     encoder: str = Field("small", validate_default=False, description="of every modality that `encoders` leaves open")
-    encoders: dict[str, EncoderSettings] = Field({}, description="modality -> its encoder, or only the encoder's name")
+    encoders: dict[str, Annotated[SerializeAsAny[EncoderSettings], BeforeValidator(_settings_of_its_class)]] = Field(
+        {}, description="modality -> its encoder, or only the encoder's name"
+    )
     width: int = Field(16, ge=1, description="channels of the first block of a small encoder")
     embedding_size: int = Field(64, ge=1, description="d, the size of a modality's embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings")
@@ -38,6 +50,7 @@ class ModelSettings(Settings):
         description="how modalities are fused: sum, weight, concat, multitask, shared, affine, gated, channel,"
         " ml_lstm (lfm_ray/models/fusion.py)",
     )
+    fusion_settings: dict[str, Any] = Field({}, description="settings of a fusion head that has any")
 
     @field_validator("encoder")
     @classmethod
@@ -49,16 +62,16 @@ class ModelSettings(Settings):
     def _known_head(cls, name: str) -> str:
         return FUSION_HEADS.check(name)
 
-    @field_validator("encoders", mode="before")
+    @field_validator("fusion_settings")
     @classmethod
-    def _a_name_will_do(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
+    def _of_the_head(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if (head := info.data.get("fusion")) is None:
             return value
-        return {key: {"name": one} if isinstance(one, str) else one for key, one in value.items()}
+        return FUSION_HEADS[head].settings_class.model_validate(value).model_dump(mode="json")
 
     def of(self, modality: str) -> EncoderSettings:
         """The settings of a modality's encoder, with `name`, `dropout` and a small encoder's `width` filled in."""
-        own = self.encoders.get(modality, EncoderSettings())
+        own = self.encoders.get(modality) or ENCODERS[self.encoder].settings_class()
         filled: dict[str, Any] = {"name": own.name or self.encoder}
         filled["dropout"] = self.dropout if own.dropout is None else own.dropout
         if filled["name"] == "small" and own.width is None:
@@ -156,7 +169,7 @@ class MultimodalClassifier(nn.Module):
             {name: build_encoder(name, card, own[name], size) for name, card in modalities.items()}
         )
         self.dropout = nn.ModuleDict({name: nn.Dropout(one.dropout or 0.0) for name, one in own.items()})
-        self.head = FUSION_HEADS[settings.fusion](list(modalities), size, classes)
+        self.head = FUSION_HEADS[settings.fusion](list(modalities), size, classes, **settings.fusion_settings)
         self.projections = nn.ModuleDict()
         if projection_size:
             for name in modalities:

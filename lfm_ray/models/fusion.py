@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lfm_ray.errors import UserError
 from lfm_ray.registry import Registry
+from lfm_ray.settings import Settings
 
 Logits = tuple[Tensor, dict[str, Tensor]]
 """Fused logits (B, C), and modality -> logits (B, C)."""
@@ -25,8 +26,12 @@ Logits = tuple[Tensor, dict[str, Tensor]]
 class Head(nn.Module):
     """What all fusion heads have in common.
 
-    modalities: their names, in the order in which a head takes them; embedding_size: d; classes: C.
+    modalities: their names, in the order in which a head takes them; embedding_size: d; classes: C. A
+    head with settings of its own takes them as further keyword arguments.
     """
+
+    settings_class: ClassVar[type[Settings]] = Settings
+    """What `model.fusion_settings` may hold: nothing."""
 
     exactly_two: ClassVar[bool] = False
     """Whether the definition knows no other number of modalities."""
@@ -247,6 +252,8 @@ FUSION_HEADS: Registry[type[Head]] = Registry(
         "channel": "lfm_ray.models.fusion:Channel",
         "ml_lstm": "lfm_ray.models.fusion:MultiLayerLSTM",
     },
+    lambda part: isinstance(part, type) and issubclass(part, Head),
+    "a subclass of lfm_ray.models.fusion.Head",
 )
 
 

@@ -8,7 +8,7 @@ formula: the loop updates their alpha by a gradient while it trains.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from operator import mul
@@ -29,9 +29,9 @@ class Schedule(Settings):
     strategy: str
 
     @classmethod
-    def kinds(cls) -> Mapping[str, type[Schedule]]:
-        """The strategies by name."""
-        return SCHEDULES
+    def part(cls, name: str) -> type[Settings] | None:
+        """See `Settings.part`."""
+        return SCHEDULES.get(name)
 
     def alpha(self, t: int, T: int) -> float:
         """alpha in [0, 1] at epoch t of T, t from 1."""
@@ -358,4 +358,6 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "learned": "lfm_ray.optimization.schedules:Learned",
         "official": "lfm_ray.optimization.schedules:Official",
     },
+    lambda part: isinstance(part, type) and issubclass(part, Schedule),
+    "a subclass of lfm_ray.optimization.schedules.Schedule",
 )

@@ -21,12 +21,12 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_shards
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.models.metrics import modality_gap
 from lfm_ray.report.numbers import spread
 from lfm_ray.report.plots import COLOURS, Curve, Plot
 from lfm_ray.reproduce.tables import modalities_in
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import build
-from lfm_ray.training.metrics import modality_gap
 from lfm_ray.training.run_folder import CHECKPOINT, read_epochs
 from lfm_ray.training.trainer import Trainer
 
@@ -99,7 +99,7 @@ def _against_u(axes: Axes, figures: pd.DataFrame, name: str, colour: str, width:
 class Embedded:
     """The embeddings of a split by one trained model.
 
-    embeddings: modality -> (N, d) float32 of length 1; labels: (N,); gap: `lfm_ray.training.metrics.modality_gap`.
+    embeddings: modality -> (N, d) float32 of length 1; labels: (N,); gap: `lfm_ray.models.metrics.modality_gap`.
     """
 
     embeddings: dict[str, np.ndarray]

@@ -9,18 +9,19 @@ import faulthandler
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lfm_ray import storage
+from lfm_ray import storage, trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
+from lfm_ray.settings import build
 from lfm_ray.storage import patiently, write_atomically
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs
@@ -54,7 +55,8 @@ class Launch:
 
     The run goes on in `folder` from its last saved epoch if it has been started there before. measure:
     a further split on which the last epoch is measured; only confirm and reproduce ask for one.
-    profile: the steps are timed, which changes nothing else about them. save_every: see `Recorder`.
+    profile: the steps are timed, which changes nothing else about them. save_every: see `Recorder`. parts:
+    of other packages, which may run (`lfm_ray.trust`).
     """
 
     config: RunConfig
@@ -64,11 +66,13 @@ class Launch:
     measure: str | None = None
     profile: bool = False
     save_every: int | None = None
+    parts: frozenset[str] = field(default_factory=trust.asked)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"folder": storage.name_of(self.folder)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        trust.ask(state["parts"])
         self.__dict__.update(state | {"folder": storage.working_folder(state["folder"])})  # of this node
 
 
@@ -89,7 +93,7 @@ def execute(
     state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
     recorder = Recorder(trainer, folder, troubles, launch.save_every)
     if state is not None:
-        if RunConfig.model_validate(state["config"]) != config:  # one of an earlier version lacks newer settings
+        if build(RunConfig, state["config"]) != config:  # one of an earlier version lacks newer settings
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
         if state["card"]["fingerprint"] != source.shards.card.fingerprint:
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")

@@ -18,7 +18,7 @@ from torch import Tensor
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.training.metrics import evaluate
+from lfm_ray.models.metrics import evaluate
 from lfm_ray.training.trainer import Row, Step, Trainer
 
 TRAIN_SAMPLES = 10_000  # of an epoch, whose outputs are kept for the metrics of the training split
@@ -92,7 +92,7 @@ class Epoch:
         return {"alpha": self.alpha / self.steps, **means}
 
     def metrics(self, predict: Callable[[Outputs], Tensor]) -> Row:
-        """`lfm_ray.training.metrics.evaluate` of the first `TRAIN_SAMPLES` samples, a random part of the split.
+        """`lfm_ray.models.metrics.evaluate` of the first `TRAIN_SAMPLES` samples, a random part of the split.
 
         From the outputs of training itself, which cost nothing: of each sample as the model was at
         its step, with dropout and augmentation.

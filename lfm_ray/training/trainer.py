@@ -20,6 +20,7 @@ from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.models.metrics import METRICS, evaluate
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
@@ -38,7 +39,6 @@ from lfm_ray.optimization.schedules import Learned
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.runtime.profiling import part
 from lfm_ray.training.gradient_cache import cached_gradient
-from lfm_ray.training.metrics import evaluate
 
 Row = dict[str, float]
 
@@ -307,7 +307,7 @@ class Trainer:
         return [one / self.scaler.get_scale() for one in gradients]
 
     def evaluate(self, batches: Batches) -> Row:
-        """The metrics of a whole split, the same on every rank; see `lfm_ray.training.metrics.evaluate`.
+        """The metrics of a whole split, the same on every rank; see `lfm_ray.models.metrics.evaluate`.
 
         Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
 
@@ -318,7 +318,8 @@ class Trainer:
         fused = self.method.predict(whole)
         if not torch.isfinite(fused).all():
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
-        return evaluate(fused, whole, labels)
+        own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
+        return evaluate(fused, whole, labels) | own
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from lfm_ray import trust
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.errors import UserError
+from lfm_ray.registry import Registry
 from lfm_ray.resources import DATA, shipped_folder, shipped_names
-from lfm_ray.settings import Settings, load, nearest
+from lfm_ray.settings import Settings, load, nearest, read_yaml
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds
     import pandas as pd
+
+
+READERS: Registry[Callable[[Path], pd.DataFrame]] = Registry(
+    "reader", {name: f"lfm_ray.datasets.preparing.readers.{name}:read" for name in shipped_names(DATA)}
+)
+"""Readers: the raw folder -> a manifest, with a column for each modality, `label`, and optionally the others."""
 
 
 class RawCard(Settings):
@@ -29,15 +37,22 @@ class RawCard(Settings):
     splits: str = Field(description="how train, val and test come about")
     classes: list[str] | int = Field(description="the labels that there can be, or only how many")
     modalities: dict[str, Kind]
+    reader: str | None = Field(
+        None,
+        description="what reads the raw folder, package.module:function; null: built in, as the card is named",
+    )
     preprocessing: dict[str, Any] = Field({}, description="settings of PrepareConfig, paper section 4.1")
 
 
 def raw_card(name: str) -> RawCard:
-    """The card of a dataset.
+    """The card of a dataset: a built-in one by its name, or that of a .yaml file.
 
     Raises:
         UserError: there is none of that name.
     """
+    if name.endswith((".yaml", ".yml")):
+        trust.ask(read_yaml(Path(name)))
+        return load(RawCard, Path(name))
     file = shipped_folder(DATA) / f"{name}.yaml"
     if not file.is_file():
         raise UserError(f"--dataset {name}: there is no such card{nearest(name, names())}")
@@ -57,7 +72,11 @@ def raw_manifest(name: str, root: Path) -> pd.DataFrame:
     """
     if not root.is_dir():
         raise UserError(f"--root {root}: there is no such folder")
-    table: pd.DataFrame = importlib.import_module(f"lfm_ray.datasets.preparing.readers.{name}").read(root.absolute())
+    reader = raw_card(name).reader or Path(name).stem
+    try:
+        table = READERS[READERS.check(reader)](root.absolute())
+    except ValueError as error:
+        raise UserError(f"--dataset {name}: reader: {error}") from None
     if table.empty:
-        raise UserError(f"--root {root}: holds nothing that the card data/{name}.yaml describes")
+        raise UserError(f"--root {root}: holds nothing that the card of {name} describes")
     return table

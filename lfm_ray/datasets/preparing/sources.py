@@ -68,7 +68,7 @@ def of_dataset(
     table = raw_manifest(name, root)
     classes = card.classes if isinstance(card.classes, list) else None
     manifest = check_manifest(
-        root / name, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed
+        root / Path(name).stem, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed
     )
     if isinstance(card.classes, int) and len(manifest.classes) > card.classes:
         raise UserError(f"--root {root}: has {len(manifest.classes)} classes, its card says {card.classes}")

@@ -40,6 +40,11 @@ class EncoderSettings(Settings):
     )
     layers: int | None = Field(None, ge=1, description="layers of a transformer; null: as published")
 
+    @classmethod
+    def part(cls, name: str) -> type[Settings] | None:
+        """See `Settings.part`."""
+        return ENCODERS[name].settings_class if name in ENCODERS else None
+
     @field_validator("name")
     @classmethod
     def _known_encoder(cls, name: str | None) -> str | None:
@@ -58,14 +63,16 @@ class EncoderSettings(Settings):
 class Encoder:
     """How an encoder is built, and what it can take.
 
-    settings: which of `pretrained`, `width` and `layers` it knows. large: whether it computes
-    enough for half precision to pay on hardware that has it.
+    build: card of the modality, settings and d -> a module. kinds: of modalities that it takes. settings:
+    which of `pretrained`, `width` and `layers` it knows. large: whether it computes enough for half
+    precision to pay on hardware that has it. settings_class: with settings of its own.
     """
 
     build: Callable[[ModalityCard, EncoderSettings, int], nn.Module]
     kinds: tuple[Kind, ...]
     settings: tuple[str, ...] = ()
     large: bool = True
+    settings_class: type[EncoderSettings] = EncoderSettings
 
 
 ENCODERS: Registry[Encoder] = Registry(
@@ -78,4 +85,6 @@ ENCODERS: Registry[Encoder] = Registry(
         "clip_image": "lfm_ray.models.encoders.clip:CLIP_IMAGE",
         "clip_text": "lfm_ray.models.encoders.clip:CLIP_TEXT",
     },
+    lambda part: isinstance(part, Encoder),
+    "an lfm_ray.models.encoders.Encoder",
 )

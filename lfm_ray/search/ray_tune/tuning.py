@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.search.population import Population
@@ -59,6 +60,7 @@ def run_sweep(
         space=sweep.space,
         sweep=name_of(sweep.folder),
         workers=resources.nested(),
+        parts=trust.asked(),
     )
     config = tune.TuneConfig()
     searcher: Searcher
@@ -77,8 +79,11 @@ def run_sweep(
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
 
-def run_trial(config: dict[str, Any], source: DataSource, space: Space, sweep: str, workers: Workers) -> None:
-    """One trial of a sweep, in a process of Ray Tune."""
+def run_trial(
+    config: dict[str, Any], source: DataSource, space: Space, sweep: str, workers: Workers, parts: frozenset[str]
+) -> None:
+    """One trial of a sweep, in a process of Ray Tune. parts: of other packages, which may run."""
+    trust.ask(parts)
     folder = trial_folder(working_folder(sweep), config[NUMBER])
     _run(
         folder,

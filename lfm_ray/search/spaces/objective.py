@@ -28,13 +28,24 @@ def objective_of(given: Any) -> Any:
     """A metric, a list of metrics or a mapping metric -> direction, as such a mapping.
 
     A direction that is left out is `minimize` for losses and gaps, else `maximize`. Metrics are
-    those of the validation split; a `METRIC=DIRECTION` (as on the command line) is taken apart.
+    those of the validation split; a `METRIC=DIRECTION` (as on the command line) is taken apart. One's
+    own metric is named `package.module:function` (`lfm_ray.models.metrics.METRICS`).
     """
     if isinstance(given, dict):
-        return given
+        return {in_validation(name): direction for name, direction in given.items()}
     items = given if isinstance(given, list) else [given]
     pairs = [str(item).partition("=")[::2] for item in items]
-    return {name: direction or natural_direction(name) for name, direction in pairs}
+    return {in_validation(name): direction or natural_direction(name) for name, direction in pairs}
+
+
+def in_validation(metric: str) -> str:
+    """`package.module:function` -> its key in the rows of a run, `val/package.module:function`."""
+    return f"val/{metric}" if ":" in metric and not metric.startswith("val/") else metric
+
+
+def own_metrics(names: Iterable[str]) -> list[str]:
+    """Which of these metrics of the validation split are one's own, as `RunConfig.metrics` names them."""
+    return [name.removeprefix("val/") for name in names if ":" in name]
 
 
 def natural_direction(metric: str) -> Direction:
@@ -44,7 +55,7 @@ def natural_direction(metric: str) -> Direction:
 
 def metric_name(metric: str) -> str:
     """`val/fused/accuracy` -> `fused accuracy`, as tables and lines show it."""
-    return metric.removeprefix("val/").replace("/", " ").replace("_", " ")
+    return metric.removeprefix("val/").rpartition(":")[2].replace("/", " ").replace("_", " ")
 
 
 def signed(objective: Mapping[str, Direction], row: Mapping[str, float]) -> tuple[float, ...]:
@@ -111,15 +122,15 @@ def check_metrics(objective: Iterable[str], relations: Iterable[Relation], modal
     Raises:
         UserError: a metric is unknown.
     """
-    from lfm_ray.training.metrics import metric_names  # it imports torch, which reading a space does not need
+    from lfm_ray.models.metrics import metric_names  # it imports torch, which reading a space does not need
 
     known = [f"val/{name}" for name in metric_names(modalities)]
     for name in objective:
-        if name not in known:
+        if name not in known and ":" not in name:
             raise UserError(f"objective: unknown metric {name}{nearest(name, known)}")
     for relation in relations:
         for name in relation.metrics:
-            if not any(fnmatchcase(metric, name) for metric in known):
+            if ":" not in name and not any(fnmatchcase(metric, name) for metric in known):
                 raise UserError(f"constraints: {relation.text}: unknown metric {name}{nearest(name, known)}")
 
 

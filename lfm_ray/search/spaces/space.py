@@ -30,19 +30,27 @@ by itself (`lfm_ray/config.py`) are such constraints without being named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
 from pydantic import Field, field_validator, model_validator
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.registry import Registry
 from lfm_ray.search.spaces.distributions import Distribution
-from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, Relation, objective_of
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, Relation, objective_of, own_metrics
 from lfm_ray.settings import Settings, build, flatten, in_full, merge
+
+SAMPLERS: Registry[Callable[[int, Space], BaseSampler]] = Registry(
+    "sampler",
+    {name: f"lfm_ray.search.study.samplers:{name}" for name in ("tpe", "gp", "cmaes", "random")},
+)
+"""Samplers: (seed of one trial, the space) -> a sampler of Optuna, which draws that trial."""
 
 
 class Pruning(Settings):
@@ -50,7 +58,7 @@ class Pruning(Settings):
 
     by: Literal["probe_map", "unimodal_accuracy", "fused/accuracy", "none"] = Field(
         "probe_map",
-        description="the validation measure that rungs compare (lfm_ray.training.metrics); fused/accuracy is plain"
+        description="the validation measure that rungs compare (lfm_ray.models.metrics); fused/accuracy is plain"
         " ASHA, which is unfair to schedules that start with alpha near 1",
     )
     first_rung: int | None = Field(
@@ -81,8 +89,10 @@ class Space(Settings):
     )
     trials: int = Field(24, ge=1, description="number of trials")
     epoch_budget: int | None = Field(None, ge=1, description="epochs of all trials together; null: no limit")
-    sampler: Literal["tpe", "random", "cmaes", "gp"] = Field(
-        "tpe", description="how settings are drawn, by Optuna (lfm_ray/search/study/samplers.py)"
+    sampler: str = Field(
+        "tpe",
+        description="how settings are drawn, by Optuna: tpe, gp, cmaes, random (lfm_ray/search/study/samplers.py), or"
+        " package.module:function",
     )
     pruning: Pruning = Pruning()
     epochs_a_round: int | None = Field(
@@ -116,6 +126,19 @@ class Space(Settings):
         for text in value:
             Relation.parse(text)
         return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, name: str) -> str:
+        return SAMPLERS.check(name)
+
+    @model_validator(mode="after")
+    def _runs_compute_the_metrics_that_are_asked_for(self) -> Self:
+        named = [*self.objective, *(name for text in self.constraints for name in Relation.parse(text).metrics)]
+        wanted = list(dict.fromkeys([*self.run.get("metrics", []), *own_metrics(named)]))
+        if wanted != self.run.get("metrics", []):
+            self.run["metrics"] = wanted
+        return self
 
     @model_validator(mode="before")
     @classmethod

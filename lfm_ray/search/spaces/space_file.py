@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.resources import shipped_file
@@ -35,6 +36,7 @@ def load_space(source: Path | Mapping[str, Any] | Space, overrides: Overrides = 
             satisfies.
     """
     values, files = _read(source)
+    trust.ask(changes)
     space = build(Space, values)
     fixed = parse_overrides(overrides)
     flat_fixed = flatten(fixed)
@@ -81,6 +83,7 @@ def _read(
         own, files, extending = read_yaml(source), [source], (*extending, source.resolve())
     else:
         own = source.model_dump(exclude_unset=True) if isinstance(source, Space) else dict(source)
+    trust.ask(own)
     parents = own.pop("extends", [])
     parents = parents if isinstance(parents, list) else [parents]
     if not all(isinstance(parent, str) for parent in parents):

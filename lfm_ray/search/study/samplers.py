@@ -20,21 +20,33 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from lfm_ray.errors import UserError
-from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space import SAMPLERS, Space
 
 
 def sampler_for(space: Space, seed: int, number: int) -> BaseSampler:
     """The sampler of trial `number` of a sweep."""
     own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    match space.sampler:
-        case "random":
-            return RandomSampler(seed=own)
-        case "cmaes":
-            return CmaEsSampler(seed=own, warn_independent_sampling=False)
-        case "gp":
-            return GPSampler(seed=own, warn_independent_sampling=False)
-        case "tpe":
-            return TPESampler(multivariate=True, group=True, constant_liar=True, seed=own)
+    return SAMPLERS[space.sampler](own, space)
+
+
+def tpe(seed: int, space: Space) -> BaseSampler:
+    """See above."""
+    return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def gp(seed: int, space: Space) -> BaseSampler:
+    """See above."""
+    return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+def cmaes(seed: int, space: Space) -> BaseSampler:
+    """See above."""
+    return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+def random(seed: int, space: Space) -> BaseSampler:
+    """See above."""
+    return RandomSampler(seed=seed)
 
 
 def drawn_at_random(space: Space) -> list[str]:

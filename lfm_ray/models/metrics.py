@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.registry import Registry
+
+METRICS: Registry[Callable[[Tensor, Tensor, Outputs], float]] = Registry("metric", {})
+"""Metrics of one's own: (logits (N, C) by which the method predicts, labels (N,), outputs) of a split -> a number."""
 
 
 def metric_names(modalities: Iterable[str]) -> list[str]:
