@@ -1,23 +1,23 @@
-"""Shows what sweeps have found, on one page.
+"""Reports the results of sweeps on one page.
 
     python -m lfm_ray.report sweeps/mine                      writes sweeps/mine/report.html
-    python -m lfm_ray.report sweeps/mine sweeps/joint         compares them: sweeps/report-mine-joint.html
+    python -m lfm_ray.report sweeps/mine sweeps/joint         compares them in sweeps/report-mine-joint.html
     python -m lfm_ray.report sweeps/mine --to mine.html
     python -m lfm_ray.report --gradcam runs/joint runs/lfm --samples 3
     python -m lfm_ray.report --paper table1 --data shards/mine --budget 4h      every method, tuned alike
     python -m lfm_ray.report --paper figure2 --data shards/mine --budget 1h     embeddings and the modality gap
 
-The page needs no network and can be sent to anyone. Its figures lie beside it in a folder of its
-name, as PNG and SVG, with their data as CSV. A sweep that is still running is shown as far as it is.
+The page is self-contained and can be sent to anyone. A folder of the same name beside it holds its
+figures as PNG and SVG, with their data as CSV. A sweep that is still running is shown as it stands.
 
---gradcam writes one PNG instead: where in images, frames and spectrograms the logit of a class comes
-from, for each run over its epochs (paper Figure 4). Runs keep several with --set
-checkpoint.keep_every=5; a sweep stands for the best trial of each of its strategies. It reads the
-validation and the training split, never test.
+--gradcam writes a single PNG instead: the parts of images, frames and spectrograms that the logit of a
+class depends on, for each run over its epochs (paper Figure 4). Runs save several epochs with --set
+checkpoint.keep_every=5; a sweep stands for the best trial of each strategy. Only the validation and
+training splits are read, never the test split.
 
 --paper makes one of the paper's tables or figures for your data: every row is tuned with the same number
-of trials and epochs, and its best trial trained with several seeds and measured on the test split (figure3
-and figure4 do not read it). Given again, the same command goes on where it was.
+of trials and epochs, then its best trial is retrained with several seeds and evaluated on the test split
+(figure3 and figure4 do not read it). The same command resumes after an interruption.
 
     table1   every method, alone and fused          figure1  label mixing: accuracies and gaps against u
     table3   ablation of LFM                        figure2  embeddings in the plane, with the modality gap
@@ -58,11 +58,11 @@ def main() -> None:
 
 
 def show_gradcam(given: Namespace) -> None:
-    """Writes the figure of Grad-CAM."""
+    """Writes the Grad-CAM figure."""
     from lfm_ray.report.gradcam import Kept, gradcam_figure
 
     path = given.to or Path("gradcam.png")
-    with console.status("looking"):
+    with console.status("computing Grad-CAM"):
         kept = [one for source in given.gradcam for one in Kept.of(source)]
         gradcam_figure(kept, given.samples, path, given.class_of, given.data)
     for one in kept:
@@ -115,7 +115,7 @@ def arguments() -> Namespace:
 
 
 def default_page(sweeps: list[Path]) -> Path:
-    """Where the page of these sweeps is written."""
+    """The default path of the page about these sweeps."""
     if len(sweeps) == 1:
         return sweeps[0] / "report.html"
     return sweeps[0].parent / f"report-{'-'.join(sweep.resolve().name for sweep in sweeps)}.html"
