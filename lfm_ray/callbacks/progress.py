@@ -1,4 +1,4 @@
-"""The view of a running sweep: trials done, running, pruned and failed, the best so far, the time left."""
+"""Progress of a running sweep: trials done, running, pruned and failed, the best so far, the time left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lfm_ray.search.sweep import STATES, strategy_name
 
 
 class ProgressCallback(DriverOnly, Callback):
-    """A progress bar that moves in a terminal for as long as the `with` block runs."""
+    """A progress bar, shown in a terminal while its `with` block runs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -36,7 +36,7 @@ class ProgressCallback(DriverOnly, Callback):
 
 
 class SweepProgress(ProgressCallback):
-    """One line that moves in a terminal; a line for each ended trial elsewhere (a log file)."""
+    """A live line in a terminal; elsewhere (a log file), one line per ended trial."""
 
     def __init__(self, console: Console, study: Study, space: Space) -> None:
         self.console, self.study, self.space = console, study, space
@@ -51,7 +51,7 @@ class SweepProgress(ProgressCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Follows the best trial that went to its end."""
+        """Keeps track of the best finished trial."""
         config = self.space.config(trial.config[SETTINGS])
         if FAILED not in result and result["epoch"] == config.epochs:
             found = (result[self._objective], strategy_name(config))
@@ -60,7 +60,7 @@ class SweepProgress(ProgressCallback):
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Writes the line of an ended trial where nothing can move."""
+        """Prints a line for an ended trial if this is not a terminal."""
         self._show()
         if self.console.is_terminal:
             return
@@ -93,7 +93,7 @@ class SweepProgress(ProgressCallback):
 
 
 class RunsProgress(ProgressCallback):
-    """How many of a number of runs are done."""
+    """How many of the runs are done."""
 
     def __init__(self, console: Console, runs: int) -> None:
         columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
