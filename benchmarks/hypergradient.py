@@ -31,7 +31,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.settings import load
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 SMALL = {"image": 32, "frames": 64, "bins": 32, "batch_size": 64}
 LARGE = {"image": 112, "frames": 151, "bins": 129, "batch_size": 16}
@@ -92,7 +92,7 @@ def measure(encoder: str, sizes: dict[str, int], settings: list[str], repeats: i
     torch.manual_seed(0)
     inputs = {name: torch.randn(sizes["batch_size"], *shape) for name, shape in shapes.items()}
     batches = [Batch(inputs, torch.randint(0, 10, (sizes["batch_size"],))) for _ in range(2)]
-    run = Run(config, card)
+    run = Trainer(config, card)
     cuda = run.device.type == "cuda"
     if encoder == "resnet18":
         for name, shape in shapes.items():
@@ -100,15 +100,16 @@ def measure(encoder: str, sizes: dict[str, int], settings: list[str], repeats: i
         run.parameters = list(run.model.parameters())
     batches = [batch.to(run.device) for batch in batches]
     run.prepare(1000)
+    d: list[torch.Tensor] = []
 
     def timed(what: str, before_alpha: bool = False) -> float:
         if cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
         if what == "step":
-            run.update_theta(batches[0], before_alpha=before_alpha)
+            d[:] = run.training_step(batches[0], before_alpha=before_alpha).d
         else:
-            run.alpha_gradient(batches[0], iter([batches[1]]))
+            run.alpha_gradient(batches[0], iter([batches[1]]), d)
         if cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - started

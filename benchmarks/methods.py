@@ -23,7 +23,7 @@ from step import batch_of, make_run
 
 from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.methods import METHODS
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 SETTINGS = ["model.encoder=resnet18", "model.embedding_size=512", "optimizer.name=sgd", "optimizer.learning_rate=0.001",
             "optimizer.schedule=constant", "loss.matching=js", "epochs=4"]  # fmt: skip
@@ -53,23 +53,23 @@ def main() -> None:
     console.print(table)
 
 
-def in_phase(run: Run, batch: Batch, phase: str) -> Run:
+def in_phase(run: Trainer, batch: Batch, phase: str) -> Trainer:
     """The run in an epoch of this kind; alpha is 0."""
-    run.alpha = 0.0
+    run.alpha.value = 0.0
     if phase == "rectify":
         run.epoch = 1
     elif phase == "students":
         run.epoch = 1  # the last epoch of the teachers
-        run.update_theta(batch)
+        run.training_step(batch)
         run.method.on_epoch_end(run.state(), {})
         run.epoch = 2
     return run
 
 
-def seconds(run: Run, batch: Batch) -> float:
+def seconds(run: Trainer, batch: Batch) -> float:
     """Of one step."""
     started = time.perf_counter()
-    run.update_theta(batch)
+    run.training_step(batch)
     if run.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

@@ -28,8 +28,8 @@ from lfm_ray.search.ray_tune.tuning import run_sweep
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import build
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 AT_ONCE = 2
 
@@ -48,7 +48,7 @@ def main() -> None:
         with ray_session():
             started = time.perf_counter()
             config = build(RunConfig, {"data": {"path": str(shards)}, "epochs": 2})
-            source = Source.open(config)
+            source = DataSource.open(config)
             loaded = time.perf_counter()
             warm = _sweep(Path(temporary) / "warm", shards, 10, AT_ONCE, given.width)
             _seconds(warm, source)
@@ -86,7 +86,7 @@ def _sweep(folder: Path, shards: Path, epochs: int, trials: int, width: int) -> 
     return Sweep.create(folder, space, seed=0, fingerprint="")
 
 
-def _seconds(sweep: Sweep, source: Source) -> float:
+def _seconds(sweep: Sweep, source: DataSource) -> float:
     """Runs the sweep; returns the sum of its pure training seconds."""
     run_sweep(sweep, source, Resources(Workers(1), concurrency=AT_ONCE), None, [])
     return sum(row["seconds"] for trial in sweep.trials() for row in trial.rows)

@@ -33,13 +33,13 @@ from lfm_ray.datasets.reading.batches import Batches, Order
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.resources import repository_file
+from lfm_ray.resources import shipped_file
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import flatten
 from lfm_ray.training.loop import fit
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Row, Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Row, Trainer
 
 EPOCHS, COMPRESSED = 24, (6, 12, 4, 8)
 CONFIGURATIONS, MORE, OTHER_SEEDS, SEEDED = 80, 120, (1, 2), 20
@@ -70,13 +70,13 @@ def drawn(space: Space) -> list[dict[str, object]]:
     return [space.suggest(study.ask()) for _ in range(MORE)]
 
 
-def record(config: RunConfig, source: Source) -> list[Row]:
+def record(config: RunConfig, source: DataSource) -> list[Row]:
     """Trains a configuration; every epoch's row, with the probes of its embeddings."""
     rows = np.arange(source.shards.card.rows("train"))
     some = source.batches("train", Order(np.random.default_rng(0).permutation(rows)[:PROBED], 250, 0, False), config)
     val = source.evaluation("val", config)
 
-    def add_probes(run: Run) -> None:
+    def add_probes(run: Trainer) -> None:
         train, train_labels = embeddings(run, some)
         held_out, labels = embeddings(run, val)
         for name in train:
@@ -84,10 +84,10 @@ def record(config: RunConfig, source: Source) -> list[Row]:
                 scores = probe(train[name], train_labels, held_out[name])
                 run.history[-1][f"{probe.__name__}/{name}"] = float((scores.argmax(dim=1) == labels).double().mean())
 
-    return fit(Run(config, source.shards.card), source.splits(config), add_probes)
+    return fit(Trainer(config, source.shards.card), source.splits(config), add_probes)
 
 
-def embeddings(run: Run, batches: Batches) -> tuple[dict[str, Tensor], Tensor]:
+def embeddings(run: Trainer, batches: Batches) -> tuple[dict[str, Tensor], Tensor]:
     """Of each modality (N, d), and of all side by side under `fused`; labels (N,)."""
     run.model.eval()
     with torch.no_grad():
@@ -158,8 +158,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     shards = prepared(given.data, given.out)
-    source = Source(Shards(shards.absolute()), {})
-    space = load_space(repository_file("search_spaces/alpha_schedule.yaml"), [f"data.path={shards}"])
+    source = DataSource(Shards(shards.absolute()), {})
+    space = load_space(shipped_file("search_spaces/alpha_schedule.yaml"), [f"data.path={shards}"])
     settings = drawn(space)
     done = {(line["configuration"], line["T"], line["seed"]) for line in recorded}
     for n, epochs, seed in jobs():

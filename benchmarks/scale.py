@@ -20,21 +20,21 @@ from typing import Any
 
 import lfm_ray.search.run
 from ray import tune
-from ray.cluster_utils import Cluster
 from rich.table import Table
 
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console
 from lfm_ray.datasets.preparing.demo import prepare_demo
+from lfm_ray.ray_private import Cluster
 from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_sweep
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import build
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 SELDOM, OFTEN = 1, 20  # reports of a trial
 PRUNING = {"by": "unimodal_accuracy", "first_rung": 1000}
@@ -63,7 +63,7 @@ def main() -> None:
             cluster.add_node(num_cpus=given.at_once // given.nodes)
         try:
             with ray_session(cluster.address):
-                source = Source.open(build(RunConfig, {"data": {"path": str(shards)}}))
+                source = DataSource.open(build(RunConfig, {"data": {"path": str(shards)}}))
                 used = {}
                 for reports in (SELDOM, OFTEN):
                     run = {"data": {"path": str(shards)}, "epochs": reports}
@@ -90,7 +90,7 @@ def main() -> None:
     console.print(table)
 
 
-def sleeping(config: dict[str, Any], source: Source, space: Space, sweep: str, workers: Workers) -> None:
+def sleeping(config: dict[str, Any], source: DataSource, space: Space, sweep: str, workers: Workers) -> None:
     """A trial that reports what one would, and sleeps in between."""
     folder = trial_folder(Path(sweep), config["number"])
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,8 @@ from lfm_ray.search.ray_tune.tuning import run_sweep
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import build
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         search = {"alpha.value": {"uniform": [0, 1]}, "optimizer.learning_rate": {"loguniform": [0.001, 0.03]}}
         space = Space.model_validate({"run": run, "search": search, "trials": given.trials, "pruning": {"by": "none"}})
         with ray_session():
-            source = Source.open(build(RunConfig, run))
+            source = DataSource.open(build(RunConfig, run))
             sweep = Sweep.create(folder, space, seed=0, fingerprint="")
             watch = Watch()
             resources = Resources(Workers(1), concurrency=given.at_once)

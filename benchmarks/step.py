@@ -6,7 +6,7 @@
 
 ResNet-18 for spectrograms (1 x 257 x 299) and ResNet-18 for images (3 x 224 x 224), SGD.
 
-    ours            Run.update_theta with the default settings (`compute`: auto), in a process set up as a run's
+    ours            Trainer.training_step with the default settings (`compute`: auto)
     bare            forward, mean square, backward, SGD of the same encoders in the same precision and
                     memory format, and nothing else
     plain           the usual loop: float32, default memory format, the same losses, PyTorch's default SGD
@@ -44,9 +44,8 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.models.classifier import MultimodalClassifier
-from lfm_ray.runtime import compute
 from lfm_ray.settings import load
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 SHAPES = {"audio": [1, 257, 299], "image": [3, 224, 224]}
 SETTINGS = ["model.encoder=resnet18", "model.embedding_size=512", "optimizer.name=sgd", "optimizer.learning_rate=0.01",
@@ -109,7 +108,7 @@ def describe(settings: list[str]) -> str:
     return f"{where}; ours and bare: {', '.join(precision)}, {layout_of(run.model)}"
 
 
-def make_run(settings: list[str]) -> Run:
+def make_run(settings: list[str]) -> Trainer:
     """A run on made-up data of the shapes above."""
     cards = {
         name: ModalityCard(
@@ -118,9 +117,9 @@ def make_run(settings: list[str]) -> Run:
         for name, shape in SHAPES.items()
     }
     card = DatasetCard(modalities=cards, classes=list("abcdef"), splits={}, preprocessing={}, fingerprint="0")
-    run = Run(load(RunConfig, None, settings), card)
+    run = Trainer(load(RunConfig, None, settings), card)
     run.prepare(1000)
-    run.alpha = ALPHA
+    run.alpha.value = ALPHA
     return run
 
 
@@ -143,7 +142,7 @@ def step_of(name: str, settings: list[str]) -> tuple[Callable[[Batch], Tensor], 
         settings = [*settings, "compute.precision=fp32", "compute.memory_format=contiguous"]
     run = make_run(settings)
     if name == "ours":
-        return lambda batch: run.update_theta(batch).total, run.device
+        return lambda batch: run.training_step(batch).losses.total, run.device
     optimizer = torch.optim.SGD(
         run.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, **({"fused": True} if name == "bare" else {})
     )
@@ -202,8 +201,6 @@ STARTED: dict[str, Any] = {}  # of this process
 def start(name: str, settings: list[str], batch_size: int) -> None:
     """Makes a variant in this process."""
     torch.autograd.set_detect_anomaly(name == "plain, anomaly")
-    if name == "ours":
-        compute.prepare_process(torch.get_num_threads())
     step, device = step_of(name, settings)
     STARTED.update(step=step, batch=batch_of(batch_size), cuda=device.type == "cuda")
 
@@ -237,7 +234,7 @@ def difference_over_20_steps(settings: list[str], batch_size: int, memory_format
         loss = plain_loss(model, batch.to(ours.device))
         loss.backward()
         optimizer.step()
-        largest = max(largest, abs(loss.item() - ours.update_theta(batch).total.item()))
+        largest = max(largest, abs(loss.item() - ours.training_step(batch).losses.total.item()))
     return largest
 
 

@@ -1,35 +1,46 @@
-"""lfm_ray: finds training strategies for imbalanced multimodal classification, on Ray."""
+"""lfm_ray: finds training strategies for imbalanced multimodal classification, on Ray.
+
+shards = lfm_ray.prepare(frame, audio="audio", image="image", out="shards/mine")
+sweep = lfm_ray.tune("alpha_schedule", data=shards, trials=40)
+table = lfm_ray.confirm(sweep, seeds=4)
+run = lfm_ray.train(sweep.best, workers=2)
+model = lfm_ray.export(run, "exported/mine")
+
+`help(lfm_ray.tune)` and so on describe each; what they have in common is in `lfm_ray.api`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import sys
+from types import ModuleType
 
-if TYPE_CHECKING:  # imported where it is used: it takes seconds
-    from lfm_ray.export.predictor import Predictor
-    from lfm_ray.report.loaded_sweep import LoadedSweep
+from lfm_ray.api import confirm, export, load, load_run, load_sweep, prepare, train, tune
+from lfm_ray.errors import TrainingFailed, UserError
+
+__all__ = [
+    "TrainingFailed",
+    "UserError",
+    "confirm",
+    "export",
+    "load",
+    "load_run",
+    "load_sweep",
+    "prepare",
+    "train",
+    "tune",
+]
 
 
-def load(folder: str | Path, device: str = "auto") -> Predictor:
-    """Opens a model that `python -m lfm_ray.export` wrote; `predict` of what it returns takes raw media files.
+class _Package(ModuleType):
+    """This package, in which `tune` stays the function when the module lfm_ray.tune, the command, is imported.
 
-    Raises:
-        UserError: the folder is no exported model, or is not as it was written.
+    The import system would put the module in its place. The modules are found all the same, by
+    `from lfm_ray.tune import main` and by `python -m lfm_ray.tune`.
     """
-    from lfm_ray.export.predictor import Predictor
 
-    return Predictor(folder, device)
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
 
-def load_sweep(sweep: str | Path) -> LoadedSweep:
-    """Reads a sweep, running or ended, for a notebook: data frames of it, and the figures of its report.
-
-    sweep: its folder, or where an object store keeps it.
-
-    Raises:
-        UserError: there is no sweep.
-    """
-    from lfm_ray.report.loaded_sweep import LoadedSweep
-    from lfm_ray.storage import working_folder
-
-    return LoadedSweep(working_folder(str(sweep)))
+sys.modules[__name__].__class__ = _Package

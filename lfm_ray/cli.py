@@ -1,4 +1,7 @@
-"""What the commands share: `--set`, errors of one line, and a quiet Ray."""
+"""What the commands share: their parsers, `--set`, and errors of one line.
+
+The commands' parsers import this file. It imports little, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.storage import working_folder
 
@@ -21,13 +21,30 @@ from lfm_ray.storage import working_folder
 STORAGE_ERRORS = (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
+MODULE = "python -m lfm_ray."  # how a command begins that is run as a module
+_began = MODULE  # how the command that is running began; lfm_ray.main says where it was another way
+
+
+def began(words: str) -> None:
+    """Notes that the commands are called by `words COMMAND`, such as `lfm-ray tune`."""
+    global _began
+    _began = f"{words} "
+
+
+def typed(command: str) -> str:
+    """How a command is called, in the form in which this one was: `lfm-ray train`, or `python -m lfm_ray.train`."""
+    return f"{_began}{command}"
+
+
 def parser(command: str, doc: str, settings: bool = True) -> argparse.ArgumentParser:
-    """The argument parser of `python -m lfm_ray.COMMAND`; its help is the module's docstring.
+    """The argument parser of a command; its help is the module's docstring, in the form in which it was called.
 
     settings: whether the command takes `--set`.
     """
     result = argparse.ArgumentParser(
-        prog=f"python -m lfm_ray.{command}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=typed(command),
+        description=doc.replace(MODULE, _began),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if settings:
         result.add_argument(
@@ -54,9 +71,9 @@ def run(main: Callable[[], None]) -> None:
         _stop("interrupted", 130)
 
 
-def command_line() -> str:
+def command_line(command: str) -> str:
     """The command that is running, as it can be typed again."""
-    return shlex.join(["python", "-m", f"lfm_ray.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    return " ".join([typed(command), *map(shlex.quote, sys.argv[1:])])
 
 
 def positive(text: str) -> int:
@@ -95,5 +112,8 @@ def storage_folder(text: str) -> Path:
 
 
 def _stop(message: str, status: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(status)

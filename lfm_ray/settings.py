@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lfm_ray.errors import UserError
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
+Overrides = Sequence[str] | Mapping[str, Any]  # `--set` of a command, or `settings` of a function
 
 # Sections that are a choice between kinds, and the key that says which; changing it starts the section afresh.
 KINDS = {"alpha": "strategy", "method": "name"}
@@ -40,8 +41,8 @@ class Settings(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=not defaults), sort_keys=False)
 
 
-def load(cls: type[AnySettings], path: Path | None, overrides: Sequence[str] = ()) -> AnySettings:
-    """Reads `cls` from a YAML file (None: only defaults) and applies `--set` overrides.
+def load(cls: type[AnySettings], path: Path | None, overrides: Overrides = ()) -> AnySettings:
+    """Reads `cls` from a YAML file (None: only defaults) and applies overrides (`parse_overrides`).
 
     Raises:
         UserError: the file cannot be read, or a setting is unknown, mistyped or out of bounds.
@@ -84,8 +85,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`["loss.tau=0.1"]` -> `{"loss.tau": 0.1}`; values are read as YAML."""
+def parse_overrides(overrides: Overrides) -> dict[str, Any]:
+    """`["loss.tau=0.1"]` -> `{"loss.tau": 0.1}`; values are read as YAML. A mapping is flattened where it is nested."""
+    if isinstance(overrides, Mapping):
+        flat = flatten(overrides)
+        return {in_full(key) if isinstance(value, str) else key: value for key, value in flat.items()}
     changes = {}
     for item in overrides:
         key, equals, value = item.partition("=")

@@ -1,14 +1,64 @@
+"""What tests share: Ray, made-up data, and one folder for all files, which goes when the tests have ended."""
+
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from lfm_ray.datasets.shards import Shards
 
 # Before torch is imported. The networks are tiny, and threads that wait for one another on a busy machine
 # take many times as long as one thread does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Ray is imported, as the commands do it.
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# Else trials wait for the tests of the other process, as Ray runs them with a niceness of 15.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+LONGEST = ("test_tune", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
+           "test_population", "test_commands", "test_build", "test_stream", "test_compute")  # fmt: skip
+FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the folder; the processes of xdist and all others inherit it. Paths of Ray's sockets must be short."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="lfm", dir="/tmp"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    config.option.basetemp = config.option.basetemp or folder / "pytest"
+
+
+def pytest_sessionfinish() -> None:
+    """Ends the Ray session of this process."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Removes the folder, into which a process that is ending may still write for a moment."""
+    folder = config.stash.get(FOLDER, None)
+    for _ in range(50):
+        if folder is None or not folder.exists():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that short ones keep both processes busy to the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture
@@ -21,13 +71,34 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture
-def ray_local() -> None:
-    """A Ray session of two cores that the tests of a process share, until one of them wants a `cluster`."""
-    import ray
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """The dataset of `synthetic.py`; nobody changes it."""
+    from synthetic import write_dataset
 
-    if not ray.is_initialized():
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    from lfm_ray.datasets.shards import Shards
+
+    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Callable[[], None]:
+    """Starts the Ray session of two cores that the tests of a process share, where it is not running."""
+
+    def start() -> None:
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+    start()
+    return start
+
+
+@pytest.fixture
+def ray_local(ray_session: Callable[[], None]) -> None:
+    """The Ray session, until one of the tests wants a `cluster`, and again after that."""
+    ray_session()
 
 
 @pytest.fixture
@@ -37,10 +108,11 @@ def cluster() -> Iterator[object]:
     It lives in a folder of its own, so that nobody else on this machine takes it for theirs.
     """
     import ray
-    from ray.cluster_utils import Cluster
+
+    from lfm_ray.ray_private import Cluster
 
     ray.shutdown()  # of `ray_local`: a command would take that for the cluster
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
         result = Cluster(initialize_head=True, head_node_args=head)
         yield result

@@ -1,4 +1,4 @@
-"""What the tests of training methods share: settings that make each do something, and made-up outputs."""
+"""Settings under which every training method and every strategy for alpha does something, and made-up outputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from lfm_ray.methods.losses import LossSettings
 from lfm_ray.models.classifier import Outputs
 
 LABELS = torch.tensor([0, 1, 2, 1])
+
+STRATEGIES = {
+    "constant": ["alpha.value=0.4"],
+    "stepwise": ["alpha.strategy=stepwise"],
+    "heuristic": ["alpha.strategy=heuristic"],
+    "polynomial": ["alpha.strategy=polynomial"],
+    "learned": ["alpha.strategy=learned", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
+    "official": ["method=official", "alpha.strategy=official", "alpha.eta_alpha=1"],
+}
 
 # Methods with settings under which they do in a few steps what tells them from joint training.
 CASES = {

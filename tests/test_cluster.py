@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -22,13 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import write_dataset
 
-import lfm_ray.tune
 from lfm_ray.datasets.reading.stream import READER_CPUS
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.search.ray_tune.resources import DRIVER_CPUS, Resources, _missing, check_nodes
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
+from lfm_ray.tune import arguments
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -112,12 +113,12 @@ def test_the_trials_that_are_counted_fit_wherever_ray_places_them_and_no_more_do
 def test_a_node_that_lacks_data_or_storage_says_what_to_do(tmp_path: Path) -> None:
     written = tmp_path / "sweep.yaml"
     written.touch()
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     assert _missing(source, str(written)) == ""
     assert "--storage that all nodes share" in _missing(source, str(tmp_path / "absent"))
     (tmp_path / "shards").rename(tmp_path / "moved")
     assert "cannot read the shards" in _missing(source, str(written))
-    assert _missing(Source(source.shards, {"train": object()}), str(written)) == ""  # they are in the object store
+    assert _missing(DataSource(source.shards, {"train": object()}), str(written)) == ""  # they are in the object store
     write_dataset(tmp_path / "shards")
     card = tmp_path / "shards/dataset.json"
     card.write_text(card.read_text().replace("synthetic", "other"))
@@ -150,7 +151,7 @@ def test_a_node_that_cannot_be_asked_is_named_unless_it_has_left(monkeypatch: py
     monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Task())
     monkeypatch.setattr(ray, "get", get)
     with nullcontext() if left else pytest.raises(UserError, match=r"node b \(\): cannot run lfm_ray: .*any more"):
-        check_nodes(Source(cast(Shards, None), {}), Path("sweep.yaml"))
+        check_nodes(DataSource(cast(Shards, None), {}), Path("sweep.yaml"))
     assert asked == names
 
 
@@ -196,13 +197,14 @@ def test_the_slurm_script_is_one_that_bash_reads() -> None:
     if shellcheck := shutil.which("shellcheck"):
         subprocess.run([shellcheck, script], check=True)
     assert "ray symmetric-run" in script.read_text()
-    known = subprocess.run(["ray", "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
+    ray_command = Path(sys.executable).with_name("ray")
+    known = subprocess.run([ray_command, "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
     assert {"--address", "--min-nodes"} <= set(re.findall(r"--[a-z-]+", known))
 
 
 def test_the_command_lines_of_the_page_and_its_files_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (DOCS / "cluster.md").read_text()
-    lines = re.findall(r"python -m (lfm_ray\.tune .*)", text)
+    lines = re.findall(r"lfm-ray (tune .*)", text)
     job = yaml.safe_load((DOCS / "cluster/kuberay.yaml").read_text())["spec"]["entrypoint"]
     slurm = (DOCS / "cluster/slurm.sh").read_text()
     again, first = re.findall(r"sweep=\((.*?)\)", slurm)
@@ -211,4 +213,4 @@ def test_the_command_lines_of_the_page_and_its_files_are_understood(monkeypatch:
     assert len(lines) >= 6
     for line in lines:
         monkeypatch.setattr("sys.argv", shlex.split(line))
-        lfm_ray.tune.arguments()
+        arguments()

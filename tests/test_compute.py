@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from synthetic import write_dataset
-from tiny_run import train_until_killed
+from tiny_run import SMALL, train_until_killed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,13 +23,14 @@ from lfm_ray.models.classifier import Outputs
 from lfm_ray.optimization.hypergradient import flatten
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.settings import load
+from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.loop import Splits, fit
-from lfm_ray.training.ray_train import Workers, run_on_workers
+from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import PROFILE, read_epochs
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
-TINY = ["device=cpu", "data.batch_size=8", "model.width=4", "model.embedding_size=8", "epochs=4"]
+TINY = [*SMALL, "data.batch_size=8", "device=cpu"]
 RESNETS = ["model.encoders={audio: {name: resnet18, width: 4}, image: {name: resnet18, width: 4}}"]
 SGD = ["optimizer.name=sgd", "optimizer.schedule=constant", "optimizer.learning_rate=0.05"]
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.1"]
@@ -49,8 +47,8 @@ CARD = DatasetCard(
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def run_of(*overrides: str) -> Run:
-    return Run(load(RunConfig, None, [*TINY, *overrides]), CARD)
+def run_of(*overrides: str) -> Trainer:
+    return Trainer(load(RunConfig, None, [*TINY, *overrides]), CARD)
 
 
 class Made:
@@ -73,7 +71,7 @@ class Made:
         yield from self.batches
 
 
-def trained(*overrides: str) -> Run:
+def trained(*overrides: str) -> Trainer:
     run = run_of(*overrides)
     fit(run, Splits(Made(), Made(), Made()))
     return run
@@ -90,11 +88,11 @@ def test_twenty_steps_in_float32_equal_a_plain_loop() -> None:
     ]
     run, plain = run_of(*settings), run_of(*settings).model
     run.prepare(20)
-    run.alpha = 0.3
+    run.alpha.value = 0.3
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4)
     for step in range(20):
         batch = Made().batches[step % 3]
-        found = run.update_theta(batch).total
+        found = run.training_step(batch).losses.total
         optimizer.zero_grad()
         embeddings, logits = [], torch.zeros(8, 3)
         for name, card in CARD.modalities.items():
@@ -118,7 +116,7 @@ def test_bfloat16_is_for_the_encoders_and_everything_else_stays_in_float32(monke
     run.model.encoders["image"].features[0].register_forward_hook(lambda module, value, out: inside.append(out.dtype))
     seen: list[Outputs] = []
     run.model.register_forward_hook(lambda module, value, out: seen.append(out))
-    losses = run.update_theta(Made().batches[0])
+    losses = run.training_step(Made().batches[0]).losses
     assert inside == [torch.bfloat16]
     assert seen[0].columns().dtype == losses.total.dtype == torch.float32
     assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in run.parameters)
@@ -137,20 +135,20 @@ def test_solvers_with_products_run_in_float32_and_look_ahead_in_the_precision_of
     for precision in ("fp32", "bf16"):
         run = run_of(*settings, f"compute.precision={precision}")
         run.prepare(3)
-        run.alpha = 0.5
+        run.alpha.value = 0.5
         dtypes: set[torch.dtype] = set()
         run.model.encoders["image"].features[0].register_forward_hook(
             lambda m, i, out, seen=dtypes: seen.add(out.dtype)
         )
         batches = Made().batches
+        d: list[torch.Tensor] = []
+        d: list[torch.Tensor] = []
         if run.config.looks_ahead:
             losses = run.losses(batches[0])
             direct = flatten(torch.autograd.grad(losses.matching - losses.classification, run.parameters))
-            run.update_theta(batches[0], before_alpha=True)
-            assert F.cosine_similarity(flatten(run._d), direct, dim=0) > (
-                0.99 if "micro" in str(overrides) else 1 - 1e-6
-            )
-        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]))
+            d = run.training_step(batches[0], before_alpha=True).d
+            assert F.cosine_similarity(flatten(d), direct, dim=0) > (0.99 if "micro" in str(overrides) else 1 - 1e-6)
+        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]), d)
         half = precision == "bf16" and run.config.looks_ahead
         assert dtypes == {torch.bfloat16 if half else torch.float32}
         assert (run.model.autocast != {}) == (precision == "bf16")  # it is back
@@ -187,14 +185,14 @@ def test_bfloat16_is_left_out_where_a_cpu_makes_noise_of_its_gradient(
     batch.inputs["image"] = torch.randn(8, 3, 48, width)
     gradients = {}
     for precision in ("auto", "fp32"):
-        run = Run(load(RunConfig, None, [*TINY, *RESNETS, f"compute.precision={precision}"]), card)
+        run = Trainer(load(RunConfig, None, [*TINY, *RESNETS, f"compute.precision={precision}"]), card)
         gradients[precision] = flatten(torch.autograd.grad(run.losses(batch).total, run.parameters))
         if precision == "auto":
             assert set(run.model.autocast) == ({"audio", "image"} if right else {"audio"})
     assert F.cosine_similarity(gradients["auto"], gradients["fp32"], dim=0) > 0.9
     if not right:
         with pytest.raises(UserError, match=r"bf16 gives wrong gradients on a CPU for model\.encoders\.image"):
-            Run(load(RunConfig, None, [*TINY, *RESNETS, "compute.precision=bf16"]), card)
+            Trainer(load(RunConfig, None, [*TINY, *RESNETS, "compute.precision=bf16"]), card)
 
 
 def test_float16_on_a_cpu_is_refused() -> None:
@@ -233,7 +231,7 @@ def test_gradients_have_the_layout_of_their_parameters_whichever_way_they_come()
     for micro in ([], ["data.micro_batch_size=3"]):
         run = run_of(*SGD, "compute.memory_format=channels_last", *micro)
         run.prepare(3)
-        run.update_theta(Made().batches[0])
+        run.training_step(Made().batches[0])
         assert all(p.grad is not None and p.grad.stride() == p.stride() for p in run.parameters)
 
 
@@ -243,7 +241,7 @@ def test_the_moving_average_is_that_of_the_weights_and_is_what_is_evaluated() ->
     key = "encoders.audio.project.weight"
     weights, means = [], []
     for batch in Made().batches:
-        run.update_theta(batch)
+        run.training_step(batch)
         weights.append(run.model.state_dict()[key].clone())
         means.append(run.model.state_dict()["encoders.image.body.embedder.embedder.normalization.running_mean"].clone())
     averaged = run.averaged.module.state_dict()
@@ -285,7 +283,7 @@ def test_compiled_encoders_are_used_and_refused_where_second_derivatives_are_tak
     run = run_of("compute.compile=true")
     run.prepare(3)
     with torch.compiler.set_stance("force_eager"):
-        found = run.update_theta(Made().batches[0]).total
+        found = run.training_step(Made().batches[0]).losses.total
     assert all(encoder._compiled_call_impl is not None for encoder in run.model.encoders.values())
     assert found.item() == pytest.approx(run_of().losses(Made().batches[0]).total.item())
     assert set(run.model.state_dict()) == set(run_of().model.state_dict())
@@ -309,30 +307,8 @@ def test_batch_norm_is_synchronised_where_that_can_be_done(
     overrides: list[str], device: str, world_size: int, expected: bool
 ) -> None:
     config = load(RunConfig, None, overrides)
-    assert compute.synchronised(config, torch.device(device), world_size) is expected
-
-
-FAULTS = """
-import resource, sys
-import torch
-from lfm_ray import compute
-
-if sys.argv[1] == "prepared":
-    compute.prepare_process(1)
-for step in range(16):
-    if step == 6:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    values = [torch.ones(5_000_000 * part) for part in (1, 3, 2)]  # 20, 60 and 40 MB
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_a_prepared_process_is_not_handed_its_memory_anew_at_every_step() -> None:
-    def faults(how: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
-
-    assert faults("prepared") < 0.2 * faults("as it is")
+    second, micro = config.learns_alpha and not config.looks_ahead, config.data.micro_batch_size is not None
+    assert compute.synchronised(torch.device(device), world_size, second, micro) is expected
 
 
 @on_gpu
@@ -367,12 +343,13 @@ def test_on_a_gpu_every_precision_trains_and_learns_alpha(precision: str, micro:
     values = []
     for run in (exact, found):
         run.prepare(3)
-        run.alpha = 0.5
+        run.alpha.value = 0.5
         batches = Made().batches
         before = [parameter.detach().clone() for parameter in run.parameters]
-        run.update_theta(batches[0], before_alpha=True)
+        taken = run.training_step(batches[0], before_alpha=True)
         step = [after.detach() - was for after, was in zip(run.parameters, before, strict=True)]
-        values.append((torch.cat([one.flatten() for one in step]), run.alpha_gradient(batches[0], iter([batches[1]]))))
+        by_alpha = run.alpha_gradient(batches[0], iter([batches[1]]), taken.d)
+        values.append((torch.cat([one.flatten() for one in step]), by_alpha))
     assert F.cosine_similarity(values[0][0], values[1][0], dim=0) > 0.98
     assert values[1][1] == pytest.approx(values[0][1], rel=0.1)
     assert found.scaler.is_enabled() == (precision == "fp16")
@@ -396,7 +373,7 @@ def test_on_a_gpu_ddp_over_nccl_trains_as_one_process_does(tmp_path: Path) -> No
     dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         config = load(RunConfig, None, [*TINY, *settings])
-        run = Run(config, CARD, wrap=lambda model: DistributedDataParallel(model, device_ids=[0]))
+        run = Trainer(config, CARD, wrap=lambda model: DistributedDataParallel(model, device_ids=[0]))
         fit(run, Splits(Made(), Made(), Made()))
         rows = torch.randn(4, 3, device="cuda", requires_grad=True)
         gathered = distributed._GatherRows.apply(rows)  # the collectives themselves, which one rank alone leaves out
@@ -413,7 +390,7 @@ def test_on_a_gpu_ddp_over_nccl_trains_as_one_process_does(tmp_path: Path) -> No
 @on_gpu
 def test_on_a_gpu_a_profiled_run_goes_through_ray_train(tmp_path: Path, ray_local: None) -> None:
     config = load(RunConfig, None, [*TINY, f"data.path={write_dataset(tmp_path / 'shards')}", "device=cuda"])
-    run_on_workers(config, Source.open(config), tmp_path / "run", Workers(1, 1, 1), [], profile=True)
+    run_on_workers(Launch(config, DataSource.open(config), tmp_path / "run", Workers(1, 1, 1), profile=True), [])
     assert len(read_epochs(tmp_path / "run")) == config.epochs
     found = json.loads((tmp_path / "run" / PROFILE).read_text())
     assert found["parts"]["forward"] > 0
@@ -421,7 +398,7 @@ def test_on_a_gpu_a_profiled_run_goes_through_ray_train(tmp_path: Path, ray_loca
 
 
 def test_synchronised_batch_norm_replaces_every_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "synchronised", lambda *arguments: True)
+    monkeypatch.setattr(compute, "synchronised", lambda *arguments, **named: True)
     model = run_of(*RESNETS).model
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
     assert kinds == {nn.SyncBatchNorm}

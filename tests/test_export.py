@@ -15,6 +15,7 @@ import pytest
 import torch
 from media_files import features, png, save_tokenizer, video
 from prepared import prepared
+from tiny_run import SMALL
 
 import lfm_ray
 from lfm_ray.config import RunConfig
@@ -27,11 +28,11 @@ from lfm_ray.export.model_folder import CONFIG, WEIGHTS, write
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.settings import load
 from lfm_ray.training.loop import fit
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
 KINDS: dict[str, Kind] = {"sound": "audio", "picture": "image", "clip": "video", "words": "text", "vector": "feature"}
-SMALL = ["epochs=1", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "optimizer.learning_rate=0.05"]
+SHORT = [*SMALL, "epochs=1", "data.batch_size=8", "optimizer.learning_rate=0.05"]
 MEDIA = ["audio.n_fft=128", "audio.hop=64", "video.size=16", "text.length=12"]
 STORAGES = {
     "tensor": [],
@@ -60,10 +61,10 @@ def dataset(raw: Path, out: Path, kinds: dict[str, Kind], *overrides: str) -> tu
     return manifest, prepared(manifest, load(PrepareConfig, None, [*MEDIA, *overrides]), out)
 
 
-def trained(shards: Shards, *overrides: str) -> Run:
-    config = load(RunConfig, None, [*SMALL, f"data.path={shards.path}", *overrides])
-    run = Run(config, shards.card)
-    fit(run, Source(shards, {}).splits(config))
+def trained(shards: Shards, *overrides: str) -> Trainer:
+    config = load(RunConfig, None, [*SHORT, f"data.path={shards.path}", *overrides])
+    run = Trainer(config, shards.card)
+    fit(run, DataSource(shards, {}).splits(config))
     return run
 
 
@@ -71,9 +72,9 @@ def samples_of(manifest: Manifest) -> list[dict[str, Any]]:
     return [row.values | {"start": row.start, "end": row.end} for row in manifest.splits["val"]]
 
 
-def evaluated(run: Run, shards: Shards, model: Any = None) -> Outputs:
+def evaluated(run: Trainer, shards: Shards, model: Any = None) -> Outputs:
     """What a run's evaluation of the val split sees."""
-    (batch,) = Source(shards, {}).evaluation("val", run.config).epoch(1)
+    (batch,) = DataSource(shards, {}).evaluation("val", run.config).epoch(1)
     with torch.no_grad():
         return (model or run.model).eval()(batch.inputs)
 
@@ -171,7 +172,7 @@ def test_an_encoder_that_was_pretrained_is_made_again_without_its_source(
     for folder in ("bert", "resnet"):
         shutil.rmtree(tmp_path / folder)
     predictor = lfm_ray.load(tmp_path / "model")
-    (batch,) = Source(two[1], {}).evaluation("val", run.config).epoch(1)
+    (batch,) = DataSource(two[1], {}).evaluation("val", run.config).epoch(1)
     with torch.no_grad():
         same(predictor.model(batch.inputs), expected)
     (tmp_path / "model" / "encoders" / "words" / "config.json").unlink()

@@ -6,22 +6,22 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+from commands import ended, start, wait_for
 from synthetic import write_dataset
 
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.run_folder import read_notices
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
+
+pytestmark = pytest.mark.slow
 
 TRIALS, EPOCHS = 5, 6
 # Settings are a function of seed and number alone, so that trials can run side by side and be compared.
@@ -51,26 +51,6 @@ def time_of(real=time.time):
     return real() - 3 * 3600
 time.time = time_of
 """
-
-
-def tune(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lfm_ray.tune", *map(str, arguments)], cwd=folder, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment,
-    )  # fmt: skip
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    stdout, stderr = process.communicate(timeout=240)
-    assert process.returncode == 0, stdout + stderr
-    assert "Traceback" not in stderr
-    return stdout
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not what():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def kill(process: subprocess.Popen[str], name: str) -> None:
@@ -121,7 +101,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(work: Path) -> Path:
-    ended(tune(work, "space.yaml", "--name", "undisturbed"))
+    ended(start(work, "tune", "space.yaml", "--name", "undisturbed"))
     return work / "sweeps/undisturbed"
 
 
@@ -138,7 +118,7 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
 ) -> None:
     sweep = work / "sweeps/disturbed"
     common = ["--concurrency", "1", "--epoch-time-limit", "5s"]
-    first = tune(work, "space.yaml", "--name", "disturbed", *common)
+    first = start(work, "tune", "space.yaml", "--name", "disturbed", *common)
     wait_for((sweep / "sweep.yaml").exists, first)
     held = [hold(sweep, number, EPOCHS) for number in (0, 1)]
     wait_for(lambda: epochs(sweep, 0) == EPOCHS, first)
@@ -162,7 +142,7 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
     (work / "site").mkdir()
     (work / "site/sitecustomize.py").write_text(CLOCK.format(file=str(clock)))
     path = f"{work / 'site'}:{os.environ.get('PYTHONPATH', '')}"
-    again = tune(work, "--resume", "disturbed", *common, PYTHONPATH=path, TZ="Pacific/Kiritimati")
+    again = start(work, "tune", "--resume", "disturbed", *common, PYTHONPATH=path, TZ="Pacific/Kiritimati")
     hung, written = sweep / "trials/0003/hung.txt", sweep / "trials/0004/epochs.jsonl"
 
     def repair() -> None:
@@ -203,7 +183,7 @@ def test_each_trial_that_cannot_go_on_is_recorded_with_its_reason(work: Path) ->
         "  memory: {optimizer.learning_rate: 0.001, model.width: 3000000}\n"
         "  well: {optimizer.learning_rate: 0.001, model.width: 4}\n"
     )
-    process = tune(work, "failing.yaml", "--name", "failing", "--trials", "3")
+    process = start(work, "tune", "failing.yaml", "--name", "failing", "--trials", "3")
     said = ended(process)
     trials: list[Trial] = Sweep.open(work / "sweeps/failing").trials()
     assert [trial.state for trial in trials] == ["failed", "failed", "finished"]
@@ -216,7 +196,7 @@ def test_a_node_that_leaves_and_one_that_joins_which_alone_has_a_gpu(
     work: Path, undisturbed: Path, cluster: object
 ) -> None:
     leaving = cluster.add_node(num_cpus=1)
-    process = tune(work, "space.yaml", "--name", "nodes", "--address", cluster.address)
+    process = start(work, "tune", "space.yaml", "--name", "nodes", "--address", cluster.address)
     sweep = work / "sweeps/nodes"
     wait_for((sweep / "sweep.yaml").exists, process)
     held = [hold(sweep, number, EPOCHS) for number in (0, 1)]
@@ -230,7 +210,7 @@ def test_a_node_that_leaves_and_one_that_joins_which_alone_has_a_gpu(
     notices = [read_notices(sweep / f"trials/{number:04d}") for number in (0, 1)]
     assert sum(any("its process died" in notice for notice in of_one) for of_one in notices) == 1
     mixed = ["--address", cluster.address, "--trials-per-gpu", "2", "--trials", "2"]
-    ended(tune(work, "space.yaml", "--name", "gpu", *mixed))
+    ended(start(work, "tune", "space.yaml", "--name", "gpu", *mixed))
     assert [trial.state for trial in Sweep.open(work / "sweeps/gpu").trials()] == ["finished"] * 2
 
 
@@ -240,7 +220,7 @@ def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
         " heuristic}, checkpoint: {keep_every: 3}}\nsearch: {optimizer.learning_rate: {loguniform: [0.001, 0.03]}}\n"
     )
     sweep = work / "sweeps/pair"
-    process = tune(work, "pair.yaml", "--name", "pair", "--trials", "1", "--workers-per-trial", "2")
+    process = start(work, "tune", "pair.yaml", "--name", "pair", "--trials", "1", "--workers-per-trial", "2")
     wait_for((sweep / "sweep.yaml").exists, process)
     held = hold(sweep, 0, 3)
     wait_for(lambda: epochs(sweep, 0) == 3, process)
@@ -249,7 +229,7 @@ def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
     assert "overcome: trial 0: its process died; it went on from its last saved epoch\n" in ended(process)
     (trial,) = Sweep.open(sweep).trials()
     one: list[dict[str, float]] = []
-    run_in_process(trial.config, Source(Shards(work / "shards"), {}), work / "one", one.append, 1)
+    run_in_process(Launch(trial.config, DataSource(Shards(work / "shards"), {}), work / "one"), one.append)
     assert [row["epoch"] for row in trial.rows] == [1, 2, 3]
     losses = [[row["train/loss"] for row in rows] for rows in (trial.rows, one)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-2)

@@ -1,7 +1,8 @@
 """Whatever the input, it is accepted or refused with the product's own error, never with a traceback.
 
 pytest tests/test_fuzz.py                          a few hundred inputs of each kind
-FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py       the longer run
+pytest tests/test_fuzz.py -m slow                  900 of each
+FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py       the longer run, of other inputs each time
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +176,10 @@ def test_dataset_cards_with_any_values(dataset: Path, tmp_path: Path, data: st.D
     (copy / CARD).write_text(json.dumps(card))
     with refused:
         read_all(copy)
+
+
+@pytest.mark.slow
+def test_many_more_inputs_of_each_kind() -> None:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "not slow", __file__]
+    done = subprocess.run(command, env=os.environ | {"FUZZ_EXAMPLES": "900"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from lfm_ray.methods.losses import ConvexPart, infonce_of_similarities, js_of_probabilities
 from lfm_ray.optimization.hypergradient import (
+    conjugate_gradients,
     flat_gradient,
     gauss_newton,
     hessian_product,
@@ -259,3 +260,105 @@ def test_extra_passes_leave_batchnorm_and_dropout_as_they_were() -> None:
         model(torch.randn(8, 3))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+def test_the_steps_of_cg_worked_out_by_hand() -> None:
+    """H = diag(1, 3), g = (1, 1): g.g / g.Hg = 1/2, then the solution (1, 1/3)."""
+    diagonal, g = torch.tensor([1.0, 3.0]).double(), torch.tensor([1.0, 1.0]).double()
+    for steps, expected in ((0, [0, 0]), (1, [1 / 2, 1 / 2]), (2, [1, 1 / 3]), (9, [1, 1 / 3])):
+        found = conjugate_gradients(lambda v: diagonal * v, g, steps)
+        assert found.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_cg_takes_no_product_once_nothing_is_left_to_solve() -> None:
+    products = 0
+
+    def product(v: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        return 4 * v
+
+    assert conjugate_gradients(product, torch.tensor([2.0, -8.0]), 7).tolist() == [0.5, -2]
+    assert products == 1
+    assert conjugate_gradients(product, torch.zeros(2), 7).tolist() == [0, 0]
+    assert products == 1
+
+
+def test_cg_goes_on_to_the_last_digit_whatever_the_size_of_g() -> None:
+    H, g = positive(1), draw(N)
+    exact = torch.linalg.solve(H, g)
+    for size in (1e-6, 1.0, 1e6):
+        found = conjugate_gradients(lambda v: H @ v, size * g, 3 * N)
+        torch.testing.assert_close(found / size, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_cg_stops_where_the_matrix_has_no_curvature() -> None:
+    assert conjugate_gradients(lambda v: 0 * v, draw(2), 3).tolist() == [0, 0]
+
+
+def test_nystrom_of_a_low_rank_lies_between_no_curvature_and_all_of_it() -> None:
+    """0 <= H_r <= H as matrices, so g (H + damping)^-1 g <= g (H_r + damping)^-1 g <= g g / damping."""
+    H, damping = positive(1), 0.5
+    for g in draw(5, N, seed=3):
+        bounds = [(g @ torch.linalg.solve(H + damping * torch.eye(N), g)).item(), (g @ g).item() / damping]
+        values = [(g @ nystrom(lambda v: H @ v, g, rank, damping)).item() for rank in range(1, N + 1)]
+        assert all(bounds[0] * (1 - 1e-9) <= value < bounds[1] for value in values)
+        assert values[-1] == pytest.approx(bounds[0])
+        assert values[0] > 1.01 * bounds[0]
+
+
+def test_nystrom_draws_the_same_vectors_at_every_call_as_many_as_its_rank() -> None:
+    H, g, seen = positive(1), draw(N), []
+
+    def product(v: Tensor) -> Tensor:
+        seen.append(v)
+        return H @ v
+
+    state = torch.get_rng_state()
+    first = nystrom(product, g, 3, 0.1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(seen) == 3
+    torch.manual_seed(5)
+    assert torch.equal(nystrom(product, g, 3, 0.1), first)
+    seen.clear()
+    nystrom(product, g, 100, 0.1)
+    assert len(seen) == N
+    assert torch.stack([v.norm() for v in seen]).mean().item() == pytest.approx(1, abs=0.5)
+
+
+def test_the_solvers_take_as_many_steps_as_the_settings_say() -> None:
+    """H = 2, damping 1, g = 6, d = 1: damped 3, so neumann of K = 1 and s = 0.1 gives 0.1 (6 + 0.7 * 6)."""
+    d, g = torch.tensor([1.0]), torch.tensor([6.0])
+    for settings, expected in (
+        ({"solver": "identity"}, -6.0),
+        ({"solver": "neumann", "solver_steps": 1, "step_size": 0.1}, -1.02),
+        ({"solver": "neumann", "solver_steps": 0, "step_size": 0.1}, -0.6),
+        ({"solver": "cg", "solver_steps": 1}, -2.0),
+        ({"solver": "cg", "solver_steps": 0}, 0.0),
+        ({"solver": "nystrom", "rank": 1}, -2.0),
+    ):
+        found = hypergradient(d, g, lambda v: 2 * v, Learned(strategy="learned", damping=1, **settings))
+        assert found == pytest.approx(expected, rel=1e-6), settings
+
+
+def test_look_ahead_sums_over_all_tensors() -> None:
+    d, g = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])], [torch.tensor([4.0, 5.0]), torch.tensor([[-6.0]])]
+    assert look_ahead(d, g) == -(4 + 10 - 18)
+
+
+def test_a_part_that_a_parameter_does_not_reach_bends_nothing_along_it() -> None:
+    """Parts 3 a^2 and b^2 / 2 of weights 0.5 and 2, and one that is constant: the product is (3 v, 2 w)."""
+    theta = [torch.tensor([1.0], dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    constant = torch.ones(2, dtype=torch.float64)
+
+    def parts_of(moved: Sequence[Tensor]) -> list[ConvexPart]:
+        return [
+            ConvexPart(0.5, 1.0, moved[0], lambda z: 3 * z.square().sum()),
+            ConvexPart(2.0, -1.0, moved[1], lambda z: z.square().sum() / 2),
+            ConvexPart(7.0, 5.0, constant, lambda z: z.square().sum()),
+        ]
+
+    product, d = gauss_newton(parts_of, theta)
+    assert d.tolist() == [6, -1]
+    for _ in range(2):
+        assert product(torch.tensor([5.0, 7.0], dtype=torch.float64)).tolist() == [15, 14]

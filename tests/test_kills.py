@@ -1,7 +1,8 @@
 """A run that is killed at any step and goes on from its checkpoint equals one that never stopped, bit for bit.
 
-pytest tests/test_kills.py             one kill of each strategy, on one rank and on two
-pytest tests/test_kills.py -m long     20 kills of each
+pytest tests/test_kills.py             one kill of each strategy, on one rank
+pytest tests/test_kills.py -m slow     20 kills of each, and one on two ranks
+pytest tests/test_kills.py -m long     20 kills of each on two ranks
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from method_cases import STRATEGIES
 from synthetic import write_dataset
-from test_loop import SMALL, STRATEGIES, splits, without_time
+from tiny_run import SMALL, without_time
+from tiny_run import splits_with_outer as splits
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,11 +25,11 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
-from lfm_ray.training.execution import run_in_process
+from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import read_notices
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
 STEPS = 24  # of a whole run: 8 epochs of 3
 
@@ -35,26 +38,26 @@ class Killed(Exception):
     """Stands for a kill: everything but the checkpoint is gone."""
 
 
-def trained(config: RunConfig, shards: Shards, rank: int, size: int, file: Path | None, kill_at: int = 0) -> Run:
+def trained(config: RunConfig, shards: Shards, rank: int, size: int, file: Path | None, kill_at: int = 0) -> Trainer:
     """A run that goes on from the checkpoint `file`, writes one after every epoch, and dies before a step."""
     torch.manual_seed(kill_at + 1)  # the state of another process
-    run = Run(config, shards.card, wrap=DistributedDataParallel if size > 1 else None)
+    run = Trainer(config, shards.card, wrap=DistributedDataParallel if size > 1 else None)
     if file and (state := checkpoint.load_newest(file)[0]):
         run.load_state_dict(state)
-    update = run.update_theta
+    update = run.training_step
 
     def update_or_die(*arguments: Any, **named: Any) -> Any:
         if run.steps + 1 == kill_at:
             raise Killed
         return update(*arguments, **named)
 
-    def on_epoch(run: Run) -> None:
+    def on_epoch(run: Trainer) -> None:
         if file and rank == 0:
             checkpoint.save(file, run.state_dict(), keep_previous=True)
         if size > 1:
             dist.barrier()
 
-    run.update_theta = update_or_die  # type: ignore[method-assign]
+    run.training_step = update_or_die  # type: ignore[method-assign]
     fit(run, splits(shards, config, rank, size), on_epoch)
     return run
 
@@ -84,12 +87,16 @@ def kills_of(strategy: str, count: int) -> list[int]:
     return [1 + int(step) for step in random.permutation(STEPS)[:count]]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("kills", [pytest.param(1, id="once"), pytest.param(20, id="20", marks=pytest.mark.long)])
-def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, strategy: str, ranks: int, kills: int) -> None:
-    if kills == 1 and ranks == 2 and strategy != "learned":
-        pytest.skip("two ranks with one kill for the strategy that holds most state")
+@pytest.mark.parametrize(
+    ("kills", "ranks", "strategy"),
+    [
+        *((1, 1, strategy) for strategy in STRATEGIES),
+        *(pytest.param(20, 1, strategy, marks=pytest.mark.slow) for strategy in STRATEGIES),
+        pytest.param(1, 2, "learned", marks=pytest.mark.slow),  # the strategy that holds most state
+        *(pytest.param(20, 2, strategy, marks=pytest.mark.long) for strategy in STRATEGIES),
+    ],
+)
+def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, kills: int, ranks: int, strategy: str) -> None:
     write_dataset(tmp_path / "shards")
     overrides = [*STRATEGIES[strategy], "model.dropout=0.3", "optimizer.name=sgd", "epochs=8"]
     arguments = (ranks, str(tmp_path), overrides, kills_of(strategy, kills))
@@ -113,11 +120,11 @@ def config() -> RunConfig:
 def test_a_broken_checkpoint_costs_an_epoch_and_no_figure(
     tmp_path: Path, config: RunConfig, broken: list[str], begins_with: int, how: str
 ) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     torch_rows: dict[str, list[Any]] = {}
     for name in ("whole", "broken"):
         rows: list[Any] = []
-        run_in_process(config, source, tmp_path / name, rows.append, threads=1)
+        run_in_process(Launch(config, source, tmp_path / name), rows.append)
         torch_rows[name] = rows
     folder = tmp_path / "broken"
     for name in broken:
@@ -128,7 +135,7 @@ def test_a_broken_checkpoint_costs_an_epoch_and_no_figure(
              "truncated": content[:-1], "empty": b""}[how]
         )  # fmt: skip
     rows = []
-    run_in_process(config, source, folder, rows.append, threads=1)
+    run_in_process(Launch(config, source, folder), rows.append)
     assert without_time(rows) == without_time(torch_rows["whole"])
     notices = read_notices(folder)
     assert len(notices) == len(broken)

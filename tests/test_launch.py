@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.settings import load
-from lfm_ray.training.execution import execute
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.execution import Launch, execute
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from lfm_ray.training.trainer import Run
 def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
     tmp_path: Path, strategy: list[str], held_out: int, batch: int
 ) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards", train=48)), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards", train=48)), {})
     splits = source.splits(load(RunConfig, None, [*strategy, "data.batch_size=20"]))
     outer, train = splits.outer.order, splits.train.order
     assert len(outer.rows) == held_out
@@ -32,13 +33,13 @@ def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
 
 
 def test_a_training_split_that_would_be_held_out_whole_is_refused(tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards", train=16)), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards", train=16)), {})
     with pytest.raises(UserError, match="16 training samples leave none beside 16 held out"):
         source.splits(load(RunConfig, None, ["alpha.strategy=official"]))
 
 
 def test_the_validation_split_can_be_the_outer_one(tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards", train=48, val=10)), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards", train=48, val=10)), {})
     splits = source.splits(load(RunConfig, None, ["alpha.strategy=learned", "alpha.outer=val"]))
     assert (len(splits.outer.order.rows), len(splits.train.order.rows)) == (10, 48)
     labels = torch.cat([batch.labels for batch in splits.outer.epoch(1)])
@@ -47,15 +48,16 @@ def test_the_validation_split_can_be_the_outer_one(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_only_with_the_shards_that_it_began_with(tmp_path: Path) -> None:
     card = write_dataset(tmp_path / "shards") / CARD
-    execute(small_config("epochs=1"), Source(Shards(card.parent), {}), tmp_path / "run", lambda row: None)
+    launch = Launch(small_config("epochs=1"), DataSource(Shards(card.parent), {}), tmp_path / "run")
+    execute(launch, lambda row: None)
     card.write_text(card.read_text().replace('"synthetic"', '"another"'))
     with pytest.raises(UserError, match="holds a run on other shards"):
-        execute(small_config("epochs=1"), Source(Shards(card.parent), {}), tmp_path / "run", lambda row: None)
+        execute(replace(launch, source=DataSource(Shards(card.parent), {})), lambda row: None)
 
 
 def test_weights_that_became_nan_in_the_last_step_stop_the_run(tmp_path: Path) -> None:
     shards = Shards(write_dataset(tmp_path / "shards"))
-    run = Run(small_config(), shards.card)
+    run = Trainer(small_config(), shards.card)
     next(iter(run.parameters)).data.fill_(torch.nan)
     with pytest.raises(TrainingFailed, match="outputs became NaN"):
         run.evaluate(small_splits(shards, run.config).val)

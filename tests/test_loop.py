@@ -8,34 +8,26 @@ import pytest
 import small_shards
 import torch
 import torch.distributed as dist
-from method_cases import CASES
-from synthetic import write_dataset
-from tiny_run import train_until_killed
+from method_cases import CASES, STRATEGIES
+from tiny_run import SMALL, same_weights, train_until_killed, without_time
+from tiny_run import splits_with_outer as splits
+from tiny_run import train_with_outer as train
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.reading.batches import Batches, Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.optimization.hypergradient import Product, gauss_newton
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
-from lfm_ray.training.loop import Splits, fit
-from lfm_ray.training.trainer import Row, Run
+from lfm_ray.training.loop import fit
+from lfm_ray.training.trainer import Trainer
 
-SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
 DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]
 DIVERGING += ["optimizer.gradient_clip=null", "optimizer.schedule=constant", "model.fusion=concat"]
-STRATEGIES = {
-    "constant": ["alpha.value=0.4"],
-    "stepwise": ["alpha.strategy=stepwise"],
-    "heuristic": ["alpha.strategy=heuristic"],
-    "polynomial": ["alpha.strategy=polynomial"],
-    "learned": ["alpha.strategy=learned", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
-    "official": ["method=official", "alpha.strategy=official", "alpha.eta_alpha=1"],
-}
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.01", "alpha.initial=0.6"]
 MODULATED = ["method=ogm_ge", "method.noise=false"]
 SOLVERS = {
@@ -44,38 +36,6 @@ SOLVERS = {
     "cg": ["alpha.solver=cg"],
     "nystrom": ["alpha.solver=nystrom", "loss.matching=js"],
 }
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
-
-
-def splits(shards: Shards, config: RunConfig, rank: int = 0, world_size: int = 1) -> Splits:
-    def batches(split: str, rows: np.ndarray, shuffle: bool) -> Batches:
-        order = Order(rows, config.data.batch_size, config.seed, shuffle, rank, world_size)
-        return ReadBatches(from_memory(*shards.arrays(split)), order, Inputs.of(shards.card))
-
-    return Splits(
-        train=batches("train", np.arange(42), True),
-        val=batches("val", np.arange(shards.card.rows("val")), False),
-        outer=batches("train", np.arange(42, 48), True),
-    )
-
-
-def without_time(rows: list[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def train(shards: Shards, *overrides: str) -> Run:
-    config = load(RunConfig, None, [*SMALL, *overrides])
-    run = Run(config, shards.card)
-    fit(run, splits(shards, config))
-    return run
-
-
-def same_weights(one: Run, other: Run) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
 
 
 def test_joint_training_learns_the_classes(shards: Shards) -> None:
@@ -97,8 +57,8 @@ def test_training_metrics_are_those_of_the_steps_outputs(shards: Shards, micro: 
 
 def test_updates_of_alpha_are_kept_for_an_epoch(shards: Shards) -> None:
     run = train(shards, *STRATEGIES["learned"])
-    assert [step for step, _ in run.alpha_updates] == [10, 12]  # of steps 10 to 12, an update after every second
-    assert run.alpha_updates[-1][1] == run.alpha == run.history[-1]["alpha_end"]
+    assert [step for step, _ in run.alpha.updates] == [10, 12]  # of steps 10 to 12, an update after every second
+    assert run.alpha.updates[-1][1] == run.alpha.value == run.history[-1]["alpha_end"]
 
 
 @pytest.mark.parametrize("strategy", ["stepwise", "heuristic", "polynomial"])
@@ -136,9 +96,9 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(shards: Shards,
     overrides = [*(STRATEGIES | CASES)[case], "model.dropout=0.3", "optimizer.name=sgd"]
     whole = train(shards, *overrides)
     config = whole.config
-    train_until_killed(Run(config, shards.card), splits(shards, config), tmp_path / "checkpoint.pt")
+    train_until_killed(Trainer(config, shards.card), splits(shards, config), tmp_path / "checkpoint.pt")
     torch.manual_seed(12345)
-    again = Run(config, shards.card)
+    again = Trainer(config, shards.card)
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     fit(again, splits(shards, config))
     assert same_weights(again, whole)
@@ -169,20 +129,20 @@ def test_the_gradient_of_alpha_is_the_derivative_through_the_step(
     sgd += [f"optimizer.learning_rate={eta}", "optimizer.schedule=constant"]
     sgd += ["data.micro_batch_size=5"] if cached else []
     config = load(RunConfig, None, [*SMALL, *LEARNED, *sgd, *method])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(3)
     batches = splits(shards, config)
     inner, outer = next(batches.train.epoch(1)), next(batches.outer.epoch(1))
     start, h = [p.detach().clone() for p in run.parameters], 1e-5
-    run.update_theta(inner, before_alpha=True)
-    found = run.alpha_gradient(inner, iter([outer]))
+    step = run.training_step(inner, before_alpha=True)
+    found = run.alpha_gradient(inner, iter([outer]), step.d)
 
     def outer_loss(alpha: float) -> float:
-        run.alpha, run.steps, run.memory = alpha, 0, {}
+        run.alpha.value, run.steps, run.memory = alpha, 0, {}
         with torch.no_grad():
             for p, before in zip(run.parameters, start, strict=True):
                 p.copy_(before)
-        run.update_theta(inner)
+        run.training_step(inner)
         return float(run.losses(outer).judged.detach())
 
     slope = (outer_loss(0.6 + h) - outer_loss(0.6 - h)) / (2 * h)
@@ -200,12 +160,12 @@ def test_products_see_the_same_dropout_masks_whether_forward_or_backward(
         products.append(product)
         return product, d
 
-    monkeypatch.setattr("lfm_ray.run.gauss_newton", spied)
+    monkeypatch.setattr("lfm_ray.training.trainer.gauss_newton", spied)
     config = load(RunConfig, None, [*SMALL, *LEARNED, "alpha.solver=cg", "model.dropout=0.5"])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(3)
     batches = splits(shards, config)
-    run.alpha_gradient(next(batches.train.epoch(1)), batches.outer.epoch(1))
+    run.alpha_gradient(next(batches.train.epoch(1)), batches.outer.epoch(1), [])
     n = sum(parameter.numel() for parameter in run.parameters)
     v, w = torch.randn(2, n)
     assert (products[0](v) @ w).item() == pytest.approx((products[0](w) @ v).item(), rel=1e-9)
@@ -215,12 +175,12 @@ def test_products_see_the_same_dropout_masks_whether_forward_or_backward(
 def test_every_small_encoder_can_be_differentiated_as_the_solvers_need(tmp_path: Path, solver: str) -> None:
     shards = Shards(small_shards.write(tmp_path))
     config = load(RunConfig, None, [*SMALL, *LEARNED, *SOLVERS[solver]])
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(1)
     whole = ReadBatches(from_memory(*shards.arrays("train")), Order(np.arange(8), 8, 0, True), Inputs.of(shards.card))
     (batch,) = whole.epoch(1)
-    run.update_theta(batch)
-    assert np.isfinite(run.alpha_gradient(batch, iter([batch])))
+    step = run.training_step(batch)
+    assert np.isfinite(run.alpha_gradient(batch, iter([batch]), step.d))
 
 
 @pytest.mark.parametrize("extra", [["loss.matching=js"], ["model.projection_size=5", "loss.learn_tau=true"]])
@@ -228,10 +188,11 @@ def test_gradient_caching_gives_the_gradient_of_the_whole_batch(
     shards: Shards, float64: None, extra: list[str]
 ) -> None:
     config = load(RunConfig, None, [*SMALL, *extra])
-    run = Run(config, shards.card)
-    run.alpha = 0.5
+    run = Trainer(config, shards.card)
+    run.alpha.value = 0.5
     batch = next(splits(shards, config).train.epoch(1))
-    losses, found = run._cached(batch, 5)
+    step, found = run._cached(batch, 5)
+    losses = step.losses
     direct = run.losses(batch)
     expected = torch.autograd.grad(direct.total, run.parameters)
     assert losses.total.item() == pytest.approx(direct.total.item(), rel=1e-12)
@@ -282,7 +243,7 @@ def _rank(rank: int, folder: str, cases: dict[str, list[str]], result: str) -> N
     shards = Shards(folder)
     for name, overrides in cases.items():
         config = load(RunConfig, None, [*SMALL, *overrides])
-        run = Run(config, shards.card, wrap=DistributedDataParallel)
+        run = Trainer(config, shards.card, wrap=DistributedDataParallel)
         fit(run, splits(shards, config, rank, 2))
         found = {"history": run.history, "weights": [p.detach() for p in run.parameters], "memory": run.memory}
         torch.save(found, f"{result}-{name}-{rank}")

@@ -11,6 +11,8 @@ from lfm_ray.methods.losses import (
     classification_loss,
     infonce,
     js_divergence,
+    js_of_probabilities,
+    label_probability,
     matching_loss,
     matching_parts,
 )
@@ -150,3 +152,50 @@ def test_projections_are_matched_where_there_are_any_and_a_learned_tau_is_used()
     outputs = Outputs(draw(B, C), logits, z, p, torch.tensor(0.7, dtype=torch.float64))
     expected = infonce_by_definition(p["audio"].numpy(), p["image"].numpy(), 0.7)
     assert float(matching_loss(outputs, LossSettings(tau=0.2))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("matching", ["infonce", "js"])
+def test_the_convex_parts_of_three_modalities_are_those_of_the_projections_and_of_alpha(matching: str) -> None:
+    settings, alpha = LossSettings(matching=matching, tau=0.2), 0.4
+    names = ("rgb", "depth", "flow")
+    logits = {name: draw(B, C, seed=10 + i) for i, name in enumerate(names)}
+    z, p = ({name: draw(B, D, seed=seed + i) for i, name in enumerate(names)} for seed in (0, 5))
+    outputs = Outputs(draw(B, C), logits, z, p, torch.tensor(0.7, dtype=torch.float64))
+    parts = matching_parts(outputs, alpha, settings)
+    assert len(parts) == 3
+    total = matching_loss(outputs, settings).item()
+    assert sum(part.weight * part.loss(part.stage) for part in parts).item() == pytest.approx(alpha * total, rel=1e-12)
+    assert sum(part.by_alpha * part.loss(part.stage) for part in parts).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_infonce_of_two_samples_worked_out_by_hand() -> None:
+    """Similarities over tau: (0, ln 3), (ln 2, 0). By rows 1/4 and 1/3, by columns 1/3 and 1/4."""
+    tau = 0.5
+    cosines = torch.tensor([[0.0, math.log(3)], [math.log(2), 0.0]], dtype=torch.float64) * tau
+    z = torch.eye(2, 3, dtype=torch.float64)
+    w = torch.stack([torch.cat([column, (1 - column.square().sum()).sqrt()[None]]) for column in cosines.T])
+    assert infonce(5 * z, 3 * w, tau).item() == pytest.approx((math.log(4) + math.log(3)) / 2)
+
+
+def test_js_of_two_samples_worked_out_by_hand() -> None:
+    """(1, 0) and (1/2, 1/2), whose mean is (3/4, 1/4); the second sample's are equal."""
+    both = torch.tensor([[[1.0, 0.0], [0.3, 0.7]], [[0.5, 0.5], [0.3, 0.7]]], dtype=torch.float64)
+    one = (math.log(4 / 3) + 0.5 * math.log(2 / 3) + 0.5 * math.log(2)) / 2
+    assert js_of_probabilities(both).item() == pytest.approx(one / 2)
+    assert js_divergence(*both.clamp_min(1e-30).log()).item() == pytest.approx(one / 2)
+
+
+def test_the_probability_of_the_label_of_each_modality() -> None:
+    logits = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, math.log(4)]]])
+    assert label_probability(logits[0], torch.tensor([0, 1])).tolist() == pytest.approx([3 / 4, 1 / 2])
+    found = label_probability(logits, torch.tensor([1, 0]))
+    assert found.shape == (2, 2)
+    assert found.flatten().tolist() == pytest.approx([1 / 4, 1 / 2, 1 / 2, 1 / 5])
+
+
+def test_losses_of_half_precision_are_float32_and_those_of_float64_stay() -> None:
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    for dtype, expected in ((torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64,) * 2):
+        a, b = draw(B, C).to(dtype), draw(B, C, seed=1).to(dtype)
+        found = [classification_loss(a, labels), label_probability(a, labels), js_divergence(a, b), infonce(a, b, 0.3)]
+        assert [loss.dtype for loss in found] == [expected] * 4

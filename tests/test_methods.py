@@ -8,8 +8,8 @@ import small_shards
 import torch
 import torch.nn.functional as F
 from method_cases import CASES, LABELS, NEUTRAL, WITHOUT, outputs, state
-from synthetic import write_dataset
-from test_loop import SMALL, same_weights, train
+from tiny_run import SMALL, same_weights
+from tiny_run import train_with_outer as train
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
@@ -20,14 +20,9 @@ from lfm_ray.methods import METHODS
 from lfm_ray.methods.losses import infonce, js_divergence
 from lfm_ray.methods.ogm_ge import OGMGE
 from lfm_ray.settings import load
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 CG = ["alpha.strategy=learned", "alpha.solver=cg"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 def test_lfm_weighs_the_losses_by_alpha() -> None:
@@ -112,7 +107,7 @@ def test_learning_rates_of_modalities_apply_to_all_that_is_theirs_alone(shards: 
     """Plain gradient descent: one step is as many times as long."""
     sgd = ["optimizer={name: sgd, momentum: 0, weight_decay: 0, schedule: constant, gradient_clip: null}", "epochs=1"]
     sgd += ["data.batch_size=48"]
-    start = Run(load(RunConfig, None, [*SMALL, *sgd]), shards.card).model.state_dict()
+    start = Trainer(load(RunConfig, None, [*SMALL, *sgd]), shards.card).model.state_dict()
     plain = train(shards, *sgd).model.state_dict()
     found = train(shards, *sgd, "method=mslr", "method.factors={audio: 3, image: 1e-9}").model.state_dict()
     for name, before in start.items():
@@ -149,13 +144,13 @@ def test_a_method_takes_three_modalities_or_refuses_them(tmp_path: Path, method:
     config = load(RunConfig, None, [*SMALL, f"method={method}"])
     if config.method.exactly_two:
         with pytest.raises(UserError, match=f"{method} is defined for two modalities, and there are 3"):
-            Run(config, shards.card)
+            Trainer(config, shards.card)
         return
-    run = Run(config, shards.card)
+    run = Trainer(config, shards.card)
     run.prepare(8)
     order = Order(np.arange(8), 8, 0, True)
     (batch,) = ReadBatches(from_memory(*shards.arrays("train")), order, Inputs.of(shards.card)).epoch(1)
     before = [parameter.detach().clone() for parameter in run.parameters]
-    losses = [run.update_theta(batch).total.item() for _ in range(8)]
+    losses = [run.training_step(batch).losses.total.item() for _ in range(8)]
     assert np.isfinite(losses).all()
     assert any(not torch.equal(one, other) for one, other in zip(before, run.parameters, strict=True))

@@ -10,6 +10,7 @@ from lfm_ray.training.metrics import (
     classification_metrics,
     evaluate,
     mean_average_precision,
+    metric_names,
     modality_gap,
     probe_scores,
 )
@@ -89,3 +90,58 @@ def test_the_probe_sees_what_was_learnt_and_is_not_fooled_by_many_features() -> 
     assert mean_average_precision(probe_scores({"audio": noise}, labels), labels.numpy()) < 0.65  # chance is 0.5
     constant = probe_scores({"audio": torch.ones(200, 4)}, labels)
     assert np.isfinite(constant).all()
+
+
+def test_the_modality_gap_of_three_modalities_is_the_mean_over_pairs() -> None:
+    # Centroids (1, 0), (0, 1) and (0.6, 0.8): distances sqrt(2), sqrt(0.8), sqrt(0.4)
+    lengths = torch.tensor([[1.0], [3.0]])
+    embeddings = {
+        "audio": lengths * torch.tensor([1.0, 0.0]),
+        "image": lengths * torch.tensor([0.0, 1.0]),
+        "text": lengths * torch.tensor([0.6, 0.8]),
+    }
+    assert modality_gap(embeddings) == pytest.approx((np.sqrt(2) + np.sqrt(0.8) + np.sqrt(0.4)) / 3)
+
+
+def test_embeddings_that_cancel_out_have_no_centroid_of_length_one() -> None:
+    """The centroid is the mean of the unit vectors, not the unit vector of the mean: (0, 0) and (1, 0)."""
+    embeddings = {"audio": torch.tensor([[2.0, 0.0], [-1.0, 0.0]]), "image": torch.tensor([[1.0, 0.0], [4.0, 0.0]])}
+    assert modality_gap(embeddings) == pytest.approx(1.0)
+
+
+def test_every_metric_of_an_evaluation_worked_out_by_hand() -> None:
+    """Four samples of two classes; audio has one of class 1 wrong, by the logits (ln 3, 0)."""
+    labels = torch.tensor([0, 0, 1, 1])
+    sure = float(torch.tensor(4.0).log())
+    right = torch.tensor([[sure, 0.0], [sure, 0.0], [0.0, sure], [0.0, sure]])  # probabilities 4/5 and 1/5
+    audio = right.clone()
+    audio[2] = torch.tensor([float(torch.tensor(3.0).log()), 0.0])  # 3/4 and 1/4
+    embeddings = {"audio": torch.eye(2)[labels], "image": torch.eye(2)[labels]}
+    found = evaluate(right, Outputs(right, {"audio": audio, "image": right}, embeddings), labels)
+    assert list(found) == metric_names(["audio", "image"])
+    perfect = {"loss": np.log(5 / 4), "accuracy": 1.0, "map": 1.0, "macro_f1": 1.0}
+    # Ranked for class 0: 4/5, 4/5, 3/4, 1/5; for class 1: 4/5, 1/4, 1/5, 1/5. F1: 4/5 and 2/3.
+    one_wrong = {
+        "loss": (3 * np.log(5 / 4) + np.log(4)) / 4, "accuracy": 0.75, "map": 1.0, "macro_f1": (4 / 5 + 2 / 3) / 2,
+    }  # fmt: skip
+    expected = {f"{name}/{key}": value for name in ("fused", "image") for key, value in perfect.items()}
+    expected |= {f"audio/{key}": value for key, value in one_wrong.items()}
+    expected |= {"unimodal_accuracy": 0.875, "accuracy_gap": 0.25, "modality_gap": 0.0, "probe_map": 1.0}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_probe_of_one_feature_worked_out_by_hand() -> None:
+    """x = -1, -1, 1, 1, so H = 1/4 + x_i x_j / (4 (1 + strength)); the strength is 0.3 if nothing is said."""
+    labels, x = torch.tensor([0, 0, 1, 1]), np.array([-1, -1, 1, 1])
+    H, y = 1 / 4 + np.outer(x, x) / 5.2, np.eye(2)[labels.numpy()]
+    expected = y - (y - H @ y) / (1 - np.diag(H))[:, None]
+    embeddings = {"audio": torch.tensor([[2.0], [2.0], [8.0], [8.0]])}
+    assert probe_scores(embeddings, labels) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_level_of_equal_embeddings_is_that_of_the_other_rows() -> None:
+    """All embeddings alike: each row is predicted by the frequencies of the classes in the others, 2 of 3 or 1 of 3."""
+    labels = torch.tensor([0, 1, 0, 1])
+    found = probe_scores({"audio": torch.full((4, 3), 7.0)}, labels)
+    own, other = 1 / 3, 2 / 3
+    assert found == pytest.approx(np.array([[own, other], [other, own]] * 2), abs=1e-6)

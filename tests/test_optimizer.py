@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from synthetic import write_dataset
-from test_loop import SMALL, same_weights, splits, train, without_time
-from tiny_run import train_until_killed
+from tiny_run import SMALL, same_weights, train_until_killed, without_time
+from tiny_run import splits_with_outer as splits
+from tiny_run import train_with_outer as train
 from torch import nn
 
 from lfm_ray.config import RunConfig
@@ -16,15 +16,10 @@ from lfm_ray.optimization.optimizer import OptimizerSettings, after_epoch, after
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
 from lfm_ray.training.loop import fit
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 # So slow that no epoch's loss is 0.01 % below the first one's.
 STILL = ["optimizer.name=sgd", "optimizer.schedule=plateau", "optimizer.learning_rate=1e-6", "optimizer.patience=2"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 def one_weight(**settings: Any) -> tuple[nn.Parameter, Any, Any]:
@@ -75,8 +70,8 @@ def test_other_schedules_follow_the_step_and_not_the_loss() -> None:
 def test_a_run_that_stopped_on_a_plateau_goes_on_with_its_patience_bit_for_bit(shards: Shards, tmp_path: Path) -> None:
     whole = train(shards, *STILL, "epochs=5")
     assert [row["learning_rate"] for row in whole.history] == pytest.approx([1e-6, 1e-6, 1e-6, 1e-6, 1e-7])
-    train_until_killed(Run(whole.config, shards.card), splits(shards, whole.config), tmp_path / "checkpoint.pt")
-    again = Run(whole.config, shards.card)
+    train_until_killed(Trainer(whole.config, shards.card), splits(shards, whole.config), tmp_path / "checkpoint.pt")
+    again = Trainer(whole.config, shards.card)
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     fit(again, splits(shards, whole.config))
     assert same_weights(again, whole)
@@ -85,7 +80,7 @@ def test_a_run_that_stopped_on_a_plateau_goes_on_with_its_patience_bit_for_bit(s
 
 def test_every_rank_takes_the_loss_of_rank_zero(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of ranks may differ by rounding on GPUs; a rate that fell on one of them only would part them for good."""
-    run = Run(load(RunConfig, None, [*SMALL, *STILL]), shards.card)
+    run = Trainer(load(RunConfig, None, [*SMALL, *STILL]), shards.card)
     run.prepare(3)
     monkeypatch.setattr("lfm_ray.runtime.distributed.from_rank_zero", lambda value, device: 0.5)
     run.end_of_epoch({"train/loss": 0.75})

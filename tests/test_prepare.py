@@ -1,28 +1,21 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import media_files
 import pytest
 import small_shards
+from commands import run
 
-from lfm_ray import cli, prepare
 from lfm_ray.datasets.shards import CARD, Shards
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "lfm_ray.prepare", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, ray_local: None) -> None:
     manifest = media_files.dataset(tmp_path / "raw")
     out = tmp_path / "shards"
-    done = command(
-        manifest, "--audio", "sound", "--image", "picture", "--out", out, "--set", "audio.n_fft=128",
-        "--set", "limit.train=10", "--set", "noise.sound=0.3",
+    done = run(
+        tmp_path, "prepare", manifest, "--audio", "sound", "--image", "picture", "--out", out,
+        "--set", "audio.n_fft=128", "--set", "limit.train=10", "--set", "noise.sound=0.3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     printed = " ".join(done.stdout.split())
@@ -31,10 +24,10 @@ def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, capsys: pytest
     assert f"python -m lfm_ray.tune --data {out}" in printed
     assert "WARNING" not in done.stderr + done.stdout
     assert Shards(out).card.rows("train") == 10
-    prepare.inspect(out)
+    table = run(tmp_path, "prepare", "--inspect", out).stdout
     assert (out / "contact_sheet.png").stat().st_size > 10_000
-    assert command(manifest, "--audio", "sound", "--out", out, "--set", "audio.n_fft=128").returncode == 0  # replaced
-    table = capsys.readouterr().out
+    again = run(tmp_path, "prepare", manifest, "--audio", "sound", "--out", out, "--set", "audio.n_fft=128")
+    assert again.returncode == 0  # replaced
     assert "65 x 5" in table.replace("1 x ", "")
     assert max(map(len, table.splitlines())) <= 100 or str(tmp_path) in table
 
@@ -57,21 +50,14 @@ def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, capsys: pytest
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
     manifest = media_files.dataset(tmp_path / "raw", rows=16, classes=4)
-    monkeypatch.chdir(tmp_path)
-    words = [str(manifest) if word == "MANIFEST" else word for word in arguments]
-    monkeypatch.setattr(sys, "argv", ["prepare", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(prepare.main)
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    done = run(tmp_path, "prepare", *(str(manifest) if word == "MANIFEST" else word for word in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
@@ -80,7 +66,7 @@ def test_inspect_finds_an_altered_shard(tmp_path: Path) -> None:
     data = bytearray((folder / "val-00000.arrow").read_bytes())
     data[700] ^= 255
     (folder / "val-00000.arrow").write_bytes(data)
-    done = command("--inspect", folder)
+    done = run(tmp_path, "prepare", "--inspect", folder)
     assert done.returncode == 2
     assert "val-00000.arrow: checksum differs" in done.stderr
     assert CARD in done.stderr

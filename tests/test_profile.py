@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from synthetic import write_dataset
+from tiny_run import SMALL, without_time
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch
@@ -19,25 +19,24 @@ from lfm_ray.methods import LFM
 from lfm_ray.report.tables import profile_table
 from lfm_ray.runtime import profiling as profile
 from lfm_ray.settings import load
-from lfm_ray.training.execution import execute
+from lfm_ray.training.execution import Launch, execute
 from lfm_ray.training.run_folder import PROFILE
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
-SMALL = ["epochs=2", "model.width=4", "model.embedding_size=8", "data.batch_size=8", "device=cpu"]
+SHORT = [*SMALL, "epochs=2", "data.batch_size=8", "device=cpu"]
 LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1"]
 COSTS = {"data": 5.0, "forward": 3.0, "loss": 2.0, "backward": 11.0, "optimiser": 7.0}
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return Source(Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards")), {})
+@pytest.fixture
+def source(shards: Shards) -> DataSource:
+    return DataSource(shards, {})
 
 
-def run(source: Source, folder: Path, *overrides: str, profiled: bool = True) -> list[dict[str, float]]:
-    config = load(RunConfig, None, [*SMALL, *overrides])
-    rows = execute(config, source, folder, report=lambda row: None, profile=profiled)
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+def run(source: DataSource, folder: Path, *overrides: str, profiled: bool = True) -> list[dict[str, float]]:
+    config = load(RunConfig, None, [*SHORT, *overrides])
+    return without_time(execute(Launch(config, source, folder, profile=profiled), report=lambda row: None))
 
 
 @pytest.fixture
@@ -59,15 +58,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     slowed(torch.optim.AdamW, "step", COSTS["optimiser"])
     slowed(torch.Tensor, "backward", COSTS["backward"])
     slowed(torch.autograd, "grad", COSTS["backward"])
-    slowed(Run, "learned_tau", 1000.0)  # once an epoch, after its steps
-    forward = Run.__init__
+    slowed(Trainer, "learned_tau", 1000.0)  # once an epoch, after its steps
+    forward = Trainer.__init__
 
-    def watched(self: Run, *arguments: Any, **named: Any) -> None:
+    def watched(self: Trainer, *arguments: Any, **named: Any) -> None:
         forward(self, *arguments, **named)
         self.model.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + COSTS["forward"]))
 
-    monkeypatch.setattr(Run, "__init__", watched)
-    epoch = type(Source.batches).__call__ and profile._Watched.epoch
+    monkeypatch.setattr(Trainer, "__init__", watched)
+    epoch = type(DataSource.batches).__call__ and profile._Watched.epoch
 
     def slow_data(self: Any, number: int) -> Iterator[Batch]:
         class Slow:
@@ -84,7 +83,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile._Watched, "epoch", slow_data)
 
 
-def test_every_part_of_a_step_has_its_own_time(source: Source, tmp_path: Path, clock: None) -> None:
+def test_every_part_of_a_step_has_its_own_time(source: DataSource, tmp_path: Path, clock: None) -> None:
     run(source, tmp_path / "run")
     found = json.loads((tmp_path / "run" / PROFILE).read_text())
     steps = 2 * 6 - profile.WARM_UP
@@ -94,7 +93,7 @@ def test_every_part_of_a_step_has_its_own_time(source: Source, tmp_path: Path, c
     assert found["seconds"] == sum(found["parts"].values())
 
 
-def test_what_the_update_of_alpha_does_counts_as_that(source: Source, tmp_path: Path, clock: None) -> None:
+def test_what_the_update_of_alpha_does_counts_as_that(source: DataSource, tmp_path: Path, clock: None) -> None:
     run(source, tmp_path / "run", *LEARNED)
     found = json.loads((tmp_path / "run" / PROFILE).read_text())
     parts, steps = found["parts"], found["steps"]
@@ -104,7 +103,7 @@ def test_what_the_update_of_alpha_does_counts_as_that(source: Source, tmp_path: 
     assert parts["other"] == 0
 
 
-def test_micro_batches_pass_forward_twice(source: Source, tmp_path: Path, clock: None) -> None:
+def test_micro_batches_pass_forward_twice(source: DataSource, tmp_path: Path, clock: None) -> None:
     run(source, tmp_path / "run", "data.micro_batch_size=4")
     found = json.loads((tmp_path / "run" / PROFILE).read_text())
     per_step = {name: seconds / found["steps"] for name, seconds in found["parts"].items()}
@@ -114,7 +113,7 @@ def test_micro_batches_pass_forward_twice(source: Source, tmp_path: Path, clock:
 
 
 @pytest.mark.parametrize("strategy", [[], LEARNED, ["data.micro_batch_size=3"]])
-def test_a_profiled_run_trains_the_same(source: Source, tmp_path: Path, strategy: list[str]) -> None:
+def test_a_profiled_run_trains_the_same(source: DataSource, tmp_path: Path, strategy: list[str]) -> None:
     extra = [*strategy, "model.dropout=0.3"]
     profiled = run(source, tmp_path / "profiled", *extra)
     assert profiled == run(source, tmp_path / "plain", *extra, profiled=False)

@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 from scipy.optimize import minimize_scalar
 from synthetic import write_dataset
-from test_loop import without_time
-from tiny_run import small_config
+from tiny_run import small_config, without_time
 
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.runtime import checkpoint
 from lfm_ray.runtime.checkpoint import CheckpointSettings
 from lfm_ray.training import run_folder
-from lfm_ray.training.execution import execute
+from lfm_ray.training.execution import Launch, execute
 from lfm_ray.training.ray_train import DIED
 from lfm_ray.training.run_folder import CHECKPOINT, add_notice, overcome, read_alpha_updates, read_epochs
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Row
 
 
@@ -52,8 +51,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return Source(Shards(write_dataset(tmp_path / "shards", train=16)), {})
+def source(tmp_path: Path) -> DataSource:
+    return DataSource(Shards(write_dataset(tmp_path / "shards", train=16)), {})
 
 
 @pytest.mark.parametrize(
@@ -68,10 +67,10 @@ def source(tmp_path: Path) -> Source:
     ],
 )
 def test_the_state_is_saved_at_the_optimal_interval(
-    tmp_path: Path, source: Source, clock: Clock, hours: float, save_every: int | None, expected: list[int]
+    tmp_path: Path, source: DataSource, clock: Clock, hours: float, save_every: int | None, expected: list[int]
 ) -> None:
     config = small_config("epochs=11", f"checkpoint.hours_between_failures={hours}")
-    execute(config, source, tmp_path / "run", clock.pass_epoch, save_every=save_every)
+    execute(Launch(config, source, tmp_path / "run", save_every=save_every), clock.pass_epoch)
     assert clock.saved == expected
 
 
@@ -90,12 +89,12 @@ def test_the_interval_is_the_one_that_costs_least(cost: float) -> None:
 
 
 def test_a_run_that_is_killed_between_two_saves_equals_one_that_never_stopped(
-    tmp_path: Path, source: Source, clock: Clock
+    tmp_path: Path, source: DataSource, clock: Clock
 ) -> None:
     config = small_config(
         "epochs=11", f"checkpoint.hours_between_failures={1600 / (2 * 2) / 3600}", "alpha.strategy=learned"
     )
-    whole = execute(config, source, tmp_path / "whole", clock.pass_epoch)
+    whole = execute(Launch(config, source, tmp_path / "whole"), clock.pass_epoch)
 
     def die_after_eight(row: Row) -> None:
         clock.pass_epoch(row)
@@ -104,11 +103,11 @@ def test_a_run_that_is_killed_between_two_saves_equals_one_that_never_stopped(
 
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
-        execute(config, source, folder, die_after_eight)
+        execute(Launch(config, source, folder), die_after_eight)
     assert len(read_epochs(folder)) == 8
     assert checkpoint.load(folder / CHECKPOINT)["epoch"] == 5
     told: list[Row] = []
-    assert without_time(execute(config, source, folder, told.append)) == without_time(whole)
+    assert without_time(execute(Launch(config, source, folder), told.append)) == without_time(whole)
     assert without_time(told) == without_time(whole) == without_time(read_epochs(folder))
     assert read_alpha_updates(folder) == read_alpha_updates(tmp_path / "whole")
 

@@ -19,6 +19,7 @@ from lfm_ray.optimization.schedules import (
     Power,
     Stepwise,
     Table,
+    _information,
     formula,
     to_bernstein,
     to_power,
@@ -192,3 +193,70 @@ def test_a_table_is_spread_evenly_over_the_epochs() -> None:
     assert [table.alpha(t, 3) for t in (1, 2, 3)] == [0.9, 0.5, 0.1]
     assert [table.alpha(t, 6) for t in range(1, 7)] == [0.9, 0.9, 0.5, 0.5, 0.1, 0.1]
     assert [table.alpha(t, 2) for t in (1, 2)] == [0.9, 0.5]
+
+
+def test_a_run_of_one_epoch_has_the_first_value() -> None:
+    assert Polynomial(strategy="polynomial", coefficients=[0.9, 0.1]).alpha(1, 1) == pytest.approx(0.9)
+    assert Power(strategy="power", coefficients=[0.2, 0.3], of_epochs=9).alpha(1, 1) == pytest.approx(0.5)
+    assert to_power([0.7, 0.2, 0.4], 1) == [0.7, 0, 0]
+
+
+def test_a_run_of_two_epochs_has_the_first_and_the_last_value() -> None:
+    line = Polynomial(strategy="polynomial", coefficients=[0.9, 0.1])
+    assert [line.alpha(t, 2) for t in (1, 2)] == pytest.approx([0.9, 0.1])
+    power = Power(strategy="power", coefficients=[0, 0.1], of_epochs=9)
+    assert [power.alpha(t, 2) for t in (1, 2)] == pytest.approx([0.1, 0.9])
+
+
+def test_conversion_of_a_cubic_worked_out_by_hand() -> None:
+    # T = 2: s = t - 1; (2 - t)^3 = B_{0,3}, 3 (t - 1) (2 - t)^2 = B_{1,3}
+    assert to_power([1, 0, 0, 0], 2) == [8, -12, 6, -1]
+    assert to_power([0, 1, 0, 0], 2) == [-12, 24, -15, 3]
+
+
+def test_a_fit_is_a_cubic_if_nothing_else_is_said() -> None:
+    assert Polynomial.fit([0.9, 0.8, 0.4, 0.3, 0.1])[0].degree == 3
+
+
+def test_the_information_criterion_worked_out_by_hand() -> None:
+    # 10 ln 0.1^2 + 3 ln 10 = -17 ln 10; a residual below 1e-6 counts as 1e-6: 4 ln 1e-12 + 2 ln 4
+    assert _information(10, 2, 0.1) == pytest.approx(-17 * math.log(10))
+    assert _information(4, 1, 0.0) == _information(4, 1, 1e-6) == pytest.approx(-48 * math.log(10) + 4 * math.log(2))
+
+
+@pytest.mark.parametrize("degree", [1, 4, 6])
+def test_the_lowest_degree_that_follows_a_curve_is_chosen(degree: int) -> None:
+    truth = Polynomial(strategy="polynomial", coefficients=[0.9, *[(i % 2) * 0.8 for i in range(degree)]])
+    fitted, residual = Polynomial.fit([truth.alpha(t, 40) for t in range(1, 41)], degree=None)
+    assert fitted.degree == degree
+    assert fitted.coefficients == pytest.approx(truth.coefficients, abs=1e-4)
+    assert residual < 1e-6
+
+
+def test_the_degree_of_a_fit_is_at_most_six_and_leaves_a_point_to_judge_it_by() -> None:
+    truth = Polynomial(strategy="polynomial", coefficients=[1, 0, 1, 0, 1, 0, 1, 0])
+    assert Polynomial.fit([truth.alpha(t, 40) for t in range(1, 41)], degree=None)[0].degree <= 6
+    assert Polynomial.fit([0.9, 0.1, 0.8], degree=None)[0].degree == 1  # a parabola would follow anything
+    assert Polynomial.fit([0.9, 0.2], degree=None)[0].coefficients == pytest.approx([0.9, 0.2])
+    parabola = [1, 4 / 9, 1 / 9, 0]  # (1 - s)^2 at s = 0, 1/3, 2/3, 1
+    assert Polynomial.fit(parabola, degree=None)[0].coefficients == pytest.approx([1, 0, 0], abs=1e-6)
+
+
+def test_a_rate_of_alpha_that_is_not_halved_stays() -> None:
+    assert Learned(strategy="learned", eta_alpha=0.1).updated(0.5, 1.0, t=1000) == pytest.approx(0.4)
+    assert Learned(strategy="learned", eta_alpha=0.1, halve_every=1).updated(0.5, 1.0, t=3) == pytest.approx(0.475)
+
+
+def test_rows_are_held_out_only_where_the_outer_loss_is_measured_on_them() -> None:
+    held_out = Learned(strategy="learned", outer_fraction=0.1)
+    assert [held_out.held_out_rows(rows) for rows in (100, 26, 3)] == [10, 3, 1]
+    assert [Learned(strategy="learned", outer=outer).held_out_rows(100) for outer in ("val", "inner")] == [0, 0]
+    assert held_out.outer_batch_size(32) == 32
+    official = Official(strategy="official")
+    assert (official.held_out_rows(100), official.outer_batch_size(32)) == (16, 8)
+
+
+def test_formula_gives_four_digits_and_leads_with_a_sign_only_if_it_is_negative() -> None:
+    assert formula([-1, 0.123456, -20000]) == "omega_hat(t) = -2e+04 t^2 + 0.1235 t - 1"
+    assert formula([0.25]) == "omega_hat(t) = 0.25"
+    assert formula([0, 0]) == "omega_hat(t) = 0 t + 0"

@@ -44,3 +44,25 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order
     assert holm([0.02, 0.01, 0.5, 0.015]) == pytest.approx([0.045, 0.04, 0.5, 0.045])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_two_seeds_worked_out_by_hand() -> None:
+    # differences 1 and 3: mean 2, std sqrt(2), t = 2 with 1 degree of freedom, whose distribution is Cauchy's:
+    # p = 1 - 2 / pi atan(2), and the 97.5 % point is tan(0.475 pi); both positive: 2 / 2^2 by ranks
+    found = paired([2.0, 5.0], [1.0, 2.0])
+    reach = math.tan(0.475 * math.pi)
+    assert (found.difference, found.std) == pytest.approx((2, math.sqrt(2)))
+    assert (found.low, found.high) == pytest.approx((2 - reach, 2 + reach))
+    assert (found.p_t, found.p_wilcoxon) == pytest.approx((1 - 2 / math.pi * math.atan(2), 0.5))
+
+
+def test_small_differences_are_tested_like_large_ones() -> None:
+    found = paired([0.511, 0.722, 0.133], [0.51, 0.72, 0.13])
+    assert found.p_t == pytest.approx(1 - math.sqrt(12 / 14))
+    assert found.p_wilcoxon == pytest.approx(0.25)
+
+
+def test_one_seed_has_a_difference_and_no_spread() -> None:
+    found = paired([3.0], [1.0])
+    assert found.difference == 2
+    assert all(math.isnan(value) for value in (found.std, found.low, found.high))

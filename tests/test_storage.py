@@ -6,16 +6,15 @@ import os
 import pickle
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import SMALL_FLAGS, start, wait_for
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 from synthetic import write_dataset
@@ -24,12 +23,13 @@ from lfm_ray import cli, storage
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.resources import check_nodes
 from lfm_ray.search.study.journal import PatientJournal
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
-from lfm_ray.training.execution import run_in_process
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Launch, run_in_process
+from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Row
 
 KEY = "the-secret-that-nobody-may-see"
@@ -199,6 +199,7 @@ def test_of_many_processes_one_copies_and_the_others_wait(
     assert [file.suffix for file in shards.path.glob("*") if file.suffix not in (".json", ".lock")] == [".arrow"]
 
 
+@pytest.mark.slow
 def test_before_the_first_trial_every_node_has_copied_the_shards_or_is_named(
     machine, tmp_path: Path, cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,13 +207,13 @@ def test_before_the_first_trial_every_node_has_copied_the_shards_or_is_named(
     cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / "second")})
     (tmp_path / "sweep.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    with cli.ray_session(cluster.address):
-        source = Source.open(load(RunConfig, None, ["data.path=s3://bucket/shards/nodes", "data.memory_share=0"]))
+    with ray_session(cluster.address):
+        source = DataSource.open(load(RunConfig, None, ["data.path=s3://bucket/shards/nodes", "data.memory_share=0"]))
         check_nodes(source, tmp_path / "sweep.yaml")
         copies = (tmp_path / "second/lfm_ray/s3/bucket/shards/nodes").glob("*.arrow")
         wanted = {source.shards.card.splits[split][0].sha256 for split in ("train", "val")}
         assert {file.stem for file in copies} == wanted
-        nowhere_else = Source(Shards(Path("/proc/self/cwd/shards")), {})  # a path that is another's on each node
+        nowhere_else = DataSource(Shards(Path("/proc/self/cwd/shards")), {})  # a path that is another's on each node
         with pytest.raises(UserError, match=r"node [\d.]+ \(.+\): cannot read the shards in /proc/self/cwd/shards"):
             check_nodes(nowhere_else, tmp_path / "sweep.yaml")
         storage.remove(source.shards.path / "val-00000.arrow")
@@ -233,7 +234,7 @@ def test_a_store_that_refuses_is_one_line(machine, capsys: pytest.CaptureFixture
 
 
 def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     config = load(RunConfig, None, ["epochs=3", "model.width=4", "model.embedding_size=8", "data.batch_size=16"])
 
     def run(uri: str, stop_after: int = 3) -> list[Row]:
@@ -245,7 +246,7 @@ def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
                 raise InterruptedError
 
         try:
-            run_in_process(config, source, storage.working_folder(uri), report, threads=1)
+            run_in_process(Launch(config, source, storage.working_folder(uri)), report)
         except InterruptedError:
             machine()
         return rows
@@ -304,19 +305,17 @@ def test_a_journal_write_that_fails_in_its_middle_is_done_once_and_whole(
     assert list(PatientJournal(file).read_logs(0)) == [{"a": 1}, {"c": 2}]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_bucket_that_is_away_for_a_while_goes_on_from_another_machine_and_shows_no_secret(
     machine, server: Server, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "shards")
-    small = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--data", "shards", "--epochs", "2"]
+    small = [*SMALL_FLAGS, "--data", "shards", "--epochs", "2"]
     said = ""
     for arguments in (["--name", "one", "--trials", "1", *small], ["--resume", "one", "--trials", "2"]):
         machine()
         with (tmp_path / "said").open("w+") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lfm_ray.tune", "--storage", "s3://bucket/sweeps", *arguments],
-                cwd=tmp_path, text=True, stdout=output, stderr=output,
-            )  # fmt: skip
+            process = start(tmp_path, "tune", "--storage", "s3://bucket/sweeps", *arguments, output=output)
             if "--name" in arguments:
                 begun = "s3://bucket/sweeps/one/sweep.yaml"  # and no trial has been handed out yet
                 wait_for(lambda uri=begun: storage.exists(storage.working_folder(uri)), process)
@@ -334,12 +333,6 @@ def test_a_sweep_in_a_bucket_that_is_away_for_a_while_goes_on_from_another_machi
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert KEY.encode() not in written + said.encode()
     assert {"best.yaml", "trials.csv", "study.journal"} <= {i.path.rpartition("/")[2] for i in _objects("sweeps/one")}
-
-
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not what():
-        assert process.poll() is None
-        time.sleep(0.01)
 
 
 def upload(folder: Path, uri: str) -> None:

@@ -1,22 +1,19 @@
-"""The commands tune, train and confirm, run as a user runs them."""
+"""The commands tune, train, confirm and export, from end to end."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import SMALL_FLAGS, Completed, run, start, wait_for
 from synthetic import write_dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import without_time
 
-from lfm_ray import cli
 from lfm_ray.config import RunConfig
 from lfm_ray.export.model_folder import read_card
 from lfm_ray.optimization.schedules import Polynomial
@@ -25,16 +22,7 @@ from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load, read_yaml
 from lfm_ray.training.run_folder import read_alpha_updates, read_epochs
 
-REPOSITORY = Path(__file__).parents[1]
-SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
-
-
-def command(name: str, *arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", f"lfm_ray.{name}", *map(str, arguments)]
-
-
-def run(folder: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(name, *arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sweep(folder: Path) -> subprocess.CompletedProcess[str]:
-    return run(folder, "tune", "--data", "shards/tiny", "--name", "one", "--trials", "7", "--epochs", "4", *SMALL)
+def sweep(folder: Path, ray_session: object) -> Completed:
+    return run(folder, "tune", "--data", "shards/tiny", "--name", "one", "--trials", "7", "--epochs", "4", *SMALL_FLAGS)
 
 
-def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(
-    folder: Path, sweep: subprocess.CompletedProcess[str]
-) -> None:
+def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(folder: Path, sweep: Completed) -> None:
     assert sweep.returncode == 0, sweep.stderr
     for part in ("alpha = 0", "heuristic", "learned", "best found", "omega_hat(t) = ", "tensorboard --logdir"):
         assert part in sweep.stdout
@@ -69,7 +55,7 @@ def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(
     assert f"{best['val/fused/accuracy']:.3f}" in sweep.stdout
 
 
-def test_the_best_trial_of_a_sweep_is_exported(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+def test_the_best_trial_of_a_sweep_is_exported(folder: Path, sweep: Completed) -> None:
     done = run(folder, "export", "sweeps/one", "--out", "exported/one")
     assert done.returncode == 0, done.stderr
     card = read_card(folder / "exported" / "one")
@@ -80,9 +66,7 @@ def test_the_best_trial_of_a_sweep_is_exported(folder: Path, sweep: subprocess.C
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
-def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
-    folder: Path, sweep: subprocess.CompletedProcess[str]
-) -> None:
+def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(folder: Path, sweep: Completed) -> None:
     runs = sorted(path for path in (folder / "sweeps/one/tensorboard").iterdir() if path.name != "layout")
     assert len(runs) == 7
     table = pd.read_csv(folder / "sweeps/one/trials.csv")
@@ -100,9 +84,7 @@ def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(
     assert [event.step for event in updates] == list(read_alpha_updates(folder / "sweeps/one/trials/0002"))
 
 
-def test_confirm_measures_on_the_test_split_and_says_that_it_did(
-    folder: Path, sweep: subprocess.CompletedProcess[str]
-) -> None:
+def test_confirm_measures_on_the_test_split_and_says_that_it_did(folder: Path, sweep: Completed) -> None:
     done = run(folder, "confirm", "sweeps/one", "--seeds", "2", "--select", "3")
     assert done.returncode == 0, done.stderr
     selecting = {path.name: read_epochs(path)[-1] for path in (folder / "sweeps/one/confirm-select").glob("*-seed*")}
@@ -128,27 +110,29 @@ def test_confirm_measures_on_the_test_split_and_says_that_it_did(
     assert f"{100 * first.mean():.1f} ± {100 * first.std():.1f}" in done.stdout
 
 
-def test_best_yaml_gives_the_trial_again_and_two_workers_take_the_same_steps(
-    folder: Path, sweep: subprocess.CompletedProcess[str]
-) -> None:
-    for workers in ("1", "2"):
-        done = run(folder, "train", "sweeps/one/best.yaml", "--workers", workers, "--name", f"w{workers}")
-        assert done.returncode == 0, done.stderr
+def test_best_yaml_gives_the_trial_again_to_the_last_bit(folder: Path, sweep: Completed) -> None:
+    done = run(folder, "train", "sweeps/one/best.yaml", "--name", "w1")
+    assert done.returncode == 0, done.stderr
     best = best_of(Sweep.open(folder / "sweeps/one").trials())
     assert best
-    timed = {"seconds"}
-    assert [{k: v for k, v in row.items() if k not in timed} for row in read_epochs(folder / "runs/w1")] == [
-        {k: v for k, v in row.items() if k not in timed} for row in best.rows
-    ]  # best.yaml gives the trial's numbers again, to the last bit
-    one, two = (pd.read_json(folder / f"runs/w{n}/epochs.jsonl", lines=True) for n in (1, 2))
+    assert without_time(read_epochs(folder / "runs/w1")) == without_time(best.rows)
+
+
+@pytest.mark.slow
+def test_two_workers_take_the_same_steps(folder: Path, sweep: Completed) -> None:
+    done = run(folder, "train", "sweeps/one/best.yaml", "--workers", "2", "--name", "w2")
+    assert done.returncode == 0, done.stderr
+    best = best_of(Sweep.open(folder / "sweeps/one").trials())
+    assert best
+    one, two = pd.DataFrame(best.rows), pd.read_json(folder / "runs/w2/epochs.jsonl", lines=True)
     assert list(one["alpha"]) == pytest.approx(list(two["alpha"]))
     assert list(one["train/loss"]) == pytest.approx(list(two["train/loss"]), abs=1e-3)
     assert (folder / "runs/w2/checkpoint.pt").exists()
 
 
-def test_a_sweep_learns_from_another(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+def test_a_sweep_learns_from_another(folder: Path, sweep: Completed) -> None:
     done = run(folder, "tune", "--data", "shards/tiny", "--name", "warm", "--trials", "2", "--epochs", "2",
-               "--warm-start", "sweeps/one", *SMALL)  # fmt: skip
+               "--concurrency", "1", "--warm-start", "sweeps/one", *SMALL_FLAGS)  # fmt: skip
     assert done.returncode == 0, done.stderr
     finished = [trial for trial in Sweep.open(folder / "sweeps/one").trials() if trial.state == "finished"]
     assert f"{len(finished)} trials of sweeps/one, {len(finished)} of them compared by rank" in done.stdout  # other T
@@ -156,7 +140,7 @@ def test_a_sweep_learns_from_another(folder: Path, sweep: subprocess.CompletedPr
 
 
 def test_shards_too_large_for_the_object_store_reach_the_trials_by_any_way(folder: Path) -> None:
-    arguments = ["--data", "shards/tiny", "--trials", "2", "--epochs", "2", *SMALL]
+    arguments = ["--data", "shards/tiny", "--trials", "2", "--epochs", "2", "--concurrency", "1", *SMALL_FLAGS]
     arguments += ["--objective", "val/fused/map", "--objective", "val/accuracy_gap"]
     for name, setting in (("mapped", "memory_share=0"), ("streamed", "reader_cpus=1")):
         done = run(folder, "tune", "--name", name, *arguments, "--set", f"data.{setting}")
@@ -168,18 +152,12 @@ def test_shards_too_large_for_the_object_store_reach_the_trials_by_any_way(folde
 
 
 def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(folder: Path) -> None:
-    common = ["--data", "shards/tiny", "--trials", "6", "--epochs", "6", "--concurrency", "1", *SMALL]
+    common = ["--data", "shards/tiny", "--trials", "6", "--epochs", "6", "--concurrency", "1", *SMALL_FLAGS]
     assert run(folder, "tune", *common, "--name", "whole").returncode == 0
-    process = subprocess.Popen(
-        command("tune", *common, "--name", "killed"), cwd=folder, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    journal = folder / "sweeps/killed/trials/0002/epochs.jsonl"
-    while not journal.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = start(folder, "tune", *common, "--name", "killed")
+    wait_for((folder / "sweeps/killed/trials/0002/epochs.jsonl").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     finished = [trial.number for trial in Sweep.open(folder / "sweeps/killed").trials() if trial.state == "finished"]
     written = {n: (folder / f"sweeps/killed/trials/{n:04d}/checkpoint.pt").stat().st_mtime_ns for n in finished}
     assert finished
@@ -193,7 +171,7 @@ def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(fol
     pd.testing.assert_frame_equal(whole.drop(columns="seconds"), killed.drop(columns="seconds"))
 
 
-def test_a_sweep_that_another_process_runs_is_left_alone(folder: Path, sweep: subprocess.CompletedProcess[str]) -> None:
+def test_a_sweep_that_another_process_runs_is_left_alone(folder: Path, sweep: Completed) -> None:
     other = Sweep.open(folder / "sweeps/one")
     other.hold()
     before = (folder / "sweeps/one/sweep.yaml").read_bytes()
@@ -213,7 +191,7 @@ def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first
         "search: {alpha.value: {uniform: [0, 0.2]}}\n"
     )
     done = run(folder, "tune", space, "--data", "shards/tiny", "--name", "failing", "--trials", "2", "--epochs", "40",
-               *SMALL, "--set", "model.fusion=concat")  # fmt: skip
+               "--concurrency", "1", *SMALL_FLAGS, "--set", "model.fusion=concat")  # fmt: skip
     assert done.returncode == 1
     assert "no trial finished (2 failed): the loss became NaN" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -235,7 +213,7 @@ def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path) -> 
     assert fitted.optimizer.learning_rate == 0.0123
 
     done = run(folder, "tune", "search_spaces/cubic.yaml", "--data", "shards/tiny", "--name", "started", "--epochs",
-               "3", "--trials", "1", "--start-from", "runs/learned", *SMALL)  # fmt: skip
+               "3", "--trials", "1", "--start-from", "runs/learned", *SMALL_FLAGS)  # fmt: skip
     assert done.returncode == 0, done.stderr
     (trial,) = Sweep.open(folder / "sweeps/started").trials()
     assert trial.label == "fit of learned"
@@ -247,7 +225,18 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
     space = folder / "outer.yaml"
     space.write_text("run: {alpha: {strategy: learned, outer: val}}\nsearch: {loss.tau: {uniform: [0.1, 1]}}\n")
     made = run(
-        folder, "tune", space, "--data", "shards/tiny", "--name", "outer", "--trials", "1", "--epochs", "2", *SMALL
+        folder,
+        "tune",
+        space,
+        "--data",
+        "shards/tiny",
+        "--name",
+        "outer",
+        "--trials",
+        "1",
+        "--epochs",
+        "2",
+        *SMALL_FLAGS,
     )
     assert made.returncode == 0, made.stderr
     refused = run(folder, "confirm", "sweeps/outer", "--split", "val", "--seeds", "1")
@@ -280,7 +269,7 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
             ["--data", "shards/tiny", "--objective", "val/fused/mpa", "--name", "x"],
             "did you mean val/fused/map",
         ),
-        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "add --warm-start-as points"),
+        ("tune", ["--sampler", "random", "--warm-start", "sweeps/one"], "choose --sampler tpe or gp"),
         ("tune", ["--resume", "one", "--objective", "val/fused/map"], "only budgets and resources can change"),
         ("tune", ["--resume", "absent"], "there is no sweep here"),
         ("tune", ["--data", "shards/tiny", "--name", "one"], "--resume one"),
@@ -304,19 +293,13 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
 )
 def test_bad_input_is_one_line_and_status_2(
     folder: Path,
-    sweep: subprocess.CompletedProcess[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    sweep: Completed,
     name: str,
     arguments: list[str],
     said: str,
 ) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(importlib.import_module(f"lfm_ray.{name}").main)
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert said in re.sub(r"\s+", " ", error)
+    done = run(folder, name, *arguments)
+    assert done.returncode == 2
+    assert said in re.sub(r"\s+", " ", done.stderr)
     assert not (folder / "sweeps" / "x").exists()
     assert not (folder / "sweeps" / "y").exists()

@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lfm_ray.console import moves
 from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
 from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.spaces.space import Space
@@ -19,13 +20,13 @@ from lfm_ray.search.sweep import STATES, strategy_name
 
 
 class ProgressCallback(DriverOnly, Callback):
-    """A progress bar, shown in a terminal while its `with` block runs."""
+    """A progress bar, shown in a terminal or notebook while its `with` block runs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def __enter__(self) -> Self:
-        if self._progress.console.is_terminal:
+        if moves(self._progress.console):
             self._progress.start()
         return self
 
@@ -36,7 +37,7 @@ class ProgressCallback(DriverOnly, Callback):
 
 
 class SweepProgress(ProgressCallback):
-    """A live line in a terminal; elsewhere (a log file), one line per ended trial."""
+    """A live line in a terminal or notebook; elsewhere (a log file), one line per ended trial."""
 
     def __init__(self, console: Console, study: Study, space: Space) -> None:
         self.console, self.study, self.space = console, study, space
@@ -60,9 +61,9 @@ class SweepProgress(ProgressCallback):
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Prints a line for an ended trial if this is not a terminal."""
+        """Prints a line for an ended trial where no live line is shown."""
         self._show()
-        if self.console.is_terminal:
+        if moves(self.console):
             return
         frozen = self.study.trials()[trial.config[NUMBER]]
         config = self.space.config(trial.config[SETTINGS])

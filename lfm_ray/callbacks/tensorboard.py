@@ -68,7 +68,7 @@ class RunWriter:
     """
 
     def __init__(self, folder: Path, config: RunConfig, settings: dict[str, Any], run: Path) -> None:
-        self.folder, self.run, self.last = folder, run, dict[str, float]()
+        self.folder, self.run, self.epochs, self.last = folder, run, config.epochs, dict[str, float]()
         self._learns_alpha, self._updates = config.learns_alpha, 0
         self._writer = SummaryWriter(str(folder), flush_secs=5)
         info = plugin_data_pb2.SessionStartInfo()
@@ -141,7 +141,7 @@ class TensorBoardCallback(DriverOnly, Callback):
         name = f"{writer.folder.name}-acc{writer.last['val/fused/accuracy']:.2f}"
         if failed:
             name += "-failed"
-        elif writer.last["epoch"] < self.space.config(trial.config[SETTINGS]).epochs:
+        elif writer.last["epoch"] < writer.epochs:
             name += f"-epoch{writer.last['epoch']:.0f}"
         storage.push(writer.folder.rename(writer.folder.with_name(name)))
 

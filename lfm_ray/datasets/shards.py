@@ -92,6 +92,8 @@ class DatasetCard(Settings):
 class Shards:
     """A dataset written by `lfm_ray.prepare`, opened for reading.
 
+    `path` is its folder, `card` says what it holds, `arrays` and `take` read it.
+
     Files are opened when they are first needed and stay open. A pickled copy opens them afresh. Those
     in an object store are first copied to this machine, once for all its processes.
 
@@ -105,6 +107,10 @@ class Shards:
         self.path = working_folder(path) if isinstance(path, str) else path
         self.card = read_card(self.path)
         self._open_files: dict[str, pa.RecordBatch] = {}
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{self.card.rows(split)} {split}" for split in self.card.splits)
+        return f"<shards {shown(self.path)}: {rows} rows; {', '.join(self.card.modalities)}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"path": name_of(self.path), "_open_files": {}}

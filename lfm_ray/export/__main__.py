@@ -15,29 +15,22 @@ classes and the preprocessing, and no code. In Python, raw files are then classi
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 from lfm_ray.cli import parser, run, storage_folder
-from lfm_ray.console import console
-from lfm_ray.errors import UserError
-from lfm_ray.storage import exists, fetch, shown
 
 
 def main() -> None:
     """The command."""
-    arguments = parser("export", __doc__ or "", settings=False)
-    arguments.add_argument(
-        "run", type=storage_folder, metavar="RUN", help="folder of a run, of a trial, or of a sweep; or its URI"
-    )
-    arguments.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
-    given = arguments.parse_args()
+    given = arguments()
 
-    from lfm_ray.export.model_folder import check_free, write
-    from lfm_ray.runtime import checkpoint
+    # After the command line has been read, so that --help answers at once.
+    from lfm_ray.console import console
+    from lfm_ray.export.from_run import export
+    from lfm_ray.storage import shown
 
-    check_free(given.out)
-    file = checkpoint_of(given.run)
-    card = write(checkpoint.load(file), given.out)
+    folder, card = export(given.run, given.out)
     size = sum(part.stat().st_size for part in given.out.rglob("*") if part.is_file())
     names = ["fused", *card.dataset.modalities]
     figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)
@@ -46,35 +39,22 @@ def main() -> None:
     sample = ", ".join(
         f'"{name}": "{"TEXT" if one.kind == "text" else "FILE"}"' for name, one in card.dataset.modalities.items()
     )
-    console.print(f"run             {shown(file.parent)}, epoch {card.epoch} of {card.run.epochs}{weights}{unfinished}",
-                  soft_wrap=True)  # fmt: skip
-    console.print(f"val accuracy    {figures}", soft_wrap=True)
-    console.print(
-        f"model           {given.out}, {len(card.dataset.classes)} classes, {size / 1e6:.1f} MB", soft_wrap=True
-    )
-    console.print(f'use it          lfm_ray.load("{given.out}").predict({{{sample}}})', soft_wrap=True)
+    for what, line in {
+        "run": f"{shown(folder)}, epoch {card.epoch} of {card.run.epochs}{weights}{unfinished}",
+        "val accuracy": figures,
+        "model": f"{given.out}, {len(card.dataset.classes)} classes, {size / 1e6:.1f} MB",
+        "use it": f'lfm_ray.load("{given.out}").predict({{{sample}}})',
+    }.items():
+        console.print(f"{what:<16}{line}", soft_wrap=True)
 
 
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint in a run's folder, or of the best trial of a sweep.
-
-    Raises:
-        UserError: there is none.
-    """
-    from lfm_ray.search.selection import best_of
-    from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
-    from lfm_ray.training.run_folder import CHECKPOINT
-
-    fetch(path / CHECKPOINT)
-    if (path / CHECKPOINT).is_file():
-        return path / CHECKPOINT
-    if not exists(path / SWEEP):
-        raise UserError(f"{shown(path)}: holds no run ({CHECKPOINT}) and no sweep ({SWEEP})")
-    best = best_of(Sweep.open(path).trials())
-    if best is None:
-        raise UserError(f"{shown(path)}: no trial of this sweep has finished; name one of its folders under trials/")
-    fetch(trial_folder(path, best.number) / CHECKPOINT)
-    return trial_folder(path, best.number) / CHECKPOINT
+def arguments() -> Namespace:
+    """The command line."""
+    result = parser("export", __doc__ or "", settings=False)
+    add = result.add_argument
+    add("run", type=storage_folder, metavar="RUN", help="folder of a run, of a trial, or of a sweep; or its URI")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    return result.parse_args()
 
 
 if __name__ == "__main__":

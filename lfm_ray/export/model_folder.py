@@ -63,7 +63,7 @@ def check_free(out: Path) -> None:
 
 
 def write(state: Mapping[str, Any], out: Path) -> ModelCard:
-    """Writes the folder `out` from a checkpoint (`lfm_ray.run.Run.state_dict`), and opens it once to see that it can.
+    """Writes the folder `out` from a checkpoint (`Trainer.state_dict`), and opens it once to see that it can.
 
     The weights are the moving average where there is one, which is what was evaluated. `out` is
     there as a whole or not at all.

@@ -7,10 +7,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
@@ -30,9 +28,8 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     columns, labels = shards.take(split, rows, frames=inputs.frames(rows, epoch=1))
     samples = {name: values.numpy() for name, values in inputs(columns, rows, epoch=1).items()}
     heights = [HEIGHTS.get(item.kind, 1.6) for item in card.modalities.values()]
-    figure, axes = plt.subplots(
-        len(heights), len(rows), figsize=(1.6 * len(rows), sum(heights) + 0.6), squeeze=False, height_ratios=heights
-    )
+    figure = Figure(figsize=(1.6 * len(rows), sum(heights) + 0.6))
+    axes = figure.subplots(len(heights), len(rows), squeeze=False, height_ratios=heights)
     for line, (name, item) in zip(axes, card.modalities.items(), strict=True):
         for axis, sample in zip(line, samples[name], strict=True):
             draw(axis, sample, item)
@@ -42,7 +39,6 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     figure.tight_layout()
     temporary = path.with_suffix(".writing.png")
     figure.savefig(temporary, dpi=110)
-    plt.close(figure)
     temporary.replace(path)
 
 

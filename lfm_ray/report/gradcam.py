@@ -23,6 +23,8 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -41,10 +43,6 @@ from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.training.trainer import build_model
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 COLUMNS = 6  # epochs shown per run
 SPLITS = ("val", "train")  # where samples are looked up; only lfm_ray.confirm reads the test split
@@ -270,9 +268,8 @@ def gradcam_figure(
     lines = [(i, name, one) for i in range(len(chosen)) for name in modalities for one in seen]
     columns = 1 + max(len(one.heat) for one in seen)
     widths = max(_width(shards.card.modalities[name], one.inputs[name]) for one in seen for name in modalities)
-    figure, axes = plt.subplots(
-        len(lines), columns, figsize=(1.5 * widths * columns + 1, 1.75 * len(lines)), squeeze=False
-    )
+    figure = Figure(figsize=(1.5 * widths * columns + 1, 1.75 * len(lines)))
+    axes = figure.subplots(len(lines), columns, squeeze=False)
     for line, (i, name, one) in zip(axes, lines, strict=True):
         card, sample, label = shards.card.modalities[name], one.inputs[name][i].numpy(), labels[i]
         for axis in line:
@@ -299,7 +296,6 @@ def gradcam_figure(
     figure.tight_layout(h_pad=0.6, rect=(0, 0.2 / len(lines), 1, 1))
     temporary = path.with_suffix(".writing.png")
     figure.savefig(temporary, dpi=110)
-    plt.close(figure)
     temporary.replace(path)
 
 

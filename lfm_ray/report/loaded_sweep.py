@@ -25,14 +25,16 @@ class LoadedSweep:
     sweep = lfm_ray.load_sweep("sweeps/mine")
     sweep.trials, sweep.epochs, sweep.strategies        # data frames
     sweep.figure("alpha")                               # a matplotlib figure; sweep.figures lists all names
+    sweep.best                                          # the settings of the best trial
+    sweep.folder                                        # its folder, which holds report.html
 
     Raises:
         UserError: the folder holds no sweep.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         (self._view,) = SweepView.of([folder])
-        self._drawn = Figures([self._view])
 
     def __repr__(self) -> str:
         return f"<sweep {self._view.name}: {len(self._view.trials)} trials>"
@@ -92,6 +94,10 @@ class LoadedSweep:
         if name not in self._plots:
             raise UserError(f"{name}: this sweep has no such figure{nearest(name, self.figures)}")
         return figure_of(self._plots[name], self._drawn.groups)
+
+    @cached_property
+    def _drawn(self) -> Figures:
+        return Figures([self._view])
 
     @cached_property
     def _plots(self) -> dict[str, Plot | Bars]:

@@ -1,4 +1,4 @@
-"""`python -m lfm_ray.report --paper`: tunes and confirms each row of a table or figure of the paper."""
+"""`python -m lfm_ray.reproduce`: tunes and confirms each row of a table or figure of the paper."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from lfm_ray.reproduce.figures import (
     label_mixing_figure,
     over_seeds,
 )
+from lfm_ray.reproduce.papers import OF_TRAINING
 from lfm_ray.reproduce.plan import (
     ComparisonFile,
     baseline_of,
@@ -46,10 +47,8 @@ from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import write_atomically
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
-
-OF_TRAINING = ("figure3", "figure4")  # figures that need no test split
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def run_comparison(given: Namespace) -> Comparison:
     with ray_session(given.address):
         # The source has the data of all rows; `plan` has checked that each row suits it.
         whole = RunConfig(data=base.data.model_copy(update={"modalities": None}))
-        source = Source.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
+        source = DataSource.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
         console.print(f"[bold]{folder}[/]  {len(spaces)} rows, {file.epochs} epochs a trial, {len(seeds)} seeds")
         file = tune_all(folder, file, spaces, source, resources, given.budget, watched)
         best = best_trials(folder, spaces)

@@ -28,7 +28,7 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import build
 from lfm_ray.training.metrics import modality_gap
 from lfm_ray.training.run_folder import CHECKPOINT, read_epochs
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 DOTS = 600  # samples drawn per split; the gap is computed from all
 
@@ -116,7 +116,7 @@ class Embedded:
         """
         state = checkpoint.load(run / CHECKPOINT)
         config = build(RunConfig, state["config"])
-        trained = Run(config, shards.card)
+        trained = Trainer(config, shards.card)
         trained.load_state_dict(state)
         inputs = Inputs.of(shards.card, config.data)
         rows = Order(np.arange(shards.card.rows(split)), max(256, config.data.batch_size), 0, False)

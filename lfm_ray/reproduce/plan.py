@@ -25,7 +25,8 @@ from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.methods import METHODS
 from lfm_ray.models.classifier import check_model
-from lfm_ray.resources import repository_file
+from lfm_ray.reproduce.papers import PAPERS
+from lfm_ray.resources import shipped_file
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_configs, run_each
 from lfm_ray.search.selection import best_of
@@ -36,12 +37,11 @@ from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
 from lfm_ray.storage import write_atomically
 from lfm_ray.training.run_folder import read_epochs
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 
 SPACE = "search_spaces/methods.yaml"
 SCHEDULES = "search_spaces/alpha_schedule.yaml"
 OF_SCHEDULES = ("table3", "table4", "figure3")  # here L_MM is tuned for every alpha(t)
-PAPERS = ("table1", "table3", "table4", "table5", "figure1", "figure2", "figure3", "figure4")
 CONCAT = "Concat"
 JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
 HEADS = {
@@ -112,9 +112,9 @@ def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
     if paper == "figure3":
         return {row: LFM[row] for row in ("LFM heuristic", "LFM polynomial", "LFM learned")}
     if paper != "table5":
-        raise UserError(f"--paper {paper}: must be one of {', '.join(PAPERS)}")
+        raise UserError(f"{paper}: must be one of {', '.join(PAPERS)}")
     if unknown := [name for name, one in card.modalities.items() if one.kind not in CLIP]:
-        raise UserError(f"--paper table5: CLIP has no encoder for {', '.join(unknown)}; it takes images and texts")
+        raise UserError(f"table5: CLIP has no encoder for {', '.join(unknown)}; it takes images and texts")
     encoders = {name: f"model.encoders.{name}.name={CLIP[one.kind]}" for name, one in card.modalities.items()}
     own = {row: [*settings, encoders[name]] for (row, settings), name in zip(alone.items(), encoders, strict=True)}
     chosen = {"CLIP": [*JOINT, "model.fusion=concat"], "CLIP + MLA": _method("mla"), "CLIP + LFM": LFM["LFM learned"]}
@@ -137,7 +137,7 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
     Raises:
         UserError: the row's method or fusion head is not defined for the modalities.
     """
-    space = load_space(repository_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
+    space = load_space(shipped_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
     config = space.base
     names = config.data.modalities or list(card.modalities)
     check_model(config.model, {name: card.modalities[name] for name in names})
@@ -155,7 +155,7 @@ def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence
     Raises:
         UserError: `only` names none of the rows, or the data rule out every row.
     """
-    used = load_space(repository_file(SPACE), overrides).base.data.modalities
+    used = load_space(shipped_file(SPACE), overrides).base.data.modalities
     if used:
         card = card.model_copy(update={"modalities": {name: card.modalities[name] for name in used}})
     wanted = rows(paper, card)
@@ -175,7 +175,7 @@ def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence
 
 
 def tune_all(
-    folder: Path, file: ComparisonFile, spaces: Mapping[str, Space], source: Source, resources: Resources,
+    folder: Path, file: ComparisonFile, spaces: Mapping[str, Space], source: DataSource, resources: Resources,
     budget: float | None, watch: Watch,
 ) -> ComparisonFile:  # fmt: skip
     """Tunes every row: each round runs one trial of every row at the same time, to keep the cluster busy.
@@ -198,7 +198,7 @@ def tune_all(
 
 
 def _tune_for(
-    budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch
+    budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch
 ) -> int:
     """Runs a round, and another if it fits; returns how many fit, including these."""
     started = time.monotonic()
@@ -228,7 +228,7 @@ def _open(folder: Path, row: str, space: Space, file: ComparisonFile) -> Sweep:
     return sweep
 
 
-def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: Source, resources: Resources, watch: Watch) -> None:
+def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch) -> None:
     """Runs one trial of each row that has fewer than `trials`, and records the results in the rows' studies."""
     asked: dict[Path, tuple[Sweep, int]] = {}
     for sweep in sweeps.values():
@@ -254,7 +254,7 @@ def best_trials(folder: Path, spaces: Mapping[str, Space]) -> dict[str, Trial]:
 
 
 def confirm_all(
-    folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: Source, resources: Resources,
+    folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: DataSource, resources: Resources,
     split: str, watch: Watch, changes: Mapping[str, object] | None = None,
 ) -> dict[str, list[Path]]:  # fmt: skip
     """Retrains the best trial of every row with each seed and evaluates it on `split`; row -> its runs' folders.

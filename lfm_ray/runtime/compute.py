@@ -3,13 +3,11 @@
 Measured on ResNet-18 for spectrograms (257 x 299) and images (224 x 224), 2 cores, batch 16
 (`benchmarks/step.py`): channels_last makes a step 1.15 times as fast. bf16 makes it twice as fast
 where the CPU has instructions for it, and twelve times as slow where it has not; small encoders
-become slower, since their time goes to other things than multiplication. Memory that the process
-keeps for the next step (`prepare_process`) saves 3 to 5 % of the CPU time, at the same peak.
+become slower, since their time goes to other things than multiplication.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import replace
 from typing import Literal
@@ -44,23 +42,6 @@ class ComputeSettings(Settings):
         description="of convolutions; auto: channels_last, but contiguous where a CPU has no right gradient of it",
     )
     compile: bool = Field(False, description="the encoders are compiled (torch.compile); gained nothing on a CPU")
-
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-
-
-def prepare_process(threads: int) -> None:
-    """Sets how this process, which trains and does little else, computes on a CPU.
-
-    threads: of PyTorch. With glibc, freed memory is kept for the next step. Else every block above
-    32 MB goes back to the system each time, which hands it out again page by page, filled with zeros.
-    In a thread, as Ray trains in, memory consists of parts of 64 MB, and that happens half as often.
-    """
-    torch.set_num_threads(threads)
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_TOP_PAD, 2**26)  # a thread's part is kept as well
 
 
 def arrange(

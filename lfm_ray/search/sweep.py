@@ -188,6 +188,12 @@ class Sweep:
             if error.errno not in NO_LOCKS:
                 raise
 
+    def let_go(self) -> None:
+        """Lets other processes, and other objects of this one, have the sweep."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
     def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
         """Changes the number of trials or the epoch budget."""
         changes = {"trials": trials, "epoch_budget": epoch_budget}

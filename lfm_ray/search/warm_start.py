@@ -2,7 +2,7 @@
 
 A finished run (`--start-from RUN`), or one trained first (`--from-learned`), contributes a polynomial
 fitted to its alpha(t) as a known point. An earlier sweep (`--warm-start SWEEP`) contributes its
-finished trials, which the sampler learns from, or its best trials as known points.
+finished trials, which the sampler learns from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from lfm_ray.training.run_folder import CONFIG, read_epochs
 
 COEFFICIENTS = "alpha.coefficients"
 NEIGHBOURS, SPREAD = 3, 0.15  # extra points around a learned run's fit; standard deviation of their coefficients
-BEST = 3  # trials of an earlier sweep that become known points
 # A trial that differs only in these settings still says something about its strategy.
 ELSEWHERE = ("data.", "model.", "epochs")
 WITHOUT_EFFECT = ("seed", "device", "compute.", "data.path", "data.memory_share", "data.reader_cpus")
@@ -89,23 +88,6 @@ def prior_trials_from(sweep: Sweep, space: Space, fingerprint: str) -> list[Prio
         group = "" if same else str(sweep.folder)
         found.append(PriorTrial(group, space.drawn(flatten(trial.config.model_dump())), values, constraints))
     return found
-
-
-def with_best_points(space: Space, sweep: Sweep) -> Space:
-    """Adds the best trials of an earlier sweep to the space as known points.
-
-    Raises:
-        UserError: none of its finished trials fits the space.
-    """
-    fitting = [t for t in sweep.trials() if t.state == "finished" and _differences(t, space) is not None]
-    best = sorted(fitting, key=lambda trial: trial.score, reverse=True)[:BEST]
-    if not best:
-        raise UserError(f"--warm-start {sweep.folder}: none of its finished trials fits the space")
-    points = {}
-    for place, trial in enumerate(best, 1):
-        values = flatten(trial.config.model_dump())
-        points[f"{sweep.folder.name}, place {place}"] = {name: values[name] for name in space.searched_in(trial.config)}
-    return space.model_copy(update={"points": {**points, **space.points}})
 
 
 def _differences(trial: Trial, space: Space) -> list[str] | None:

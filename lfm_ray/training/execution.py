@@ -1,4 +1,4 @@
-"""How a training loop is launched: in the process of a Tune trial, or on Ray Train workers (DDP).
+"""Carries out a run: in this process, or as one rank of several (`lfm_ray.training.ray_train`).
 
 It is the same `execute` in both; what it writes is in `lfm_ray.training.run_folder`.
 """
@@ -9,106 +9,139 @@ import faulthandler
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from lfm_ray import storage
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.runtime import checkpoint, compute, distributed
+from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
 from lfm_ray.storage import patiently, write_atomically
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Row, Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Row, Trainer
 
 START_UP = 120.0  # s, that the first epoch of a process may take longer than others, for what it loads
 
 
-def execute(
-    config: RunConfig,
-    source: Source,
-    folder: Path,
-    report: Callable[[Row], None],
-    wrap: Callable[[nn.Module], nn.Module] | None = None,
-    measure: str | None = None,
-    profile: bool = False,
-    save_every: int | None = None,
-) -> list[Row]:
-    """Runs `config` in `folder`, from its last saved epoch if it has been started there before.
+@dataclass(frozen=True)
+class Workers:
+    """The processes that carry out one run.
 
-    `report` receives every epoch's row, those of an earlier start included. The last row also
-    holds the metrics of the split `measure`; only `confirm` and `report --paper` ask for one. `profile`
-    measures the steps, and changes nothing about them. save_every: see `Recorder`.
+    cpus, gpus: of each. epoch_time_limit: seconds after which an epoch is taken to hang; None: never.
     """
+
+    count: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    epoch_time_limit: float | None = None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that each computes with."""
+        return max(1, round(self.cpus))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """All that describes how a run is carried out; it can be sent to any node.
+
+    The run goes on in `folder` from its last saved epoch if it has been started there before. measure:
+    a further split on which the last epoch is measured; only confirm and reproduce ask for one.
+    profile: the steps are timed, which changes nothing else about them. save_every: see `Recorder`.
+    """
+
+    config: RunConfig
+    source: DataSource
+    folder: Path
+    workers: Workers = Workers()
+    measure: str | None = None
+    profile: bool = False
+    save_every: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"folder": storage.name_of(self.folder)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"folder": storage.working_folder(state["folder"])})  # of this node
+
+
+def execute(
+    launch: Launch, report: Callable[[Row], None], wrap: Callable[[nn.Module], nn.Module] | None = None
+) -> list[Row]:
+    """Carries out a run in this process, as one rank of it, and returns the rows of all epochs.
+
+    `report` receives every epoch's row, those of an earlier start included.
+
+    Raises:
+        UserError: the folder holds a run with other settings or on other shards.
+        TrainingFailed: the run cannot go on.
+    """
+    config, source, folder = launch.config, launch.source, launch.folder
     rank, _ = distributed.rank_and_world_size()
-    run = Run(config, source.shards.card, wrap)
+    trainer = Trainer(config, source.shards.card, wrap)
     state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
-    recorder = Recorder(run, folder, troubles, save_every)
+    recorder = Recorder(trainer, folder, troubles, launch.save_every)
     if state is not None:
-        if state["config"] != config.model_dump(mode="json"):
+        if RunConfig.model_validate(state["config"]) != config:  # one of an earlier version lacks newer settings
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
         if state["card"]["fingerprint"] != source.shards.card.fingerprint:
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")
-        run.load_state_dict(state)
+        trainer.load_state_dict(state)
     elif rank == 0:
         patiently(recorder.begin, folder)
     if rank == 0:
+        begun = f"epoch {trainer.epoch}" if trainer.epoch else "the beginning"
         for trouble in troubles:
-            add_notice(folder, f"{trouble}; went on from " + (f"epoch {run.epoch}" if run.epoch else "the beginning"))
-    for row in run.history:
+            add_notice(folder, f"{trouble}; went on from {begun}")
+    for row in trainer.history:
         report(row)
 
-    def on_epoch(run: Run) -> None:
-        if measure and run.epoch == config.epochs:
-            values = run.evaluate(source.evaluation(measure, config))
-            run.history[-1] |= {f"{measure}/{name}": value for name, value in values.items()}
+    def on_epoch(trainer: Trainer) -> None:
+        if launch.measure and trainer.epoch == config.epochs:
+            values = trainer.evaluate(source.evaluation(launch.measure, config))
+            trainer.history[-1] |= {f"{launch.measure}/{name}": value for name, value in values.items()}
         if rank == 0:
             notices: list[str] = []
             patiently(recorder.write, folder, notices.append)
             for notice in notices[-1:]:
                 add_notice(folder, notice)
-        report(run.history[-1])
+        report(trainer.history[-1])
 
     splits = source.splits(config)
-    if not profile:
-        return fit(run, splits, on_epoch)
-    measured = Profile(run.device)
+    if not launch.profile:
+        return fit(trainer, splits, on_epoch)
+    measured = Profile(trainer.device)
     with measured.on():
-        rows = fit(run, replace(splits, train=measured.steps_of(splits.train)), on_epoch)
+        rows = fit(trainer, replace(splits, train=measured.steps_of(splits.train)), on_epoch)
     if rank == 0:
         write_atomically(folder / PROFILE, json.dumps(measured.summary()))
         storage.push(folder / PROFILE)
     return rows
 
 
-def run_in_process(
-    config: RunConfig,
-    source: Source,
-    folder: Path,
-    report: Callable[[Row], None],
-    threads: int,
-    measure: str | None = None,
-    epoch_time_limit: float | None = None,
-    save_every: int | None = None,
-) -> None:
-    """Runs `config` in this process, on `threads` CPU threads."""
-    compute.prepare_process(threads)
-    _take_over(folder, source, measure)
-    with limited(report, folder, epoch_time_limit) as report_in_time:
-        execute(config, source, folder, report_in_time, measure=measure, save_every=save_every)
+def run_in_process(launch: Launch, report: Callable[[Row], None]) -> None:
+    """Carries out a run of one worker in this process."""
+    torch.set_num_threads(launch.workers.threads)
+    take_over(launch)
+    with limited(report, launch) as report_in_time:
+        execute(launch, report_in_time)
 
 
 @contextmanager
-def limited(report: Callable[[Row], None], folder: Path, seconds: float | None) -> Iterator[Callable[[Row], None]]:
-    """Gives back `report`; this process ends when it is not called for that long (None: never).
+def limited(report: Callable[[Row], None], launch: Launch) -> Iterator[Callable[[Row], None]]:
+    """Gives back `report`; this process ends when it is not called for `epoch_time_limit` (None: never).
 
     The stacks of all threads are then in `HUNG`. Even what hangs outside Python is ended. Whoever
     started the process starts it again, as any process that died.
     """
+    folder, seconds = launch.folder, launch.workers.epoch_time_limit
     if seconds is None:
         yield report
         return
@@ -130,8 +163,8 @@ def limited(report: Callable[[Row], None], folder: Path, seconds: float | None) 
                 (folder / HUNG).unlink()
 
 
-def _take_over(folder: Path, source: Source, measure: str | None) -> None:
+def take_over(launch: Launch) -> None:
     """Brings to this node what an earlier start of the run has left in the store, and its data, where there is one."""
-    patiently(lambda: storage.pull(folder, skip=lambda name: name == HUNG), folder)
-    storage.push(folder / HUNG)
-    patiently(lambda: source.fetch(measure), source.shards.path)
+    patiently(lambda: storage.pull(launch.folder, skip=lambda name: name == HUNG), launch.folder)
+    storage.push(launch.folder / HUNG)
+    patiently(lambda: launch.source.fetch(launch.measure), launch.source.shards.path)

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lfm_ray.datasets.reading.batches import Batch
-from lfm_ray.methods import Losses
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.optimization.hypergradient import undisturbed
 from lfm_ray.runtime import distributed
 from lfm_ray.runtime.profiling import part
+
+Judged = TypeVar("Judged")
 
 
 def cached_gradient(
@@ -28,13 +30,13 @@ def cached_gradient(
     batch: Batch,
     micro_batch_size: int,
     forward: Callable[[Mapping[str, Tensor]], Outputs],
-    losses_of: Callable[[Outputs, Tensor], Losses],
+    judge: Callable[[Outputs, Tensor], Judged],
     parameters: Sequence[Tensor],
-    what: Callable[[Losses], Tensor] = lambda losses: losses.total,
-) -> tuple[Losses, list[Tensor]]:
-    """The losses of this rank's batch (B samples), and grad_theta of `what` of them, mean over ranks.
+    what: Callable[[Judged], Tensor],
+) -> tuple[Judged, list[Tensor]]:
+    """What `judge` says of this rank's batch (B samples), and grad_theta of the scalar `what` of it, mean over ranks.
 
-    forward: inputs -> outputs of the rank, by the model. losses_of: outputs and labels of the rank
+    forward: inputs -> outputs of the rank, by the model. judge: outputs and labels of the rank
     -> losses of the global batch. It holds the graph of `micro_batch_size` samples at a time. A
     model with BatchNorm has the statistics of each micro-batch; dropout masks are the same in both passes.
     """
@@ -45,9 +47,9 @@ def cached_gradient(
     with part("forward"), undisturbed(model), torch.no_grad():
         outputs = Outputs.join([forward(piece) for piece in pieces])
     leaf = outputs.columns().requires_grad_()
-    losses = losses_of(replace(outputs.map(lambda _: leaf), tau=model.tau()), batch.labels)
+    judged = judge(replace(outputs.map(lambda _: leaf), tau=model.tau()), batch.labels)
     with part("backward"):
-        above, *total = torch.autograd.grad(what(losses), [leaf, *parameters], materialize_grads=True)
+        above, *total = torch.autograd.grad(what(judged), [leaf, *parameters], materialize_grads=True)
     for piece, rows in zip(pieces, above.split(micro_batch_size), strict=True):
         with part("forward"):
             columns = forward(piece).columns()
@@ -55,4 +57,4 @@ def cached_gradient(
             through = torch.autograd.grad(columns, parameters, rows, materialize_grads=True)
             total = [sum_so_far + one for sum_so_far, one in zip(total, through, strict=True)]
     with part("backward"):
-        return losses, distributed.average(total)
+        return judged, distributed.average(total)

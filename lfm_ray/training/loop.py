@@ -1,7 +1,7 @@
 """Algorithm 1: the training loop. It knows nothing of Ray, nor whether it is one rank of many.
 
-run = Run(config, card)
-history = fit(run, Splits(train, val, outer), on_epoch=...)
+trainer = Trainer(config, card)
+history = fit(trainer, Splits(train, val, outer), on_epoch=...)
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from torch import Tensor
 
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.methods import Losses
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.optimization.schedules import Adaptive
 from lfm_ray.training.metrics import evaluate
-from lfm_ray.training.trainer import Row, Run
+from lfm_ray.training.trainer import Row, Step, Trainer
 
 TRAIN_SAMPLES = 10_000  # of an epoch, whose outputs are kept for the metrics of the training split
 
@@ -35,38 +33,35 @@ class Splits:
     outer: Batches | None = None
 
 
-def fit(run: Run, splits: Splits, on_epoch: Callable[[Run], None] = lambda run: None) -> list[Row]:
-    """Trains from the epoch after `run.epoch` to the last, and returns the metrics of all epochs.
+def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = lambda trainer: None) -> list[Row]:
+    """Trains from the epoch after `trainer.epoch` to the last, and returns the metrics of all epochs.
 
-    `on_epoch` is called after every epoch, when `run.history` has its row: to save, to report.
+    `on_epoch` is called after every epoch, when `trainer.history` has its row: to save, to report.
 
     Raises:
         TrainingFailed: a loss is not finite.
     """
-    config, adaptive = run.config, run.config.alpha if isinstance(run.config.alpha, Adaptive) else None
-    run.prepare(splits.train.steps)
-    for t in range(run.epoch + 1, config.epochs + 1):
-        started = time.perf_counter()
-        total, run.alpha_updates = Epoch(), []
-        outer = endless(splits.outer, t, config.epochs)
-        if not isinstance(config.alpha, Adaptive):
-            run.alpha = config.alpha.alpha(t, config.epochs)
+    alpha, T = trainer.alpha, trainer.config.epochs
+    trainer.prepare(splits.train.steps)
+    for t in range(trainer.epoch + 1, T + 1):
+        started, epoch, outer = time.perf_counter(), Epoch(), endless(splits.outer, t, T)
+        alpha.begin_epoch(t)
         for batch in splits.train.epoch(t):
-            due = adaptive is not None and adaptive.due(run.steps + 1, splits.train.steps)
-            total.add(run.update_theta(batch, before_alpha=due), run.alpha, *run.seen)
-            if adaptive and due:
-                run.alpha = adaptive.updated(run.alpha, run.alpha_gradient(batch, outer), t)
-                run.alpha_updates.append((run.steps, run.alpha))
-        row = {"epoch": t, **total.means(t), "learning_rate": run.learning_rate, "alpha_end": run.alpha}
-        row |= run.learned_tau()
-        row |= {f"train/{name}": value for name, value in total.metrics(run.method.predict).items()}
-        row |= {f"val/{name}": value for name, value in run.evaluate(splits.val).items()}
-        row |= run.end_of_epoch(row)
-        run.epoch = t
+            due = alpha.due(trainer.steps + 1, splits.train.steps)
+            step = trainer.training_step(batch, before_alpha=due)
+            epoch.add(step, alpha.value)
+            if due:
+                alpha.move(trainer.alpha_gradient(batch, outer, step.d), trainer.steps)
+        row = {"epoch": t, **epoch.means(t), "learning_rate": trainer.learning_rate, "alpha_end": alpha.value}
+        row |= trainer.learned_tau()
+        row |= {f"train/{name}": value for name, value in epoch.metrics(trainer.method.predict).items()}
+        row |= {f"val/{name}": value for name, value in trainer.evaluate(splits.val).items()}
+        row |= trainer.end_of_epoch(row)
+        trainer.epoch = t
         row["seconds"] = time.perf_counter() - started
-        run.history.append(row)
-        on_epoch(run)
-    return run.history
+        trainer.history.append(row)
+        on_epoch(trainer)
+    return trainer.history
 
 
 class Epoch:
@@ -78,11 +73,12 @@ class Epoch:
         self.outputs: list[Outputs] = []
         self.labels: list[Tensor] = []
 
-    def add(self, losses: Losses, alpha: float, outputs: Outputs, labels: Tensor) -> None:
-        """Adds one step; outputs and labels of its global batch, without a graph."""
+    def add(self, step: Step, alpha: float) -> None:
+        """Adds one step, taken with this alpha."""
         if sum(map(len, self.labels)) < TRAIN_SAMPLES:
-            self.outputs.append(outputs)
-            self.labels.append(labels)
+            self.outputs.append(step.outputs)
+            self.labels.append(step.labels)
+        losses = step.losses
         parts = torch.stack([losses.total, losses.classification, losses.matching]).detach().float()
         self.values = self.values.to(parts.device) + parts
         self.alpha, self.steps = self.alpha + alpha, self.steps + 1

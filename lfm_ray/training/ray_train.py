@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lfm_ray import storage
-from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.runtime import compute
-from lfm_ray.training.execution import _take_over, execute, limited
+from lfm_ray.training.execution import Launch, execute, limited, take_over
 from lfm_ray.training.run_folder import HUNG, add_notice
-from lfm_ray.training.source import Source
 
 RETRIES = 3  # how often a run whose process died is started again, from its last saved epoch
 DIED = "its process died; it went on from its last saved epoch"
 
 
-@dataclass(frozen=True)
-class Workers:
-    """The Ray Train workers of one run.
-
-    cpus, gpus: of each. epoch_time_limit: seconds after which an epoch is taken to hang; None: never.
-    """
-
-    count: int
-    cpus: float = 1.0
-    gpus: float = 0.0
-    epoch_time_limit: float | None = None
-
-
-def run_on_workers(
-    config: RunConfig,
-    source: Source,
-    folder: Path,
-    workers: Workers,
-    callbacks: list[Any],
-    measure: str | None = None,
-    profile: bool = False,
-) -> None:
-    """Runs `config` on Ray Train workers with DistributedDataParallel.
+def run_on_workers(launch: Launch, callbacks: list[Any]) -> None:
+    """Carries out a run on Ray Train workers with DistributedDataParallel.
 
     When the process of a worker dies, all of them are started again, from the last saved epoch.
 
@@ -52,24 +26,15 @@ def run_on_workers(
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
-        TrainingFailedError,
-        WorkerGroupError,
-    )
 
+    from lfm_ray.ray_private import TrainingFailedError, WorkerGroupError
+
+    workers, folder = launch.workers, launch.folder
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     for attempt in range(1 + RETRIES):
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "source": source,
-                "folder": storage.name_of(folder),
-                "measure": measure,
-                "profile": profile,
-                "threads": max(1, round(workers.cpus)),
-                "epoch_time_limit": workers.epoch_time_limit,
-            },
+            train_loop_config={"launch": launch},
             scaling_config=ScalingConfig(
                 num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
             ),
@@ -93,28 +58,19 @@ def run_on_workers(
     raise TrainingFailed(died_reason(folder))
 
 
-def _worker(settings: dict[str, Any]) -> None:
+def _worker(settings: dict[str, Launch]) -> None:
     """One Ray Train worker: the same `execute`, with the model wrapped for DDP."""
     import ray.train
     from ray.train.torch import get_device, prepare_model
 
+    launch = settings["launch"]
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
-    config = RunConfig.model_validate(settings["config"])
-    compute.prepare_process(settings["threads"])
-    folder = storage.working_folder(settings["folder"])
-    _take_over(folder, settings["source"], settings["measure"])
+    torch.set_num_threads(launch.workers.threads)
+    take_over(launch)
     torch.distributed.barrier()  # so that no other rank is still taking over when rank 0 begins to write
-    with limited(lambda row: ray.train.report(row), folder, settings["epoch_time_limit"]) as report:
-        execute(
-            config,
-            settings["source"],
-            folder,
-            report,
-            wrap=lambda model: prepare_model(model),
-            measure=settings["measure"],
-            profile=settings["profile"],
-        )
+    with limited(lambda row: ray.train.report(row), launch) as report:
+        execute(launch, report, wrap=lambda model: prepare_model(model))
 
 
 def died_reason(folder: Path) -> str:
@@ -128,7 +84,8 @@ def died_reason(folder: Path) -> str:
 def _has_died(failure: BaseException) -> bool:
     """Whether a worker failed without an exception of its own: its process ended, or its node."""
     from ray.exceptions import RayActorError
-    from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
+
+    from lfm_ray.ray_private import RayTrainError
 
     return isinstance(failure, RayActorError | RayTrainError)
 

@@ -27,7 +27,7 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.storage import write_atomically
 
 if TYPE_CHECKING:
-    from lfm_ray.training.trainer import Row, Run
+    from lfm_ray.training.trainer import Row, Trainer
 
 CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
 WEIGHTS, PROFILE = "weights", "profile.json"
@@ -41,8 +41,8 @@ class Recorder:
     save_every: the state is also written after each such number of epochs, since others go on from there.
     """
 
-    def __init__(self, run: Run, folder: Path, troubles: list[str], save_every: int | None = None) -> None:
-        self.run, self.folder, self.save_every = run, folder, save_every
+    def __init__(self, trainer: Trainer, folder: Path, troubles: list[str], save_every: int | None = None) -> None:
+        self.trainer, self.folder, self.save_every = trainer, folder, save_every
         self._keep_previous = not troubles
         self._lines: list[str] = []
         self._saved_at, self._cost = -float("inf"), 0.0  # s
@@ -50,23 +50,24 @@ class Recorder:
     def begin(self) -> None:
         """Makes the folder of a run that has not been started before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / CONFIG).write_text(self.run.config.to_yaml(), encoding="utf-8")
+        (self.folder / CONFIG).write_text(self.trainer.config.to_yaml(), encoding="utf-8")
         storage.push(self.folder / CONFIG)
 
     def write(self) -> None:
         """Writes what the run's last epoch gave; the same when it is done again, as after a failure of the disk."""
-        run, folder, settings = self.run, self.folder, self.run.config.checkpoint
-        if run.alpha_updates:
+        trainer, folder, settings = self.trainer, self.folder, self.trainer.config.checkpoint
+        if trainer.alpha.updates:
             with (folder / ALPHA).open("a", encoding="utf-8") as updates:
-                updates.write("\n" + json.dumps(run.alpha_updates))  # a line of its own, also after one that was cut
-        self._lines += [json.dumps(row) + "\n" for row in run.history[len(self._lines) :]]
+                # a line of its own, also after one that was cut
+                updates.write("\n" + json.dumps(trainer.alpha.updates))
+        self._lines += [json.dumps(row) + "\n" for row in trainer.history[len(self._lines) :]]
         write_atomically(folder / EPOCHS, "".join(self._lines))
-        if settings.keeps(run.epoch, run.config.epochs):
-            checkpoint.save(weights_file(folder, run.epoch), run.weights())
-            storage.push(weights_file(folder, run.epoch))
+        if settings.keeps(trainer.epoch, trainer.config.epochs):
+            checkpoint.save(weights_file(folder, trainer.epoch), trainer.weights())
+            storage.push(weights_file(folder, trainer.epoch))
         storage.push(folder / EPOCHS, folder / ALPHA)
         began = time.monotonic()
-        wanted = run.epoch == run.config.epochs or (self.save_every and run.epoch % self.save_every == 0)
+        wanted = trainer.epoch == trainer.config.epochs or (self.save_every and trainer.epoch % self.save_every == 0)
         if wanted or settings.is_due(began - self._saved_at, self._cost):
             self._save_state()
             self._saved_at = time.monotonic()
@@ -74,7 +75,7 @@ class Recorder:
 
     def _save_state(self) -> None:
         file = self.folder / CHECKPOINT
-        checkpoint.save(file, self.run.state_dict(), keep_previous=self._keep_previous)
+        checkpoint.save(file, self.trainer.state_dict(), keep_previous=self._keep_previous)
         storage.copy(file, checkpoint.previous(file))
         storage.push(file)
         self._keep_previous = True

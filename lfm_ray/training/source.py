@@ -25,7 +25,7 @@ from lfm_ray.training.loop import Splits
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The shards of a sweep, in the object store when they are small, else read from disk as they are needed.
 
     In both cases all trials of a node share one copy: views of the object store, or pages of mapped
@@ -37,7 +37,7 @@ class Source:
     in_memory: dict[str, ray.ObjectRef[Any]]
 
     @classmethod
-    def open(cls, config: RunConfig, splits: tuple[str, ...] = ("train", "val")) -> Source:
+    def open(cls, config: RunConfig, splits: tuple[str, ...] = ("train", "val")) -> DataSource:
         """Opens the shards that `config` names, and loads them if they are small enough.
 
         Raises:

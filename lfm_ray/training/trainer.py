@@ -1,10 +1,11 @@
-"""The state of a training run, and the two updates of Algorithm 1: of theta and of alpha."""
+"""The trainer: the state of a run, and the two updates of Algorithm 1, of theta and of alpha."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
     flatten,
@@ -32,7 +34,7 @@ from lfm_ray.optimization.hypergradient import (
     undisturbed,
 )
 from lfm_ray.optimization.optimizer import after_epoch, after_step, build_optimizer, scaled_rates
-from lfm_ray.optimization.schedules import Adaptive, Learned
+from lfm_ray.optimization.schedules import Learned
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.runtime.profiling import part
 from lfm_ray.training.gradient_cache import cached_gradient
@@ -60,7 +62,22 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
     )
 
 
-class Run:
+@dataclass(frozen=True)
+class Step:
+    """What one training step gave.
+
+    losses: before the step, the mean over its phases. outputs, labels: of the global batch, without a
+    graph. d: the gradient of L_MM - L_CLS with respect to theta, one tensor a parameter, where
+    `before_alpha` asked for it and the solver is identity; else empty.
+    """
+
+    losses: Losses
+    outputs: Outputs
+    labels: Tensor
+    d: list[Tensor] = field(default_factory=list)
+
+
+class Trainer:
     """The state of a training run: theta, its optimiser, alpha, the epoch and what was measured.
 
     config: what to run; card: the dataset's description. `wrap` turns the model into what the
@@ -91,14 +108,11 @@ class Run:
         self.network = wrap(self.model) if wrap else self.model
         self.named = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self.parameters = list(self.named.values())
-        self.alpha = config.alpha.initial if isinstance(config.alpha, Adaptive) else 0.0
+        self.alpha = AlphaController(config.alpha, config.epochs)
         self.epoch = 0
         self.steps = 0
         self.history: list[Row] = []
         self.memory: dict[str, Any] = {}
-        self.seen: tuple[Outputs, Tensor]  # outputs and labels of the global batch that was last passed on
-        self.alpha_updates: list[tuple[int, float]] = []  # of this epoch: the step on theta, and alpha after it
-        self._d: list[Tensor] = []
         self._restored: dict[str, Any] | None = None
 
     def prepare(self, steps_an_epoch: int) -> None:
@@ -120,7 +134,7 @@ class Run:
         return State(
             self.model,
             config.loss,
-            self.alpha,
+            self.alpha.value,
             self.epoch + 1,
             config.epochs,
             self.steps,
@@ -131,70 +145,73 @@ class Run:
 
     def losses(self, batch: Batch, through: nn.Module | None = None, state: State | None = None) -> Losses:
         """The losses of the global batch of which `batch` is this rank's share."""
-        state = state or self.state()
+        return self._passed(batch, through or self.model, state or self.state()).losses
+
+    def _passed(self, batch: Batch, network: nn.Module, state: State) -> Step:
+        """The losses of a global batch, with its outputs."""
         with part("data"):
             batch = self._ready(batch)
         with part("forward"):
-            outputs = self.method.forward(through or self.model, batch.inputs, state)
-        return self._losses(outputs, batch.labels, state)
+            outputs = self.method.forward(network, batch.inputs, state)
+        return self._judged(outputs, batch.labels, state)
 
-    def update_theta(self, batch: Batch, before_alpha: bool = False) -> Losses:
-        """The optimiser's step on theta, or one for each phase of the method; returns the losses before it.
+    def training_step(self, batch: Batch, before_alpha: bool = False) -> Step:
+        """The optimiser's step on theta, or one for each phase of the method.
 
-        before_alpha: `alpha_gradient` follows. What the identity solver needs of this batch is had
-        from the graph of this step, for the price of a backward pass.
+        before_alpha: `alpha_gradient` follows. With the identity solver the result then holds d, taken
+        from the graph of this step at the cost of one more backward pass.
         """
-        keep = before_alpha and self.config.looks_ahead
-        losses = Losses.mean([self._step(batch, self.state(phase), keep) for phase in self.method.phases(self.state())])
+        with_d = before_alpha and self.config.looks_ahead
+        phases = [self._phase(batch, self.state(phase), with_d) for phase in self.method.phases(self.state())]
         with part("optimiser"):
             after_step(self.scheduler)
             self.model.clamp_tau()
             if self.averaged:
                 self.averaged.update_parameters(self.model)
         self.steps += 1
-        return losses
+        return replace(phases[-1], losses=Losses.mean([one.losses for one in phases]))
 
-    def _step(self, batch: Batch, state: State, keep: bool) -> Losses:
-        """One step of the optimiser; with `keep`, d of the identity solver is kept in `_d`."""
+    def _phase(self, batch: Batch, state: State, with_d: bool) -> Step:
+        """One step of the optimiser."""
         self.optimizer.zero_grad(set_to_none=True)
+        d: list[Tensor] = []
         if size := self.config.data.micro_batch_size:
-            if keep:
+            if with_d:
                 with part("alpha update"), undisturbed(self.model):
-                    by_alpha = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
-                self._d = by_alpha[1]
-            losses, gradients = self._cached(batch, size)
+                    _, d = self._cached(batch, size, lambda losses: losses.matching - losses.classification)
+            step, gradients = self._cached(batch, size)
             self._set_gradient(dict(zip(self.named, gradients, strict=True)))
         elif self.method.apart:
-            losses = self.losses(batch, state=state)
+            step = self._passed(batch, self.model, state)
             with part("backward"):
                 terms = [
                     gradient(self.scaler.scale(term), self.parameters, keep=True)
-                    for term in losses.terms or [losses.total]
+                    for term in step.losses.terms or [step.losses.total]
                 ]
                 named = [dict(zip(self.named, values, strict=True)) for values in terms]
                 self._set_gradient(self.method.gradient(named, state))
         else:
-            losses = self.losses(batch, through=self.network, state=state)
-            if keep:  # before the step's own backward pass, which frees the graph as it goes
+            step = self._passed(batch, self.network, state)
+            if with_d:  # before the step's own backward pass, which frees the graph as it goes
                 with part("alpha update"):
-                    by_alpha_loss = self.scaler.scale(losses.matching - losses.classification)
-                    self._d = gradient(by_alpha_loss, self.parameters, keep=True)
+                    by_alpha = self.scaler.scale(step.losses.matching - step.losses.classification)
+                    d = gradient(by_alpha, self.parameters, keep=True)
             with part("backward"):
-                self.scaler.scale(losses.total).backward()
+                self.scaler.scale(step.losses.total).backward()
         with part("optimiser"):
             self.scaler.unscale_(self.optimizer)
             with torch.no_grad():
-                if keep:
-                    self._d = self._unscaled(self._d)
-                    d = dict(zip(self.named, self._d, strict=True))
-                    scale_encoders(d, self.method.gradient_factors(*self.seen, state))
-                self.method.after_backward(*self.seen, state)
+                if with_d:
+                    d = self._unscaled(d)
+                    factors = self.method.gradient_factors(step.outputs, step.labels, state)
+                    scale_encoders(dict(zip(self.named, d, strict=True)), factors)
+                self.method.after_backward(step.outputs, step.labels, state)
             if self.config.optimizer.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
             with scaled_rates(self.optimizer, self.method.learning_rate_factors(state)):
                 self.scaler.step(self.optimizer)
             self.scaler.update()
-        return losses
+        return replace(step, d=d)
 
     def _set_gradient(self, gradients: Mapping[str, Tensor]) -> None:
         for name, value in gradients.items():
@@ -202,8 +219,10 @@ class Run:
             self.named[name].grad = torch.empty_like(self.named[name]).copy_(value)
 
     @part("alpha update")
-    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch]) -> float:
-        """What alpha is updated by, after the step on `batch`, the inner batch; the same on every rank.
+    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch], d: list[Tensor]) -> float:
+        """What alpha is updated by, after a training step on `batch`, the inner batch; the same on every rank.
+
+        d: `Step.d` of that step, which the identity solver needs; the others take none.
 
         Eq. (3), with d before the step and g after it for the identity solver: so it is the exact
         derivative through that step of gradient descent, in the precision of that step. Other
@@ -222,13 +241,12 @@ class Run:
             else:
                 self.optimizer.zero_grad(set_to_none=True)  # used, and as large as what follows
                 if size := self.config.data.micro_batch_size:
-                    g = self._cached(held_out, size, lambda losses: losses.judged)[1]
+                    _, g = self._cached(held_out, size, lambda losses: losses.judged)
                 else:
                     g = gradient(self.scaler.scale(self.losses(held_out).judged), theta)
                 g = self._unscaled(g)
                 if self.config.looks_ahead:
-                    value = look_ahead(self._d, g)
-                    self._d = []
+                    value = look_ahead(d, g)
                     if self.scaler.is_enabled() and not math.isfinite(value):
                         value = 0.0  # too large for float16: alpha stays, as theta does at such a step
                 else:
@@ -241,12 +259,12 @@ class Run:
             losses = self.losses(inner)
             d = flat_gradient(losses.matching - losses.classification, self.parameters, keep=True)
             return hypergradient(d, g, hessian_product(losses.total, self.parameters), settings)
-        inner, state = compute.on_device(inner, self.device), checkpoint.random_state(self.device)
+        inner, random = compute.on_device(inner, self.device), checkpoint.random_state(self.device)
 
         def parts_of(theta: Sequence[Tensor]) -> list[ConvexPart]:
-            checkpoint.set_random_state(state, self.device)  # the same dropout masks at every call
+            checkpoint.set_random_state(random, self.device)  # the same dropout masks at every call
             outputs = functional_call(self.model, dict(zip(self.named, theta, strict=True)), (inner.inputs,))
-            parts = self._losses(outputs, inner.labels, self.state()).parts
+            parts = self._judged(outputs, inner.labels, self.state()).losses.parts
             if parts is None:
                 method = self.method.name
                 raise TrainingFailed(f"method {method} has no Gauss-Newton product; set alpha.product=hessian")
@@ -256,26 +274,27 @@ class Run:
         return hypergradient(d, g, product, settings)
 
     @part("loss")
-    def _losses(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
+    def _judged(self, outputs: Outputs, labels: Tensor, state: State) -> Step:
+        """The losses of outputs and labels (of this rank), gathered from all ranks."""
         # In one piece, every loss reaches every parameter, as DDP needs; a method that makes its gradients itself
         # is spared the zeros that would go back through the encoders that its loss does not know.
         gather = outputs.each if self.method.apart else outputs.map
         gathered, labels = gather(distributed.gather_rows), distributed.gather_rows(labels)
-        self.seen = gathered.detach(), labels
-        return self.method.loss(gathered, labels, state)
+        return Step(self.method.loss(gathered, labels, state), gathered.detach(), labels)
 
     def _cached(
         self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
-    ) -> tuple[Losses, list[Tensor]]:
+    ) -> tuple[Step, list[Tensor]]:
+        """The step and the gradient of one of its losses, with `size` samples in memory at once."""
         batch, state = self._ready(batch), self.state()
         return cached_gradient(
             self.model,
             batch,
             size,
             lambda inputs: self.method.forward(self.model, inputs, state),
-            lambda outputs, labels: self._losses(outputs, labels, state),
+            lambda outputs, labels: self._judged(outputs, labels, state),
             self.parameters,
-            lambda losses: self.scaler.scale(what(losses)),
+            lambda step: self.scaler.scale(what(step.losses)),
         )
 
     def _ready(self, batch: Batch) -> Batch:
@@ -342,7 +361,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "averaged": self.averaged.state_dict() if self.averaged else None,
             "random": checkpoint.random_state(self.device),
-            "alpha": self.alpha,
+            "alpha": self.alpha.value,
             "epoch": self.epoch,
             "steps": self.steps,
             "history": self.history,
@@ -359,7 +378,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
-        self.alpha, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
+        self.alpha.value, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
         self.history = list(state["history"])
         memory = state["memory"].items()
         self.memory = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in memory}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ import pytest
 from prepared import prepared
 from raw_layouts import LAYOUTS
 
-from lfm_ray import prepare, tune
 from lfm_ray.datasets.preparing.cards import raw_card
+from lfm_ray.datasets.preparing.sources import of_dataset
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.resources import space_file
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.training.loop import fit
-from lfm_ray.training.source import Source
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
+from lfm_ray.tune import arguments
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 # Paper section 4.1: optimiser, learning rate, batch, encoders. It prints nothing for NVGesture.
@@ -39,8 +40,7 @@ def shards_of(name: str, folder: Path) -> Shards:
     """As `lfm_ray.prepare --dataset NAME` makes them, but small."""
     LAYOUTS[name](folder / "raw")
     sections = [item for item in SMALL_MEDIA if item.partition(".")[0] in raw_card(name).preprocessing]
-    given = Namespace(dataset=name, root=folder / "raw", config=None, overrides=sections)
-    return prepared(*prepare._of_dataset(given), folder / "shards")
+    return prepared(*of_dataset(name, folder / "raw", settings=sections), folder / "shards")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -54,21 +54,21 @@ def test_every_known_point_of_a_recipe_trains_on_what_its_reader_prepared(tmp_pa
     space = recipe(name, f"data.path={shards.path}", "epochs=1", "model.embedding_size=8", *widths, *layers)
     for label, point in space.points.items():
         config = space.config(point | (OFTEN if label == "learned" else {}))
-        run = Run(config, shards.card)
-        before = run.alpha
-        (row,) = fit(run, Source(shards, {}).splits(config))
+        run = Trainer(config, shards.card)
+        before = run.alpha.value
+        (row,) = fit(run, DataSource(shards, {}).splits(config))
         assert all(np.isfinite(value) for value in row.values()), (label, row)
         assert {f"val/{modality}/accuracy" for modality in raw_card(name).modalities} <= set(row)
-        assert (run.alpha != before) == (label != "alpha = 0")
+        assert (run.alpha.value != before) == (label != "alpha = 0")
     if "video" in shards.card.modalities:
         assert shards.card.modalities["video"].shape == [10, 3, 32, 32]
-        batch = next(Source(shards, {}).splits(config).train.epoch(1))
+        batch = next(DataSource(shards, {}).splits(config).train.epoch(1))
         assert batch.inputs["video"].shape[1:] == (3, 3, 32, 32)  # three frames of ten
         channels = {name: body.num_channels for name, body in embedders(run).items()}
         assert channels == {"audio": 1, "video": 3}
 
 
-def embedders(run: Run) -> dict[str, Any]:
+def embedders(run: Trainer) -> dict[str, Any]:
     encoders = run.model.encoders
     return {name: getattr(encoders[name], "image", encoders[name]).body.embedder for name in ("audio", "video")}
 
@@ -87,10 +87,10 @@ def test_a_recipe_has_the_papers_settings_and_downloads_nothing(name: str) -> No
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_command_at_the_head_of_a_recipe_can_be_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (SPACES / f"{name}.yaml").read_text().replace("\\\n#", "")
-    (command,) = (line[1:] for line in text.splitlines() if "lfm_ray.tune" in line)
-    monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
-    given = tune.arguments()
-    assert given.space == Path(f"search_spaces/{name}.yaml")
+    (command,) = (line[1:] for line in text.splitlines() if "lfm-ray tune" in line)
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    given = arguments()
+    assert space_file(given.space) == SPACES / f"{name}.yaml"
     space = recipe(name, *given.overrides)
     wanted = {"text": "google-bert/bert-base-uncased", "image": "microsoft/resnet-50"} if given.overrides else {}
     assert {one: settings.pretrained for one, settings in space.base.model.encoders.items() if wanted} == wanted

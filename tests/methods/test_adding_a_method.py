@@ -13,7 +13,6 @@ import tiny_run
 import torch.nn.functional as F
 import yaml
 from pydantic import Field, TypeAdapter
-from synthetic import write_dataset
 
 from lfm_ray import methods
 from lfm_ray.config import RunConfig
@@ -23,16 +22,11 @@ from lfm_ray.methods import LFM, Method
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.settings import build
 from lfm_ray.training.loop import fit
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
 METHOD, TESTS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 (SPACE,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 @pytest.fixture
@@ -42,13 +36,13 @@ def page(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def config(method: Method) -> RunConfig:
         return tiny_run.small_config("model.fusion=concat").model_copy(update={"method": method})
 
-    def run_of(method: Method) -> Run:
-        run = Run(config(method), shards.card)
+    def run_of(method: Method) -> Trainer:
+        run = Trainer(config(method), shards.card)
         fit(run, tiny_run.small_splits(shards, run.config))
         return run
 
-    def prepared(method: Method) -> tuple[Run, Batch]:
-        run, splits = Run(config(method), shards.card), tiny_run.small_splits(shards, config(method))
+    def prepared(method: Method) -> tuple[Trainer, Batch]:
+        run, splits = Trainer(config(method), shards.card), tiny_run.small_splits(shards, config(method))
         run.prepare(splits.train.steps)
         run.model.eval()  # without dropout, the same outputs twice
         return run, next(splits.train.epoch(1))

@@ -15,14 +15,9 @@ from lfm_ray.errors import UserError
 from lfm_ray.methods.etmc import evidence, fused_evidence
 from lfm_ray.methods.recon_boost import boosting_loss, memory_loss
 from lfm_ray.optimization.hypergradient import gradient
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 NO_DROPOUT = "model.dropout=0"
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
 def test_a_head_that_the_method_does_not_know_is_refused() -> None:
@@ -36,7 +31,7 @@ def test_etmc_predicts_by_three_opinions_and_trains_all_of_them(shards: Shards) 
     views = [evidence(logits) for logits in (*outputs.unimodal.values(), outputs.fused)]
     torch.testing.assert_close(run.method.predict(outputs).exp(), 1 + fused_evidence(views))
     before = weights(run)
-    run.update_theta(batches[0])
+    run.training_step(batches[0])
     assert moved(run, before) == set(before)
 
 
@@ -61,7 +56,7 @@ def test_mla_steps_with_one_encoder_at_a_time_and_projects_the_next_gradient(sha
     (plain,) = torch.autograd.grad(loss, [run.model.head.classifier.weight])
     run._step(batch, run.state("image"), keep=False)
     assert moved(run, after) == {name for name in before if not name.startswith("encoders.audio")}
-    first = Run(run.config, shards.card).model(batch.inputs).embeddings["audio"].double().mean(dim=0)
+    first = Trainer(run.config, shards.card).model(batch.inputs).embeddings["audio"].double().mean(dim=0)
     projection = torch.linalg.inv(torch.eye(8, dtype=torch.float64) + torch.outer(first, first) / 0.1)
     step = (after["head.classifier.weight"] - run.model.head.classifier.weight) / run.config.optimizer.learning_rate
     torch.testing.assert_close(step.double(), plain.double() @ projection, rtol=1e-3, atol=1e-6)
@@ -87,7 +82,7 @@ def test_mmparetos_encoders_follow_a_direction_of_descent_for_both_losses(shards
             if flat[1] @ flat[2] > 0:
                 torch.testing.assert_close(flat[0], flat[1] + flat[2])
         torch.testing.assert_close(found["head.classifier.weight"], terms[0]["head.classifier.weight"])
-        run.update_theta(batch)
+        run.training_step(batch)
     assert conflicts
 
 
@@ -96,7 +91,7 @@ def test_qmf_remembers_the_losses_of_every_sample(shards: Shards) -> None:
         shards, "method=qmf", "optimizer.schedule=constant", "optimizer.learning_rate=1e-12", NO_DROPOUT
     )
     for batch in [*batches, *batches]:
-        run.update_theta(batch)
+        run.training_step(batch)
     for batch in batches:
         with torch.no_grad():
             losses = F.cross_entropy(run.model(batch.inputs).unimodal["audio"], batch.labels, reduction="none")
@@ -113,12 +108,12 @@ def test_qmfs_regulariser_changes_what_is_learnt_from_the_first_step(shards: Sha
 def test_reconboost_trains_one_modality_a_stage_and_then_all(shards: Shards) -> None:
     seen: list[set[str]] = []
 
-    def watch(run: Run) -> None:
+    def watch(run: Trainer) -> None:
         nonlocal before
         seen.append({name.split(".")[1] for name in moved(run, before) if name.startswith("encoders")})
         before = weights(run)
 
-    run = Run(small_config(), shards.card)
+    run = Trainer(small_config(), shards.card)
     before = weights(run)
     train(shards, "method=recon_boost", on_epoch=watch)
     assert seen == [{"audio"}, {"audio", "image"}, {"image"}, {"audio", "image"}]
@@ -141,10 +136,10 @@ def test_reconboost_boosts_what_all_other_modalities_say_together(tmp_path: Path
 def test_umt_begins_again_from_the_first_weights_with_what_it_learnt_as_teachers(shards: Shards) -> None:
     ends = {}
 
-    def watch(run: Run) -> None:
+    def watch(run: Trainer) -> None:
         ends[run.epoch] = weights(run)
 
-    first = weights(Run(small_config("method=umt"), shards.card))
+    first = weights(Trainer(small_config("method=umt"), shards.card))
     run = train(shards, "method=umt", on_epoch=watch)
     taught: list[dict[str, torch.Tensor]] = []
     train(shards, "method=unimodal", "model.fusion=concat", on_epoch=lambda run: taught.append(weights(run)))
@@ -174,7 +169,7 @@ def test_umts_loss_is_the_joint_one_and_the_distance_from_the_teachers(shards: S
     run.epoch = 3
     batch = next(small_splits(shards, run.config).val.epoch(1))
     outputs = run.method.forward(run.model.eval(), batch.inputs, run.state())
-    teachers = Run(run.config, shards.card).model.eval()
+    teachers = Trainer(run.config, shards.card).model.eval()
     teachers.load_state_dict({key.removeprefix("teacher/"): value for key, value in run.memory.items()})
     taught = teachers(batch.inputs).embeddings
     distances = [(outputs.embeddings[name] - taught[name]).square().mean() for name in taught]

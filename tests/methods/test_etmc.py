@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from method_cases import LABELS, outputs, state
 from torch import Tensor
 
-from lfm_ray.methods.etmc import evidential_loss, fused_evidence
+from lfm_ray.methods.etmc import ETMC, evidence, evidential_loss, fused_evidence
 
 
 def dempster(first: Tensor, second: Tensor) -> Tensor:
@@ -41,3 +44,24 @@ def test_evidential_loss_at_values_known_by_hand() -> None:
     # KL(Beta(1, a) || Beta(1, 1)) = ln a - (a - 1) / a, with a = 2 in the second sample
     divergence = math.log(2) - 1 / 2
     assert evidential_loss(e, wrong, 0.3).item() == pytest.approx((1 / 4 + 3 / 2 + 0.3 * divergence) / 2)
+
+
+@pytest.mark.parametrize(("epoch", "strength"), [(1, 0.0), (2, 0.25), (4, 0.75), (5, 1.0), (6, 1.0), (50, 1.0)])
+def test_the_pull_of_wrong_evidence_grows_evenly_to_its_whole_strength(epoch: int, strength: float) -> None:
+    made, method = outputs(), ETMC(annealing_epochs=4)
+    views = [F.softplus(z) for z in (made.unimodal["audio"], made.unimodal["image"], made.fused)]
+    expected = sum(evidential_loss(e, LABELS, strength).item() for e in (*views, fused_evidence(views)))
+    found = method.classification(made, LABELS, replace(state(), epoch=epoch))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_evidence_is_the_softplus_of_the_logits_in_float32_at_least() -> None:
+    assert evidence(torch.zeros(1, 2)).tolist() == [[pytest.approx(math.log(2))] * 2]
+    assert evidence(torch.zeros(1, 2, dtype=torch.float16)).dtype == torch.float32
+    assert evidence(torch.zeros(1, 2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_the_prediction_is_the_mean_of_the_fused_dirichlet() -> None:
+    made = outputs()
+    parameters = fused_evidence([F.softplus(z) for z in (*made.unimodal.values(), made.fused)]) + 1
+    torch.testing.assert_close(ETMC().predict(made).softmax(dim=1), parameters / parameters.sum(dim=1, keepdim=True))

@@ -29,7 +29,7 @@ from lfm_ray.models.encoders.clip import CLIP_MEAN, CLIP_STD
 from lfm_ray.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
 from lfm_ray.optimization.hypergradient import flatten, twice_differentiable
 from lfm_ray.settings import load
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 D = 5
 SHAPES: dict[Kind, list[int]] = {
@@ -276,10 +276,10 @@ def test_the_dropout_of_a_modality_is_its_own() -> None:
     assert [model.dropout[name].p for name in "abc"] == [0.0, 0.75, 0.25]
 
 
-def run_of(*overrides: str) -> Run:
+def run_of(*overrides: str) -> Trainer:
     cards = {"audio": card_of("audio"), "image": card_of("image")}
     card = DatasetCard(modalities=cards, classes=["a", "b"], splits={}, preprocessing={}, fingerprint="0")
-    return Run(load(RunConfig, None, ["device=cpu", *overrides]), card)
+    return Trainer(load(RunConfig, None, ["device=cpu", *overrides]), card)
 
 
 def batch(rows: int = 4) -> Any:
@@ -300,8 +300,8 @@ def test_a_frozen_encoder_does_not_move_but_its_last_layer(solver: list[str]) ->
     run.prepare(2)
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     run.model.train()
-    run.update_theta(batch(), before_alpha=True)
-    assert run.alpha_gradient(batch(), iter([batch()])) != 0
+    step = run.training_step(batch(), before_alpha=True)
+    assert run.alpha_gradient(batch(), iter([batch()]), step.d) != 0
     moved = {key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])}
     of_image = {key for key in moved if key.startswith("encoders.image.")}
     assert of_image == {"encoders.image.project.weight", "encoders.image.project.bias"}
@@ -336,8 +336,8 @@ def test_batch_norm_keeps_its_statistics_through_an_update_of_alpha() -> None:
         run = run_of("model.encoder=resnet18", "model.encoders={audio: {width: 4}, image: {width: 4}}",
                      "alpha.strategy=learned", f"alpha.solver={solver}", "data.batch_size=4")  # fmt: skip
         run.prepare(2)
-        run.update_theta(batch(), before_alpha=True)
+        step = run.training_step(batch(), before_alpha=True)
         before = {key: value.clone() for key, value in run.model.named_buffers()}
         assert "encoders.audio.body.embedder.embedder.normalization.running_mean" in before
-        run.alpha_gradient(batch(), iter([batch()]))
+        run.alpha_gradient(batch(), iter([batch()]), step.d)
         assert all(torch.equal(value, before[key]) for key, value in run.model.named_buffers())

@@ -14,6 +14,8 @@ from lfm_ray.report.page import write_report
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip

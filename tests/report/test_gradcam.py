@@ -19,9 +19,9 @@ from lfm_ray.report.__main__ import main
 from lfm_ray.report.gradcam import Kept, _image_encoder, choose, grad_cam, gradcam_figure, look
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import build, load
-from lfm_ray.training.execution import execute
+from lfm_ray.training.execution import Launch, execute
 from lfm_ray.training.run_folder import CHECKPOINT, weights_file
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import build_model
 
 
@@ -203,7 +203,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bare": [],
     }.items():
         config = load(RunConfig, None, [*settings, *extra])
-        execute(config, Source(Shards(shards), {}), folder / name, report=lambda row: None)
+        execute(Launch(config, DataSource(Shards(shards), {}), folder / name), report=lambda row: None)
     return folder
 
 
@@ -300,6 +300,6 @@ def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
     text = (other / "dataset.json").read_text().replace('"synthetic"', '"another"')
     (other / "dataset.json").write_text(text)
     config = load(RunConfig, None, [f"data.path={other}", "epochs=1", "device=cpu"])
-    execute(config, Source(Shards(other), {}), tmp_path / "run", report=lambda row: None)
+    execute(Launch(config, DataSource(Shards(other), {}), tmp_path / "run"), report=lambda row: None)
     with pytest.raises(UserError, match="not the same shards as those of the first run"):
         list(look([*Kept.of(runs / "joint"), *Kept.of(tmp_path / "run")], ["1"]))

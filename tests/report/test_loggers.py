@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lfm_ray import tune
 from lfm_ray.callbacks.loggers import loggers
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space
+from lfm_ray.tune import main
 
 SPACE = Space.model_validate(
     {
@@ -83,7 +83,7 @@ def test_wandb_has_them_too_and_the_key_is_on_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None
 ) -> None:
     pytest.importorskip("wandb")
-    import ray
+    from lfm_ray.ray_private import session_folder
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -99,8 +99,7 @@ def test_wandb_has_them_too_and_the_key_is_on_no_disk(
     content = file.read_bytes()
     for expected in (b"017-polynomial", b"alpha.coefficients.1", b"val/fused/accuracy", b"lfm_ray"):
         assert expected in content
-    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
-    for file in [*tmp_path.rglob("*"), *(session / "logs").rglob("*")]:
+    for file in [*tmp_path.rglob("*"), *(session_folder() / "logs").rglob("*")]:
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
 
 
@@ -112,7 +111,7 @@ def test_a_package_that_is_not_installed_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(sys, "argv", ["tune", "--log", name])
     with pytest.raises(UserError, match=rf"--log {name}: {name} is not installed; pip install 'lfm_ray\[{name}\]'"):
-        tune.main()
+        main()
     assert list(tmp_path.iterdir()) == []
 
 

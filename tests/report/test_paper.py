@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 import small_shards
 from rich.console import Console
-from synthetic import write_dataset
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.shards import DatasetCard, read_card
+from lfm_ray.datasets.shards import DatasetCard, Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.report.cells import markdown
 from lfm_ray.reproduce.comparison import compare
@@ -23,8 +22,8 @@ from lfm_ray.reproduce.tables import cells, friedman, paper_table, second_metric
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 # Accuracies of three rows with three seeds, and a fourth row that ties with the first.
 FUSED = {"Concat": [0.5, 0.6, 0.7], "MLA": [0.6, 0.75, 0.8], "LFM learned": [0.7, 0.7, 0.9], "Sum": [0.5, 0.6, 0.7]}
@@ -183,7 +182,9 @@ def test_rounds_are_reckoned_from_the_second_since_the_first_starts_processes(
     monkeypatch.setattr(Resources, "trials_at_once", lambda self: 1)
     file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=None, seeds=[1, 2, 3])
     watch: Any = lambda what, runs: nullcontext()  # noqa: E731
-    assert tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), budget, watch).trials == rounds
+    assert (
+        tune_all(tmp_path, file, spaces, cast(DataSource, None), Resources(Workers(1)), budget, watch).trials == rounds
+    )
     assert [len(Sweep.open(tmp_path / row).trials()) for row in ("concat", "mla")] == [rounds, rounds]
 
 
@@ -205,19 +206,19 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_
     monkeypatch.setattr("lfm_ray.reproduce.plan.run_each", run_each)
     file = ComparisonFile(paper="table1", data="", fingerprint="0", settings=[], epochs=1, trials=2, seeds=[1])
     watch: Any = lambda what, runs: nullcontext()  # noqa: E731
-    tune_all(tmp_path, file, spaces, cast(Source, None), Resources(Workers(1)), None, watch)
+    tune_all(tmp_path, file, spaces, cast(DataSource, None), Resources(Workers(1)), None, watch)
     assert rounds == [["concat 0000", "mla 0000"], ["concat 0001", "mla 0001"]]
     first, second = Sweep.open(tmp_path / "mla").trials()
     assert (first.state, first.reason, second.state) == ("failed", "NaN", "finished")
 
 
 def test_a_comparison_runs_and_goes_on_where_it_was(
-    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Shards, ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = Namespace(
-        paper="table1", data=write_dataset(tmp_path / "tiny"), name="try", storage=tmp_path, rows=["Concat", "MLA"],
+        paper="table1", data=shards.path, name="try", storage=tmp_path, rows=["Concat", "MLA"],
         overrides=["model.width=4", "model.embedding_size=8"], epochs=1, trials=1, budget=None, seeds=2, split="test",
-        address=None, concurrency=None,
+        address=None, concurrency=1,
     )  # fmt: skip
     compare(given)
     frame = pd.read_csv(tmp_path / "try" / "table1.csv")

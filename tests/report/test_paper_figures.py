@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from synthetic import write_dataset
 from tiny_run import train
 
 from lfm_ray.config import RunConfig
@@ -34,7 +33,7 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.training.run_folder import weights_file
-from lfm_ray.training.trainer import Run
+from lfm_ray.training.trainer import Trainer
 
 
 def frame() -> pd.DataFrame:
@@ -130,11 +129,6 @@ def test_modalities_with_the_same_centroid_are_drawn_by_their_principal_componen
     assert share == pytest.approx(1)
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return Shards(write_dataset(tmp_path_factory.mktemp("figures") / "tiny"))
-
-
 @pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.5",)])
 def test_embeddings_and_gap_are_those_that_the_run_was_measured_by(
     tmp_path: Path, shards: Shards, overrides: tuple[str, ...]
@@ -215,7 +209,7 @@ def test_the_runs_of_grad_cam_keep_their_models_and_those_of_tuning_do_not(
 def test_figure_4_draws_the_epochs_that_were_kept(
     tmp_path: Path, shards: Shards, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def keep(run: Run) -> None:
+    def keep(run: Trainer) -> None:
         checkpoint.save(weights_file(tmp_path / "run", run.epoch), run.weights())
 
     run = train(shards, "epochs=2", on_epoch=keep)

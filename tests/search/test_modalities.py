@@ -8,14 +8,14 @@ from synthetic import write_dataset
 
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.resources import repository_file
+from lfm_ray.resources import shipped_file
 from lfm_ray.search.spaces.applicability import for_modalities
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import merge
 from lfm_ray.training.trainer import build_model
 
-METHODS = repository_file("search_spaces/methods.yaml")
+METHODS = shipped_file("search_spaces/methods.yaml")
 OF_TWO = {"ogm_ge", "pmr", "domfn"}
 
 

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from synthetic import write_dataset
 
-from lfm_ray import tune
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
@@ -19,9 +18,9 @@ from lfm_ray.search.population import Population, explored, next_round, populati
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import load
-from lfm_ray.training.execution import execute
+from lfm_ray.training.execution import Launch, execute
 from lfm_ray.training.run_folder import read_epochs
-from lfm_ray.training.source import Source
+from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Row
 
 SPACE = Space.model_validate(
@@ -96,19 +95,19 @@ class Ended(Exception):
     """The round is over."""
 
 
-def train(config: RunConfig, source: Source, folder: Path, until: int) -> list[Row]:
+def train(config: RunConfig, source: DataSource, folder: Path, until: int) -> list[Row]:
     def report(row: Row) -> None:
         if row["epoch"] == until:
             raise Ended
 
     try:
-        return execute(config, source, folder, report)
+        return execute(Launch(config, source, folder), report)
     except Ended:
         return read_epochs(folder)
 
 
 def test_the_schedule_of_a_follower_trained_on_its_own_gives_its_numbers_bit_for_bit(tmp_path: Path) -> None:
-    source = Source(Shards(write_dataset(tmp_path / "shards")), {})
+    source = DataSource(Shards(write_dataset(tmp_path / "shards")), {})
     space = population_space(SPACE, 4)
     first = {"optimizer.learning_rate": 0.005, "alpha.values": [0.8] * 6, "optimizer.table": space.base.optimizer.table}
     other = explored(first, 3, np.random.default_rng(0))
@@ -176,15 +175,12 @@ search: {loss.tau: {choice: [0.2, 1.0e-40]}}
 """
 
 
-def test_a_member_that_fails_on_ray_follows_another_and_says_why(
-    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_member_that_fails_on_ray_follows_another_and_says_why(ray_local: None, tmp_path: Path) -> None:
     write_dataset(tmp_path / "shards/tiny")
     (tmp_path / "failing.yaml").write_text(FAILING)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tune", "failing.yaml", "--population", "4", "--name", "pbt"])
-    tune.main()
-    said = " ".join(capsys.readouterr().out.split())
+    done = run(tmp_path, "tune", "failing.yaml", "--population", "4", "--name", "pbt")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
     first, second = Population(Sweep.open(tmp_path / "sweeps/pbt")).rounds
     failed = {n for n, (_, settings) in enumerate(first) if settings["loss.tau"] != 0.2}
     assert 0 < len(failed) < 4

@@ -4,13 +4,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
+from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving, goes_on
 
 
 def test_rungs_are_powers_of_the_reduction_times_the_first() -> None:
     halving = SuccessiveHalving(first_rung=4, reduction=3)
     assert [epoch for epoch in range(1, 120) if halving.is_rung(epoch)] == [4, 12, 36, 108]
     assert [epoch for epoch in range(1, 9) if SuccessiveHalving(1, 2).is_rung(epoch)] == [1, 2, 4, 8]
+    assert [epoch for epoch in range(1, 40) if SuccessiveHalving(4, 2).is_rung(epoch)] == [4, 8, 16, 32]
 
 
 def run_to_rung(study: optuna.Study, value: float, protected: bool = False) -> bool:
@@ -56,3 +57,29 @@ def test_nothing_is_stopped_between_rungs(study: optuna.Study) -> None:
     assert not trial.should_prune()
     trial.report(0.0, 4)
     assert trial.should_prune()
+
+
+@pytest.mark.parametrize(
+    ("value", "others", "on"),
+    [
+        (0.1, [0.9], True),  # too few to tell
+        (0.1, [0.9, 0.8], False),  # the best one of three
+        (0.9, [0.9, 0.9], True),  # equal to it
+        (0.8, [0.9, 0.7, 0.6], True),  # the best two of four
+        (0.7, [0.9, 0.8, 0.6], False),
+        (0.8, [0.9, 0.7, 0.6, 0.5, 0.4], True),  # and of six
+        (0.7, [0.9, 0.8, 0.6, 0.5, 0.4], False),
+        (0.7, [0.9, 0.8, 0.6, 0.5, 0.4, 0.3], True),  # three of seven
+    ],
+)
+def test_the_best_third_goes_on_rounded_up(value: float, others: list[float], on: bool) -> None:
+    assert goes_on(value, others, 3) == on
+
+
+def test_trials_are_compared_only_with_those_that_reached_the_rung(study: optuna.Study) -> None:
+    assert not study.ask().should_prune()  # it has reported nothing
+    for value in (0.9, 0.8):
+        trial = study.ask()
+        trial.report(value, 3)
+        study.tell(trial, value)
+    assert [run_to_rung(study, value) for value in (0.5, 0.4, 0.3)] == [False, False, True]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from synthetic import write_dataset
+from commands import SMALL_FLAGS, run
 
-from lfm_ray import tune
-from lfm_ray.errors import TrainingFailed
+from lfm_ray.datasets.shards import Shards
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep
-from lfm_ray.search.warm_start import prior_trials_from, with_best_points
+from lfm_ray.search.warm_start import prior_trials_from
 from lfm_ray.training.run_folder import read_epochs
 
-SMALL = ["--set", "model.width=4", "--set", "model.embedding_size=8", "--set", "data.batch_size=16"]
 SEARCH = {
     "alpha.strategy": {"choice": ["constant", "heuristic"]},
     "alpha.value": {"uniform": [0, 1], "when": {"alpha.strategy": "constant"}},
@@ -29,45 +26,36 @@ class Killed(Exception):
     """What a test raises where a command is to be interrupted."""
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    write_dataset(tmp_path / "shards" / "tiny")
-    monkeypatch.chdir(tmp_path)
-    return monkeypatch
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["tune", *arguments])
-    tune.main()
-
-
+@pytest.mark.slow
 def test_the_loop_from_a_learned_run_to_polynomials_around_its_fit_survives_the_end_of_its_time_and_a_kill(
-    ray_local: None, command: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray_local: None, shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> Space:
         raise Killed
 
-    folder = Path("sweeps/loop")
-    with command.context() as patch:
+    folder = tmp_path / "sweeps/loop"
+    with monkeypatch.context() as patch:
         patch.setattr(TimeBudget, "stop_all", lambda self: bool(read_epochs(folder / "learned")))
-        with pytest.raises(TrainingFailed, match="of the 3 epochs of the learned run; go on with --resume loop"):
-            run(command, "search_spaces/cubic.yaml", "--from-learned", "--data", "shards/tiny", "--name", "loop",
-                "--epochs", "3", "--epoch-budget", "16", "--time-budget", "1h", *SMALL)  # fmt: skip
+        done = run(tmp_path, "tune", "search_spaces/cubic.yaml", "--from-learned", "--data", shards.path, "--name",
+                   "loop", "--epochs", "3", "--epoch-budget", "16", "--time-budget", "1h", *SMALL_FLAGS)  # fmt: skip
+    assert done.returncode == 1
+    assert "of the 3 epochs of the learned run; go on with --resume loop" in done.stderr
     assert 0 < len(read_epochs(folder / "learned")) < 3
-    with command.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(Sweep, "start_around", killed)
         with pytest.raises(Killed):
-            run(command, "--resume", "loop")
+            run(tmp_path, "tune", "--resume", "loop")
     checkpoint = folder / "learned" / "checkpoint.pt"
     trained = checkpoint.stat().st_mtime_ns
     assert not (folder / "study.journal").exists()
 
-    run(command, "--resume", "loop")
+    done = run(tmp_path, "tune", "--resume", "loop")
+    assert done.returncode == 0, done.stderr
     assert checkpoint.stat().st_mtime_ns == trained
     trials = Sweep.open(folder).trials()
     labels = ["fit of learned", "near it, 1", "near it, 2", "near it, 3", "the paper's cubic"]
     assert [trial.label for trial in trials] == labels  # 5 trials of 3 epochs; a sixth would make 18
-    assert "the epoch budget of 16 is used: 15 epochs" in capsys.readouterr().out
+    assert "the epoch budget of 16 is used: 15 epochs" in done.stdout
     rows = read_epochs(folder / "learned")
     assert len({row["alpha"] for row in rows}) == 3
     fit, _ = Polynomial.fit([row["alpha"] for row in rows], 3)
@@ -117,12 +105,3 @@ def test_which_earlier_trials_become_prior_trials(tmp_path: Path) -> None:
     # Earlier trials that lack a metric of the objective are left out.
     other = Space.model_validate({"search": SEARCH, "objective": "val/fused/map"})
     assert prior_trials_from(Sweep.open(tmp_path / "same"), other, "same") == []
-
-
-def test_the_best_trials_of_an_earlier_sweep_become_known_points(tmp_path: Path) -> None:
-    sweep = made_sweep(tmp_path / "earlier", {})
-    space = with_best_points(Space.model_validate({"search": SEARCH}), sweep)
-    best = sorted(sweep.trials(), key=lambda trial: -trial.accuracy)[:3]
-    assert list(space.points) == ["earlier, place 1", "earlier, place 2", "earlier, place 3"]
-    assert [space.config(point).alpha for point in space.points.values()] == [trial.config.alpha for trial in best]
-    assert [point["loss.tau"] for point in space.points.values()] == [trial.config.loss.tau for trial in best]

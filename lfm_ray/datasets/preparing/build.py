@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lfm_ray.console import SILENT, moves
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card, resolve
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
@@ -70,7 +71,13 @@ class Job:
 
 
 def build(
-    manifest: Manifest, config: PrepareConfig, out: Path, *, skip_bad: bool = False, address: str | None = None
+    manifest: Manifest,
+    config: PrepareConfig,
+    out: Path,
+    *,
+    skip_bad: bool = False,
+    address: str | None = None,
+    progress: bool = True,
 ) -> bool:
     """Writes the dataset folder `out`; False if it is there already, made from the same source.
 
@@ -83,13 +90,17 @@ def build(
         out: folder to make.
         skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
         address: a Ray cluster; None: this machine.
+        progress: whether the shards done, and the rows that cannot be used, are shown on stderr.
 
     Raises:
         UserError: `out` is in the way, a setting does not fit the media, or rows are bad.
     """
     check_replaceable(out)
+    console = SILENT
+    if progress:
+        console = Console(stderr=True, width=None if sys.stderr.isatty() else 100)
     if manifest.bad and not skip_bad:
-        raise _stopped(manifest.bad, out)
+        raise _stopped(manifest.bad, out, console)
     job = Job.of(manifest, config)
     work = Workplace(out, job.fingerprint)
     if (out / CARD).is_file() and (card := read_card(out)).fingerprint == job.fingerprint:
@@ -100,23 +111,23 @@ def build(
         if work.complete() and (skip_bad or not read_card(work.folder).skipped):
             work.put_into_place()
         else:
-            _make(job, work, skip_bad, address)
+            _make(job, work, skip_bad, address, console)
     return True
 
 
-def _make(job: Job, work: Workplace, skip_bad: bool, address: str | None) -> None:
+def _make(job: Job, work: Workplace, skip_bad: bool, address: str | None, console: Console) -> None:
     """Makes what is missing, and puts the whole into place."""
     plan = job.plan()
     results = {name: result for name in plan if (result := work.result(name))}
     missing = {name: rows for name, rows in plan.items() if name not in results}
-    for result in _progress(_run(missing, work.folder, job, address), len(plan), len(results)):
+    for result in _progress(_run(missing, work.folder, job, address), len(plan), len(results), console):
         if "failed" in result:
             raise UserError(f"{work.folder / result['file']}: cannot be written: {result['failed']}")
         results[result["file"]] = result
     ordered = [results[name] for name in plan]
     bad = [*job.manifest.bad, *(BadRow(*line) for result in ordered for line in result["bad"])]
     if bad and not skip_bad:
-        raise _stopped(bad, work.out)
+        raise _stopped(bad, work.out, console)
     if bad:
         with work.writing():
             (work.folder / BAD_ROWS).write_text(_as_csv(bad), encoding="utf-8")
@@ -208,19 +219,18 @@ def _stored_bytes(card: ModalityCard) -> int:
     return size // JPEG_RATIO if card.storage == "jpeg" else size
 
 
-def _progress(results: Iterator[dict[str, Any]], total: int, done: int) -> Iterator[dict[str, Any]]:
-    """Passes results on and shows shards done, time taken and time left on stderr."""
+def _progress(results: Iterator[dict[str, Any]], total: int, done: int, console: Console) -> Iterator[dict[str, Any]]:
+    """Passes results on and shows shards done, time taken and time left."""
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TextColumn("shards,"))
     times = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
-    console = Console(stderr=True)
-    with Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, *times, console=console, transient=True, disable=not moves(console)) as progress:
         bar = progress.add_task("decoding", total=total, completed=done)
         for result in results:
             progress.advance(bar)
             yield result
 
 
-def _stopped(bad: Sequence[BadRow], out: Path) -> UserError:
+def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     """Shows the bad rows, and writes all of them beside `out`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +244,7 @@ def _stopped(bad: Sequence[BadRow], out: Path) -> UserError:
         table.add_row(*(escape(field) for field in line))
     if len(bad) > MOST_SHOWN:
         table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
-    Console(stderr=True, width=None if sys.stderr.isatty() else 100).print(table)
+    console.print(table)
     first = bad[0]
     return UserError(
         f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all of"

@@ -1,4 +1,4 @@
-"""The cards of known raw datasets: data/NAME.yaml, read by lfm_ray/datasets/readers/NAME.py."""
+"""The cards of known raw datasets: data/NAME.yaml, read by lfm_ray/datasets/preparing/readers/NAME.py."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from pydantic import Field
 
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.errors import UserError
-from lfm_ray.resources import REPOSITORY
+from lfm_ray.resources import DATA, shipped_folder, shipped_names
 from lfm_ray.settings import Settings, load, nearest
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds
     import pandas as pd
-
-FOLDER = REPOSITORY / "data"
 
 
 class RawCard(Settings):
@@ -40,7 +38,7 @@ def raw_card(name: str) -> RawCard:
     Raises:
         UserError: there is none of that name.
     """
-    file = FOLDER / f"{name}.yaml"
+    file = shipped_folder(DATA) / f"{name}.yaml"
     if not file.is_file():
         raise UserError(f"--dataset {name}: there is no such card{nearest(name, names())}")
     return load(RawCard, file)
@@ -48,7 +46,7 @@ def raw_card(name: str) -> RawCard:
 
 def names() -> list[str]:
     """The datasets that have a card."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    return shipped_names(DATA)
 
 
 def raw_manifest(name: str, root: Path) -> pd.DataFrame:

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from lfm_ray.errors import UserError
+from lfm_ray.resources import DATA, shipped_folder
 
-DEMO_FOLDER = Path(__file__).resolve().parents[2] / "data" / "demo"
+DEMO_FOLDER = shipped_folder(DATA).absolute() / "demo"
 
 # Settings of `PrepareConfig`. The noise was chosen such that each modality alone is learnt in part.
 DEMO_SETTINGS: dict[str, object] = {
@@ -32,7 +33,7 @@ SEED = 0
 COLUMNS = ["id", "audio", "start", "end", "image", "label", "split"]
 
 
-def prepare_demo(out: Path, address: str | None = None) -> None:
+def prepare_demo(out: Path, address: str | None = None, progress: bool = True) -> None:
     """Makes the shards of the demo in `out`, where they are not there yet.
 
     Raises:
@@ -51,7 +52,7 @@ def prepare_demo(out: Path, address: str | None = None) -> None:
     check_replaceable(out)
     with tempfile.TemporaryDirectory(prefix="lfm_ray-demo-") as raw:
         manifest = read_manifest(write_raw_demo(Path(raw)), {"audio": "audio", "image": "image"}, allow_outside=True)
-        build(manifest, settings(PrepareConfig, merge({}, DEMO_SETTINGS)), out, address=address)
+        build(manifest, settings(PrepareConfig, merge({}, DEMO_SETTINGS)), out, address=address, progress=progress)
 
 
 def write_raw_demo(folder: Path) -> Path:
@@ -87,10 +88,7 @@ def _read_utterances() -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype={"start": str, "end": str})
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: the demo data is not there; it comes with the repository, not with the package:"
-            " clone the repository and install it with pip install -e ."
-        ) from None
+        raise UserError(f"{path}: the demo's speech is not there, which comes with lfm_ray; install it anew") from None
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

@@ -90,12 +90,17 @@ def read_manifest(
             left out of the splits, and listed in `bad`.
     """
     path = Path(path)
+    check_kinds(kinds)
+    table = _read_table(path)
+    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_outside=allow_outside)
+
+
+def check_kinds(kinds: Mapping[str, Kind]) -> None:
+    """Raises a UserError unless there are modalities, and columns that can be some."""
     if not kinds:
         raise UserError("no modality given; name at least one column, such as --audio COLUMN or --image COLUMN")
     for name in set(kinds) & set(RESERVED):
         raise UserError(f"--{kinds[name]} {name}: this column has a meaning of its own; give the modality another name")
-    table = _read_table(path)
-    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_outside=allow_outside)
 
 
 def check_manifest(

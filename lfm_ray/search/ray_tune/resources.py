@@ -18,8 +18,8 @@ from lfm_ray.datasets.shards import read_card
 from lfm_ray.errors import UserError
 from lfm_ray.search.ray_tune.adapters import DriverOnly
 from lfm_ray.storage import exists, in_store, name_of, shown, working_folder
-from lfm_ray.training.ray_train import Workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
 
 # CPUs of a trial's driver, which only waits for its workers. Ray refuses an empty request; this is the smallest it
 # counts. A worker requests a hundred times this less, which leaves room for a hundred drivers on a node.
@@ -111,7 +111,7 @@ def cluster_hardware() -> str:
     )
 
 
-def check_nodes(source: Source, written: Path) -> None:
+def check_nodes(source: DataSource, written: Path) -> None:
     """Checks that every node of a cluster can read the data and the file `written`, which this node wrote.
 
     Shards in an object store are copied to all nodes at the same time; nodes that join later copy them then.
@@ -141,7 +141,7 @@ def check_nodes(source: Source, written: Path) -> None:
             raise UserError(f"node {address}: {missing}")
 
 
-def _missing(source: Source, written: str) -> str:
+def _missing(source: DataSource, written: str) -> str:
     """What this node lacks to run a trial; empty if it lacks nothing."""
     path = source.shards.path
     try:

@@ -33,13 +33,17 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.study import SETTINGS
 from lfm_ray.search.sweep import JOURNAL, SWEEP, Sweep, trial_folder
 from lfm_ray.storage import name_of, push, working_folder
-from lfm_ray.training.execution import run_in_process
-from lfm_ray.training.ray_train import RETRIES, Workers, first_reason, run_on_workers
-from lfm_ray.training.source import Source
+from lfm_ray.training.execution import Launch, Workers, run_in_process
+from lfm_ray.training.ray_train import RETRIES, first_reason, run_on_workers
+from lfm_ray.training.source import DataSource
 
 
 def run_sweep(
-    sweep: Sweep, source: Source, resources: Resources, time_budget: TimeBudget | None, callbacks: list[tune.Callback]
+    sweep: Sweep,
+    source: DataSource,
+    resources: Resources,
+    time_budget: TimeBudget | None,
+    callbacks: list[tune.Callback],
 ) -> None:
     """Runs every trial of the sweep that has not ended; returns when all have ended or time is up.
 
@@ -73,15 +77,18 @@ def run_sweep(
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
 
-def run_trial(config: dict[str, Any], source: Source, space: Space, sweep: str, workers: Workers) -> None:
+def run_trial(config: dict[str, Any], source: DataSource, space: Space, sweep: str, workers: Workers) -> None:
     """One trial of a sweep, in a process of Ray Tune."""
     folder = trial_folder(working_folder(sweep), config[NUMBER])
-    _run(lambda: space.config(config[SETTINGS]), folder, source, workers, None, space.epochs_a_round)
+    _run(
+        folder,
+        lambda: Launch(space.config(config[SETTINGS]), source, folder, workers, save_every=space.epochs_a_round),
+    )
 
 
 def run_configs(
     runs: dict[Path, RunConfig],
-    source: Source,
+    source: DataSource,
     resources: Resources,
     callbacks: list[tune.Callback],
     measure: str | None,
@@ -101,7 +108,7 @@ def run_configs(
 
 def run_each(
     runs: dict[Path, RunConfig],
-    source: Source,
+    source: DataSource,
     resources: Resources,
     callbacks: list[tune.Callback],
     measure: str | None,
@@ -112,8 +119,8 @@ def run_each(
     Raises:
         KeyboardInterrupt: Tune was interrupted before all runs had ended and before time was up.
     """
-    named = [(name_of(folder), run) for folder, run in runs.items()]
-    trainable = tune.with_parameters(_run_one, runs=named, source=source, workers=resources.nested(), measure=measure)
+    launches = [Launch(run, source, folder, resources.nested(), measure) for folder, run in runs.items()]
+    trainable = tune.with_parameters(_run_one, launches=launches)
     where = next(iter(runs)).parent
     check_nodes(source, next(file for file in (where / SWEEP, where.parent / SWEEP) if file.exists()))
     config = tune.TuneConfig(num_samples=1)
@@ -131,11 +138,9 @@ def run_each(
     return failures
 
 
-def _run_one(
-    config: dict[str, Any], runs: list[tuple[str, RunConfig]], source: Source, workers: Workers, measure: str | None
-) -> None:
-    folder, run = runs[config["run"]]
-    _run(lambda: run, working_folder(folder), source, workers, measure)
+def _run_one(config: dict[str, Any], launches: list[Launch]) -> None:
+    launch = launches[config["run"]]
+    _run(launch.folder, lambda: launch)
 
 
 def _tune(
@@ -180,26 +185,16 @@ def _tune(
         raise TrainingFailed(first_reason(error)) from None
 
 
-def _run(
-    config: Callable[[], RunConfig],
-    folder: Path,
-    source: Source,
-    workers: Workers,
-    measure: str | None,
-    save_every: int | None = None,
-) -> None:
-    """One run. If it fails, it reports why, and other runs continue."""
+def _run(folder: Path, launch_of: Callable[[], Launch]) -> None:
+    """One run. If it fails, or its settings cannot be built, it reports why, and other runs continue."""
     try:
-        if workers.count > 1:
+        launch = launch_of()
+        if launch.workers.count > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
 
-            run_on_workers(config(), source, folder, workers, [TuneReportCallback()], measure)
+            run_on_workers(launch, [TuneReportCallback()])
         else:
-            threads = max(1, round(workers.cpus))
-            limit = workers.epoch_time_limit
-            run_in_process(
-                config(), source, folder, lambda row: tune.report(dict(row)), threads, measure, limit, save_every
-            )
+            run_in_process(launch, lambda row: tune.report(dict(row)))
     except (TrainingFailed, UserError) as error:
         tune.report({FAILED: str(error)})
     except Exception as error:

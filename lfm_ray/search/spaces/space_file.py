@@ -13,16 +13,16 @@ import optuna
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.resources import repository_file
+from lfm_ray.resources import shipped_file
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.settings import build, flatten, line_of, merge, nearest, parse_overrides, read_yaml
+from lfm_ray.settings import Overrides, build, flatten, line_of, merge, nearest, parse_overrides, read_yaml
 
 TRIED_DRAWS = 1000  # a space is refused if this many random draws all violate a constraint
 
 
-def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Space:
-    """Reads a space file. An overridden setting is fixed for all trials and no longer searched.
+def load_space(source: Path | Mapping[str, Any] | Space, overrides: Overrides = (), **changes: Any) -> Space:
+    """Reads a space from a file or its contents. An overridden setting is fixed and no longer searched.
 
     A setting whose condition contradicts an overridden one is not searched either.
 
@@ -33,7 +33,7 @@ def load_space(path: Path, overrides: Sequence[str] = (), **changes: Any) -> Spa
             not allow, a condition on a setting that does not exist, or a constraint that no draw
             satisfies.
     """
-    values, files = _read(path)
+    values, files = _read(source)
     space = build(Space, values)
     fixed = parse_overrides(overrides)
     flat_fixed = flatten(fixed)
@@ -69,24 +69,30 @@ def _in_order(search: Mapping[str, Distribution]) -> list[str]:
     return list(placed)
 
 
-def _read(path: Path, extending: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
-    """The contents of a space file merged over the files it extends, and the list of files, itself first."""
-    if path.resolve() in extending:
-        raise UserError(f"{path}: extends itself")
-    own = read_yaml(path)
+def _read(
+    source: Path | Mapping[str, Any] | Space, extending: tuple[Path, ...] = ()
+) -> tuple[dict[str, Any], list[Path]]:
+    """The contents of a space merged over the files it extends, and all files read, its own first."""
+    files: list[Path] = []
+    if isinstance(source, Path):
+        if source.resolve() in extending:
+            raise UserError(f"{source}: extends itself")
+        own, files, extending = read_yaml(source), [source], (*extending, source.resolve())
+    else:
+        own = source.model_dump(exclude_unset=True) if isinstance(source, Space) else dict(source)
     parents = own.pop("extends", [])
     parents = parents if isinstance(parents, list) else [parents]
     if not all(isinstance(parent, str) for parent in parents):
-        raise UserError(f"{_place([path], 'extends')}: must be a file, or a list of files, beside this one")
+        raise UserError(f"{_place(files, 'extends')}: must be a file, or a list of files, beside this one")
     present = {key: _without_null(value) if key in ("search", "points") else value for key, value in own.items()}
-    build(Space, present, source=path)
+    build(Space, present, source=source if isinstance(source, Path) else None)
+    beside = source.parent if isinstance(source, Path) else Path()
     values: dict[str, Any] = {}
-    files = [path]
     for parent in parents:
-        file = path.parent / parent if (path.parent / parent).exists() else repository_file(parent)
+        file = beside / parent if (beside / parent).exists() else shipped_file(parent)
         if not file.exists():
-            raise UserError(f"{_place([path], 'extends')}: {file}: there is no such file")
-        inherited, more = _read(file, (*extending, path.resolve()))
+            raise UserError(f"{_place(files[:1], 'extends')}: {file}: there is no such file")
+        inherited, more = _read(file, extending)
         values = _over(inherited, values)
         files += more
     return _over(own, values), files
@@ -115,7 +121,7 @@ def _place(files: Sequence[Path], *keys: str) -> str:
         line = line_of(file, keys, whole=True)
         if line:
             return f"{file}, line {line}, {', '.join(keys)}"
-    return f"{files[0]}, {', '.join(keys)}"
+    return ", ".join([*map(str, files[:1]), *keys]) or "the space"
 
 
 def _check_run(space: Space, files: Sequence[Path], fixed: Mapping[str, Any]) -> None:
@@ -184,7 +190,7 @@ def _check_constraints(space: Space, files: Sequence[Path], known: set[str]) -> 
         broken = space.broken(space.suggest(study.ask()))
         if not broken:
             return
-    raise UserError(f"{files[0]}: none of {TRIED_DRAWS} random draws satisfies {next(iter(broken))}")
+    raise UserError(f"{_place(files)}: none of {TRIED_DRAWS} random draws satisfies {next(iter(broken))}")
 
 
 def _prefixes(names: list[str]) -> Iterator[list[str]]:

@@ -80,6 +80,7 @@ class Study:
             if SETTINGS not in trial.user_attrs:
                 self.fail(trial.number, "interrupted before its settings were drawn")
         self._reached: dict[int, int] = {}
+        self._configs: dict[int, RunConfig] = {}  # validated configurations
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number, including forbidden draws and known points that are still waiting."""
@@ -144,7 +145,8 @@ class Study:
 
     def change(self, number: int, settings: dict[str, Any]) -> None:
         """Replaces the settings of a running trial, as members of a population do."""
-        optuna.trial.Trial(self._study, self.trials()[number]._trial_id).set_user_attr(SETTINGS, settings)
+        self._trial(number).set_user_attr(SETTINGS, settings)
+        self._configs.pop(number, None)
 
     def report(self, number: int, epoch: int, row: Mapping[str, float]) -> bool:
         """Records an epoch of a trial. Returns whether to stop the trial."""
@@ -203,4 +205,6 @@ class Study:
         self._trial(number).set_user_attr(EPOCHS, self._reached.get(number, 0))
 
     def _config(self, number: int) -> RunConfig:
-        return self.space.config(self.trials()[number].user_attrs[SETTINGS])
+        if number not in self._configs:
+            self._configs[number] = self.space.config(self.trials()[number].user_attrs[SETTINGS])
+        return self._configs[number]

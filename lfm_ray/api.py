@@ -1,0 +1,502 @@
+"""lfm_ray from Python, in a script or a notebook. The commands of the shell do the same.
+
+    import lfm_ray
+
+    shards = lfm_ray.prepare(frame, audio="audio", image="image", out="shards/mine")
+    sweep = lfm_ray.tune("alpha_schedule", data=shards, trials=40)
+    table = lfm_ray.confirm(sweep, seeds=4)
+    run = lfm_ray.train(sweep.best, workers=2)
+    model = lfm_ray.export(run, "exported/mine")
+    model.predict({"audio": "seven.wav", "image": "seven.png"}).label
+
+What goes wrong is raised as `lfm_ray.UserError`, which says in one line what to put right, or as
+`lfm_ray.TrainingFailed`. Messages name options as the shell has them: `--time-budget` is the argument
+`time_budget`, `--set` is `settings`. `settings` maps the path of a setting to its value, such as
+{"optimizer.learning_rate": 0.01}; nested mappings are understood too.
+
+Each function that computes uses the Ray session of this process if there is one, and leaves it
+running; otherwise it starts one of this machine (or joins the cluster at `address`) and ends it.
+Progress is shown in a terminal and in a notebook, where a bar moves if ipywidgets is installed;
+`progress=False` silences everything.
+
+torch, Ray and pandas take seconds to import; this file is read by `import lfm_ray` and by every --help,
+so its functions import what they need themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lfm_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from lfm_ray.config import RunConfig
+    from lfm_ray.datasets.kinds import Kind
+    from lfm_ray.datasets.shards import Shards
+    from lfm_ray.export.predictor import Predictor
+    from lfm_ray.report.loaded_run import LoadedRun
+    from lfm_ray.report.loaded_sweep import LoadedSweep
+    from lfm_ray.search.spaces.space import Space
+    from lfm_ray.settings import Overrides
+
+    Folder = str | Path
+
+DEFAULT_SPACE = "alpha_schedule"
+
+
+def prepare(
+    manifest: Folder | pd.DataFrame | None = None,
+    *,
+    out: Folder,
+    audio: str | Sequence[str] = (),
+    image: str | Sequence[str] = (),
+    video: str | Sequence[str] = (),
+    text: str | Sequence[str] = (),
+    feature: str | Sequence[str] = (),
+    dataset: str | None = None,
+    root: Folder | None = None,
+    settings: Overrides = (),
+    config: Folder | None = None,
+    skip_bad: bool = False,
+    allow_outside: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> Shards:
+    """Raw media and labels -> shards, which `tune` and `train` read.
+
+    It goes on where an interrupted call with the same arguments was; if the shards are there already,
+    nothing is done. Equal input gives equal bytes.
+
+    Args:
+        manifest: a data frame, or a .csv or .parquet file: a row for each sample, a column for each
+            modality (the path of a file, or the text itself), `label`, and optionally `split` (train,
+            val, test; otherwise each class is split 80/10/10), `id`, `start` and `end` (seconds).
+        out: the folder to make. Shards that lie there are replaced once the new ones are complete.
+        audio, image, video, text, feature: the columns that hold these kinds of modality; a video is a
+            file or a folder of frames, a feature a .npy file. A modality is named like its column.
+        dataset: instead of a manifest, a dataset of the field that has a card, such as "crema_d".
+        root: of `dataset`, its raw folder; of a data frame, where relative paths start (default: here).
+        settings: of `lfm_ray.datasets.preparing.config.PrepareConfig`, such as {"audio.sample_rate": 8000}.
+        config: a YAML file of such settings.
+        skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
+        allow_outside: read media outside the manifest's folder (of a data frame: outside `root`) too.
+        address: a Ray cluster; None: this machine.
+
+    Returns:
+        The shards: `path` is their folder, `card` says what they hold (classes, rows, shapes), and
+        `take(split, rows)` reads samples, modality -> (N, ...) array, and their labels (N,).
+
+    Raises:
+        UserError: a column or a file is missing, rows cannot be used, or `out` holds something else.
+    """
+    from lfm_ray.workflows import preparing
+
+    columns: dict[Kind, str | Sequence[str]] = {
+        "audio": audio, "image": image, "video": video, "text": text, "feature": feature,
+    }  # fmt: skip
+    shards, _ = preparing.prepare(
+        Path(manifest) if isinstance(manifest, str) else manifest,
+        {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
+        out=Path(out), dataset=dataset, root=_path(root), settings=settings, config=_path(config), skip_bad=skip_bad,
+        allow_outside=allow_outside, address=address, progress=progress,
+    )  # fmt: skip
+    return shards
+
+
+def tune(
+    space: Folder | Mapping[str, Any] | Space | None = None,
+    *,
+    data: Folder | Shards | None = None,
+    trials: int | None = None,
+    epochs: int | None = None,
+    time_budget: float | str | None = None,
+    epoch_budget: int | None = None,
+    name: str | None = None,
+    storage: Folder = "sweeps",
+    resume: str | None = None,
+    settings: Overrides = (),
+    objective: str | Sequence[str] | Mapping[str, str] | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+    population: int | None = None,
+    start_from: Sequence[Folder] = (),
+    from_learned: bool = False,
+    warm_start: Sequence[Folder] = (),
+    log: Sequence[str] = (),
+    concurrency: int | None = None,
+    workers_per_trial: int = 1,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float = 0,
+    trials_per_gpu: int | None = None,
+    epoch_time_limit: float | str | None = None,
+    address: str | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> LoadedSweep:
+    """Searches a training strategy: from a space of settings to the best configurations.
+
+    Args:
+        space: the name of a shipped search space ("alpha_schedule", the default; "cubic", "methods",
+            ...), a file, or the content of one as a mapping or a `Space`.
+        data: shards, as `prepare` returns them, their folder, or their s3:// or gs:// URI; None: those
+            that the space names, or the demo, which is made where it is not there.
+        trials: number of trials; None: the space's, as for all that follow.
+        epochs: T, passes of each trial over the training split.
+        time_budget: stop after this time, in seconds or as "90s", "30m", "2h".
+        epoch_budget: start no trial that could bring the epochs of all trials above this.
+        name: of the sweep; None: the space's and the time. It lies in the folder `storage`/`name`.
+        storage: a folder (on a cluster, one that all nodes share) or a URI.
+        resume: the name of a sweep to go on with, after an interruption or with more `trials`. Only
+            budgets and resources can be given with it.
+        settings: fixed for all trials, and no longer searched.
+        objective: "val/fused/map", or several for a Pareto front; a mapping says "maximize" or "minimize".
+        sampler: "tpe", "gp", "cmaes" or "random".
+        seed: decides what is drawn, and the seed of every trial.
+        population: members of a population based training, in place of `trials`.
+        start_from: folders of runs whose alpha(t) is fitted and tried among the first.
+        from_learned: train the learned alpha(t) once, fit it, and search polynomials around the fit.
+        warm_start: folders of earlier sweeps, also of other data, from whose trials this one learns.
+        log: "wandb", "mlflow": where curves and settings are sent too.
+        concurrency: trials at once; None: as many as the CPUs and GPUs allow.
+        workers_per_trial: more than 1: each trial is a DDP job. cpus_per_worker, gpus_per_worker: of each;
+            a share of a GPU is below 1. trials_per_gpu: that many trials of one worker share a GPU.
+        epoch_time_limit: a trial whose epoch takes longer (seconds, or as `time_budget`) starts again
+            from its last saved epoch, 3 times.
+        command: what the sweep's files record as the way in which it was made; None: this call.
+
+    Returns:
+        The sweep, as `load_sweep` gives it; `best` are the settings of its best trial. Its folder also
+        holds report.html, trials.csv, best.yaml, strategies.png.
+
+    Raises:
+        UserError: something that was given is wrong or does not fit; no trial was started.
+        TrainingFailed: no trial finished.
+    """
+    called = command or _as_called(tune, locals())
+    _check_counts(trials=trials, epochs=epochs, epoch_budget=epoch_budget, population=population,
+        concurrency=concurrency, workers_per_trial=workers_per_trial, cpus_per_worker=cpus_per_worker,
+        trials_per_gpu=trials_per_gpu)  # fmt: skip
+    if resume and any([space is not None, settings, data, epochs, name, start_from, from_learned, warm_start,
+                       objective, sampler, population]):  # fmt: skip
+        raise UserError("--resume goes on with the settings of the sweep; only budgets and resources can change")
+    if population and any([start_from, from_learned, warm_start, trials, epoch_budget]):
+        raise UserError(
+            "--population says how many members there are, which train side by side; --trials, --epoch-budget,"
+            " --start-from, --from-learned and --warm-start do not go with it"
+        )
+    if trials_per_gpu and (gpus_per_worker or workers_per_trial > 1):
+        raise UserError("--trials-per-gpu says how much of a GPU a trial of one worker gets; leave out the other flags")
+
+    from lfm_ray.report.loaded_sweep import LoadedSweep
+    from lfm_ray.search.sweep import Sweep
+    from lfm_ray.training.execution import Workers
+    from lfm_ray.workflows import sweeping
+
+    means = sweeping.Means(
+        Workers(
+            workers_per_trial,
+            cpus_per_worker,
+            _gpus(1 / trials_per_gpu if trials_per_gpu else gpus_per_worker),
+            _seconds(epoch_time_limit),
+        ),
+        concurrency, _seconds(time_budget), log, address, _console(progress),
+    )  # fmt: skip
+    folder = _working_folder(storage)
+    if resume:
+        asked: Sweep | sweeping.NewSweep = sweeping.goes_on(folder / resume, trials, epoch_budget)
+    else:
+        source, stem = space_source(space)
+        found = sweeping.read_space(
+            source, fixed(settings, data, epochs, seed), trials=trials, epoch_budget=epoch_budget, sampler=sampler,
+            objective=objective if objective is None or isinstance(objective, str | Mapping) else list(objective),
+            population=population, start_from=[Path(run) for run in start_from], warm_start=bool(warm_start),
+            from_learned=from_learned,
+        )  # fmt: skip
+        earlier = [_working_folder(sweep) for sweep in warm_start]
+        new = sweeping.NewSweep(folder / (name or _dated(stem)), found, seed, earlier, from_learned, called)
+        asked = sweeping.fitted_to_data(new, means.console)
+    sweep = None
+    try:
+        sweep = sweeping.run(asked, means)
+    finally:
+        for one in (asked, sweep):
+            if isinstance(one, Sweep):
+                one.let_go()
+    return LoadedSweep(asked.folder)
+
+
+def train(
+    config: Folder | Mapping[str, Any] | RunConfig | LoadedSweep,
+    *,
+    workers: int = 1,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float = 0,
+    settings: Overrides = (),
+    data: Folder | Shards | None = None,
+    epochs: int | None = None,
+    name: str | None = None,
+    storage: Folder = "runs",
+    fit_degree: int | None = None,
+    profile: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> LoadedRun:
+    """Trains one configuration on Ray Train, on one worker or several (DDP).
+
+    The run lies in the folder `storage`/`name`; the same call goes on with one that was interrupted. A
+    learned alpha(t) is fitted by a polynomial, as in paper section 4.4.
+
+    Args:
+        config: the settings of a run: what `LoadedSweep.best` gives, a YAML file, a mapping, or a sweep,
+            whose best ones are taken.
+        workers: processes that share every batch. cpus_per_worker, gpus_per_worker: of each.
+        settings: those that differ from `config`.
+        data: shards in place of those of `config`. epochs: T in place of that of `config`.
+        name: of the run; None: the file's, or "run", and the time.
+        fit_degree: of the polynomial that is fitted to a learned alpha(t); None: chosen.
+        profile: also measure where the time of a training step goes.
+
+    Returns:
+        The run: `folder`, `epochs` (a data frame), `metrics` (its last row), `config`.
+
+    Raises:
+        UserError: a setting is wrong, the data do not fit, or the folder holds a run with other settings.
+        TrainingFailed: the run failed; the message says why.
+    """
+    _check_counts(workers=workers, cpus_per_worker=cpus_per_worker, epochs=epochs, fit_degree=fit_degree)
+
+    from lfm_ray.config import RunConfig
+    from lfm_ray.report.loaded_run import LoadedRun
+    from lfm_ray.report.loaded_sweep import LoadedSweep
+    from lfm_ray.resources import shipped_file
+    from lfm_ray.settings import build, load, merge
+    from lfm_ray.training.execution import Workers
+    from lfm_ray.workflows import single_run
+
+    changes = fixed(settings, data, epochs)
+    stem = "run"
+    if isinstance(config, str | Path):
+        stem = Path(config).stem
+        found = load(RunConfig, shipped_file(config), changes)
+    else:
+        config = config.best if isinstance(config, LoadedSweep) else config
+        values = config.model_dump() if isinstance(config, RunConfig) else config
+        found = build(RunConfig, merge(values, changes), changed=changes)
+    folder = _working_folder(storage).absolute() / (name or _dated(stem))
+    single_run.train(
+        found, folder, Workers(workers, cpus_per_worker, _gpus(gpus_per_worker)),
+        fit_degree=fit_degree, profile=profile, address=address, console=_console(progress),
+    )  # fmt: skip
+    return LoadedRun(folder)
+
+
+def confirm(
+    sweeps: Folder | LoadedSweep | Sequence[Folder | LoadedSweep],
+    *,
+    seeds: int = 3,
+    top: int = 1,
+    select: int | None = None,
+    split: str = "test",
+    settings: Overrides = (),
+    address: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Trains what sweeps found with other seeds, and measures it on the test split.
+
+    The best of many noisy trials looks better than it is. Of each sweep the best trials are taken, and
+    the best ones of alpha = 0 and of the heuristic, chosen on the validation split alone. Each reading
+    of the test split adds a line to test_reads.log in the sweep's folder.
+
+    Args:
+        sweeps: one or several finished sweeps of the same data, or their folders.
+        seeds: trainings of each configuration.
+        top: how many of the best trials of each sweep.
+        select: train so many of the best with two more seeds first, and take what is best then on the
+            validation split; above `top`.
+        split: "test", or "val", which is refused for an alpha that was fitted to it.
+        settings: those that differ from the trials'.
+
+    Returns:
+        One row for each configuration, the best on the validation split last:
+            sweep, trial, strategy: which it is.
+            fused, fused std: mean and standard deviation over the seeds of the fused accuracy, in per cent.
+            low, high: the 95 % interval of that mean (Student's t); NaN with one seed.
+            MODALITY, MODALITY std: the same of the accuracy of each modality alone.
+            gap: mean difference between the best and the worst modality, in points.
+            METRIC, METRIC std: of each further metric of the objective of the first sweep.
+        Each run, and the comparison with the baselines seed by seed (difference, interval, p corrected
+        by Holm), are written to the first sweep's folder: confirm.csv, confirm-comparisons.csv.
+
+    Raises:
+        UserError: no trial has finished, or the sweeps are of different data.
+        TrainingFailed: a run failed.
+    """
+    _check_counts(seeds=seeds, top=top, select=select)
+    if split not in ("test", "val"):
+        raise UserError(f"--split {split}: must be test or val")
+
+    from lfm_ray.settings import parse_overrides
+    from lfm_ray.workflows import confirming
+
+    several = sweeps if isinstance(sweeps, Sequence) and not isinstance(sweeps, str) else [sweeps]
+    done = confirming.confirm(
+        [_folder(sweep) for sweep in several], seeds=seeds, top=top, select=select, split=split,
+        changes=parse_overrides(settings), address=address, console=_console(progress),
+    )  # fmt: skip
+    return done.table
+
+
+def export(run: Folder | LoadedRun | LoadedSweep, out: Folder) -> Predictor:
+    """Writes a trained model as a folder that `load` opens anywhere, without the shards and without Ray.
+
+    run: what `train` returned, a sweep, whose best trial is taken, or the folder of a run, of a trial
+    or of a sweep. out: the folder to make. It holds weights (safetensors), settings, classes and
+    preprocessing, and no code.
+
+    Returns:
+        The model; `predict` takes raw media files.
+
+    Raises:
+        UserError: there is no run, no trial has finished, or `out` is in the way.
+    """
+    from lfm_ray.export import from_run
+
+    from_run.export(_folder(run), Path(out))
+    return load(out)
+
+
+def load(folder: Folder, device: str = "auto") -> Predictor:
+    """Opens a model that `export` wrote.
+
+        model = lfm_ray.load("exported/mine")
+        prediction = model.predict({"audio": "seven.wav", "image": "seven.png"})     # or a list of such samples
+        prediction.label, prediction.probabilities, prediction.unimodal["audio"]
+
+    device: "cpu", "cuda", or "auto": the GPU where there is one.
+
+    Raises:
+        UserError: the folder is no exported model, or is not as it was written.
+    """
+    from lfm_ray.export.predictor import Predictor
+
+    return Predictor(folder, device)
+
+
+def load_sweep(sweep: Folder) -> LoadedSweep:
+    """Reads a sweep, running or ended: data frames of it, its best settings, and the figures of its report.
+
+    sweep: its folder, or where an object store keeps it.
+
+    Raises:
+        UserError: there is no sweep.
+    """
+    from lfm_ray.report.loaded_sweep import LoadedSweep
+
+    return LoadedSweep(_working_folder(sweep))
+
+
+def load_run(run: Folder) -> LoadedRun:
+    """Reads a run of `train`, or a trial of a sweep, running or ended: its settings, and its epochs as a data frame.
+
+    run: its folder, or where an object store keeps it.
+
+    Raises:
+        UserError: there is no run, or its first epoch has not ended.
+    """
+    from lfm_ray.report.loaded_run import LoadedRun
+
+    return LoadedRun(_working_folder(run))
+
+
+def space_source(space: Folder | Mapping[str, Any] | Space | None) -> tuple[Path | Mapping[str, Any] | Space, str]:
+    """Where a space is read from, and what a sweep of it is called."""
+    from lfm_ray.resources import space_file
+
+    if space is None or isinstance(space, str | Path):
+        file = space_file(space or DEFAULT_SPACE)
+        return file, file.stem
+    return space, "sweep"
+
+
+def fixed(
+    settings: Overrides, data: Folder | Shards | None, epochs: int | None, seed: int | None = None
+) -> dict[str, Any]:
+    """Settings as a mapping, with those that have an argument of their own."""
+    from lfm_ray.settings import parse_overrides
+    from lfm_ray.storage import shown
+
+    path = data if data is None or isinstance(data, str | Path) else shown(data.path)
+    named = {"data.path": None if path is None else str(path), "epochs": epochs}
+    changes = {**parse_overrides(settings), **{key: value for key, value in named.items() if value is not None}}
+    return changes if seed is None else {"seed": seed, **changes}
+
+
+def _folder(what: Folder | LoadedRun | LoadedSweep) -> Path:
+    return _working_folder(what) if isinstance(what, str | Path) else what.folder
+
+
+def _working_folder(folder: Folder) -> Path:
+    from lfm_ray.storage import working_folder
+
+    return working_folder(folder) if isinstance(folder, str) else folder
+
+
+def _path(path: Folder | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _dated(stem: str) -> str:
+    return f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _console(progress: bool) -> Console:
+    from lfm_ray.console import SILENT, console
+
+    return console if progress else SILENT
+
+
+def _check_counts(**given: int | None) -> None:
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be a whole number of at least 1")
+
+
+def _gpus(given: float) -> float:
+    return float(_read("gpus_per_worker", given, "gpu_count"))
+
+
+def _seconds(given: float | str | None) -> float | None:
+    text = given if given is None or isinstance(given, str) else f"{given:f}"
+    return None if text is None else float(_read("time", text, "seconds"))
+
+
+def _read(name: str, given: object, by: str) -> Any:
+    """A value as the commands read it, by a function of `lfm_ray.cli`."""
+    from lfm_ray import cli
+
+    try:
+        return getattr(cli, by)(str(given))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _as_called(function: Callable[..., object], given: Mapping[str, Any]) -> str:
+    """A call as it can be typed again: `lfm_ray.tune('cubic', data='shards/mine', trials=40)`."""
+    import inspect
+
+    words = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = given[name]
+        if value is parameter.default or value == parameter.default or name in ("progress", "command"):
+            continue
+        path = getattr(value, "path", value)
+        shown = repr(str(path)) if isinstance(path, Path) else repr(path)
+        words.append(shown if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"{name}={shown}")
+    return f"lfm_ray.{function.__name__}({', '.join(words)})"

@@ -1,0 +1,75 @@
+"""What shards are made of: a manifest, as a file or a data frame, or a raw dataset that has a card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.cards import raw_card, raw_manifest
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import Manifest, check_kinds, check_manifest, read_manifest
+from lfm_ray.errors import UserError
+from lfm_ray.settings import Overrides, build, flatten, merge, parse_overrides, read_yaml
+
+
+def kinds_of(columns: Mapping[Kind, Sequence[str]]) -> dict[str, Kind]:
+    """Kind -> its columns, as column -> kind.
+
+    Raises:
+        UserError: a column is named twice.
+    """
+    named = [(column, kind) for kind, of_kind in columns.items() for column in of_kind]
+    for column, count in Counter(column for column, _ in named).items():
+        if count > 1:
+            raise UserError(f"column {column!r} is named for two modalities; a column is one modality")
+    return dict(named)
+
+
+def of_manifest(
+    manifest: Path | pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    config: PrepareConfig,
+    *,
+    root: Path | None = None,
+    allow_outside: bool = False,
+) -> Manifest:
+    """The rows of a manifest.
+
+    root: the folder at which the relative paths of a data frame start; default the current one. Those
+    of a file start at the file's folder.
+
+    Raises:
+        UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
+    """
+    if isinstance(manifest, Path):
+        return read_manifest(manifest, kinds, limit=config.limit, seed=config.seed, allow_outside=allow_outside)
+    check_kinds(kinds)
+    where = (root or Path()) / "data frame"
+    return check_manifest(where, manifest, kinds, limit=config.limit, seed=config.seed, allow_outside=allow_outside)
+
+
+def of_dataset(
+    name: str, root: Path, file: Path | None = None, settings: Overrides = ()
+) -> tuple[Manifest, PrepareConfig]:
+    """The rows of a raw dataset under `root`, and how its card has them prepared.
+
+    file: settings as YAML, which go before those of the card; settings: they go before both.
+
+    Raises:
+        UserError: there is no such card, or the folder is not laid out as it says.
+    """
+    card, overrides = raw_card(name), parse_overrides(settings)
+    values = merge(card.preprocessing, flatten(read_yaml(file)) if file else {})
+    config = build(PrepareConfig, merge(values, overrides), source=file, changed=overrides)
+    table = raw_manifest(name, root)
+    classes = card.classes if isinstance(card.classes, list) else None
+    manifest = check_manifest(
+        root / name, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed
+    )
+    if isinstance(card.classes, int) and len(manifest.classes) > card.classes:
+        raise UserError(f"--root {root}: has {len(manifest.classes)} classes, its card says {card.classes}")
+    return manifest, config

@@ -1,0 +1,42 @@
+"""Exports a run, a trial, or the best trial of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lfm_ray.errors import UserError
+from lfm_ray.export.model_folder import ModelCard, check_free, write
+from lfm_ray.runtime import checkpoint
+from lfm_ray.search.selection import best_of
+from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
+from lfm_ray.storage import exists, fetch, shown
+from lfm_ray.training.run_folder import CHECKPOINT
+
+
+def export(folder: Path, out: Path) -> tuple[Path, ModelCard]:
+    """Writes the model of what `folder` holds to the new folder `out`; returns the run's folder, and the card.
+
+    Raises:
+        UserError: there is no run, or `out` is in the way.
+    """
+    check_free(out)
+    file = checkpoint_of(folder)
+    return file.parent, write(checkpoint.load(file), out)
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint in a run's folder, or of the best trial of a sweep.
+
+    Raises:
+        UserError: there is none.
+    """
+    fetch(path / CHECKPOINT)
+    if (path / CHECKPOINT).is_file():
+        return path / CHECKPOINT
+    if not exists(path / SWEEP):
+        raise UserError(f"{shown(path)}: holds no run ({CHECKPOINT}) and no sweep ({SWEEP})")
+    best = best_of(Sweep.open(path).trials())
+    if best is None:
+        raise UserError(f"{shown(path)}: no trial of this sweep has finished; name one of its folders under trials/")
+    fetch(trial_folder(path, best.number) / CHECKPOINT)
+    return trial_folder(path, best.number) / CHECKPOINT

@@ -1,0 +1,37 @@
+"""alpha while a run trains: its value, when it is due to move, and how it moves."""
+
+from __future__ import annotations
+
+from lfm_ray.optimization.schedules import Adaptive, Schedule
+
+
+class AlphaController:
+    """Owns alpha, the weight of L_MM in eq. (1).
+
+    A schedule sets it at the beginning of every epoch. A strategy that follows a gradient moves it
+    after steps on theta, by what `lfm_ray.training.trainer.Trainer.alpha_gradient` gives.
+
+    schedule: the section `alpha` of a run; epochs: T. `updates` are those of the current epoch: the
+    number of the step on theta, over all epochs, and alpha after it.
+    """
+
+    def __init__(self, schedule: Schedule, epochs: int) -> None:
+        self.schedule, self.epochs, self.t = schedule, epochs, 0
+        self.value = schedule.initial if isinstance(schedule, Adaptive) else 0.0
+        self.updates: list[tuple[int, float]] = []
+
+    def begin_epoch(self, t: int) -> None:
+        """Epoch t of T begins, t from 1."""
+        self.t, self.updates = t, []
+        if not isinstance(self.schedule, Adaptive):
+            self.value = self.schedule.alpha(t, self.epochs)
+
+    def due(self, step: int, steps_an_epoch: int) -> bool:
+        """Whether alpha moves after this step on theta, counted from 1 over all epochs."""
+        return isinstance(self.schedule, Adaptive) and self.schedule.due(step, steps_an_epoch)
+
+    def move(self, gradient: float, step: int) -> None:
+        """One update by the gradient, after a step on theta."""
+        assert isinstance(self.schedule, Adaptive)
+        self.value = self.schedule.updated(self.value, gradient, self.t)
+        self.updates.append((step, self.value))

@@ -1,0 +1,22 @@
+"""What lfm_ray takes from Ray that Ray does not promise to keep. Because of it setup.cfg has an upper bound for Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
+from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
+    TrainingFailedError,
+    WorkerGroupError,
+)
+
+__all__ = ["Cluster", "RayTrainError", "TrainingFailedError", "WorkerGroupError", "session_folder"]
+
+
+def session_folder() -> Path:
+    """Where the Ray session of this process keeps its logs."""
+    node = ray._private.worker.global_worker.node
+    assert node is not None, "there is no Ray session"
+    return Path(node.get_session_dir_path())

@@ -1,0 +1,53 @@
+"""What a dataset folder holds, for `prepare --inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
+from lfm_ray.errors import UserError
+from lfm_ray.report.contact_sheet import contact_sheet
+from lfm_ray.storage import shown
+
+
+def summary(card: DatasetCard) -> str:
+    """Rows per split and shapes, in one line."""
+    rows = ", ".join(f"{card.rows(split)} {split}" for split in card.splits)
+    shapes = ", ".join(f"{name} {_shape(item.shape)} {item.dtype}" for name, item in card.modalities.items())
+    return f"{rows} rows of {len(card.classes)} classes; {shapes}"
+
+
+def inspect(path: Path, console: Console) -> None:
+    """Verifies every checksum, shows the modalities and the rows of each class and split, and draws samples."""
+    shards = Shards(path)
+    shards.verify()
+    card = shards.card
+    modalities = Table("modality", "kind", "shape", "dtype", "stored as", "mean", "std")
+    for name, item in card.modalities.items():
+        numbers = f"{item.mean:.4g}", f"{item.std:.4g}"
+        modalities.add_row(name, item.kind, _shape(item.shape), item.dtype, item.storage, *numbers)
+    counts = {
+        split: np.bincount(shards.take(split, np.arange(card.rows(split)), [])[1], minlength=len(card.classes))
+        for split in card.splits
+    }
+    classes = Table("class", *card.splits, show_footer=True)
+    classes.columns[0].footer = "all"
+    for column, split in zip(classes.columns[1:], card.splits, strict=True):
+        column.justify, column.footer = "right", str(card.rows(split))
+    for index, name in enumerate(card.classes):
+        classes.add_row(name, *(str(count[index]) for count in counts.values()))
+    console.print(modalities, classes)
+    console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
+    try:
+        contact_sheet(shards, path / CONTACT_SHEET)
+    except PermissionError:
+        raise UserError(f"{path / CONTACT_SHEET}: cannot be written there") from None
+    console.print(f"samples         {path / CONTACT_SHEET}", soft_wrap=True)
+
+
+def _shape(shape: list[int]) -> str:
+    return " x ".join(str(size) for size in shape)

@@ -1,0 +1,88 @@
+"""A run as data frames, for a notebook: what `lfm_ray.train` and `lfm_ray.load_run` return."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
+from lfm_ray.settings import load
+from lfm_ray.storage import fetch, shown
+from lfm_ray.training.run_folder import (
+    CONFIG,
+    EPOCHS,
+    NOTICES,
+    PROFILE,
+    read_alpha_updates,
+    read_epochs,
+    read_notices,
+)
+
+FITTED = "fitted.yaml"  # in a run's folder, where it learned alpha(t): its settings with the fitted one
+
+
+class LoadedRun:
+    """A run as it was when it was read.
+
+    run = lfm_ray.load_run("runs/mine")
+    run.metrics["val/fused/accuracy"]
+    run.epochs.plot(x="epoch", y=["val/audio/accuracy", "val/image/accuracy"])
+
+    Attributes:
+        folder: where it is kept.
+        config: its settings.
+        epochs: a data frame, one row for each epoch: `epoch` from 1, `seconds`, `alpha`,
+            `learning_rate`, losses and metrics of the splits as `train/...` and `val/...`. Accuracies,
+            MAP and macro F1 are shares from 0 to 1.
+        metrics: the last of these rows, name -> number.
+        notices: what went wrong and was overcome, a line each.
+
+    Raises:
+        UserError: the folder holds no run, or one that has not ended its first epoch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in (CONFIG, EPOCHS, NOTICES, PROFILE, FITTED):
+            fetch(folder / name)
+        rows = read_epochs(folder)
+        if not (folder / CONFIG).is_file() or not rows:
+            raise UserError(f"{shown(folder)}: holds no run with an epoch that has ended ({CONFIG}, {EPOCHS})")
+        self.config = load(RunConfig, folder / CONFIG)
+        self.epochs = pd.DataFrame(rows)
+        self.metrics: dict[str, float] = dict(rows[-1])
+        self.notices = read_notices(folder)
+
+    def __repr__(self) -> str:
+        reached = f"epoch {len(self.epochs)} of {self.config.epochs}"
+        return f"<run {shown(self.folder)}: {reached}, val accuracy {self.metrics['val/fused/accuracy']:.3f}>"
+
+    @property
+    def alpha_updates(self) -> pd.Series[float]:
+        """alpha after each of its updates, where it is learned; indexed by the step on theta."""
+        return pd.Series(read_alpha_updates(self.folder), name="alpha", dtype=float).rename_axis("step")
+
+    @property
+    def fitted(self) -> RunConfig | None:
+        """The settings with the polynomial that was fitted to a learned alpha(t) in its place; None: none was."""
+        return load(RunConfig, self.folder / FITTED) if (self.folder / FITTED).is_file() else None
+
+    @property
+    def residual(self) -> float:
+        """The root mean square of what the fitted polynomial leaves of alpha(t); NaN where none was fitted."""
+        if self.fitted is None:
+            return math.nan
+        schedule, T = self.fitted.alpha, self.config.epochs
+        squares = [(schedule.alpha(t, T) - alpha) ** 2 for t, alpha in enumerate(self.epochs["alpha"], start=1)]
+        return math.sqrt(sum(squares) / len(squares))
+
+    @property
+    def profile(self) -> dict[str, Any] | None:
+        """Where the time of a training step goes, in seconds, of a run with profile=True (`runtime.profiling`)."""
+        file = self.folder / PROFILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

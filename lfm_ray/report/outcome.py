@@ -1,0 +1,57 @@
+"""What is printed at the end of a sweep: its tables, its best schedule, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from lfm_ray.optimization.schedules import formula
+from lfm_ray.report.sentences import counts
+from lfm_ray.report.tables import front_table, settings_table, strategy_table
+from lfm_ray.search.edges import at_the_edge
+from lfm_ray.search.selection import best_of, schedule_of
+from lfm_ray.search.sweep import LEARNED, Sweep, trial_folder
+from lfm_ray.storage import shown
+from lfm_ray.training.run_folder import overcome
+
+
+def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -> None:
+    """Prints what the sweep in `folder` found. typed: a command's name -> how it is called."""
+    sweep = Sweep.open(folder)
+    trials = sweep.trials()
+    best = best_of(trials)
+    assert best is not None  # a sweep without one has failed
+    console.print(strategy_table(trials))
+    if len(sweep.space.objective) > 1:
+        console.print(front_table(trials, sweep.study.front()))
+        console.print(f"each one's settings are trials/NUMBER/config.yaml; best.yaml is trial {best.number}")
+    if best.violation > 0:
+        broken = [text for text, amount in sweep.space.outcomes(best.config, best.rows[-1]).items() if amount > 0]
+        console.print(f"[yellow]no finished trial satisfies the constraints;[/] the nearest breaks {', '.join(broken)}")
+    console.print(settings_table(best, sweep.space.searched_in(best.config)))
+    for line in at_the_edge(sweep.space, trials):
+        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+    for trial in [trial for trial in trials if trial.state == "failed"]:
+        console.print(f"[yellow]trial {trial.number} failed:[/] {escape(trial.reason)}")
+    folders = {f"trial {trial.number}": trial_folder(folder, trial.number) for trial in trials}
+    for line in overcome({"learned run": folder / LEARNED} | folders):
+        console.print(f"[yellow]overcome:[/] {escape(line)}", soft_wrap=True)
+    schedule, residual = schedule_of(best)
+    if not sweep.study.has_epochs():
+        console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
+    console.print(f"{counts(trials)}. Best schedule, T = {best.config.epochs}:")
+    console.print(f"  {formula(schedule.power_basis(best.config.epochs))}", soft_wrap=True)
+    if residual:
+        console.print(f"  a cubic fitted to trial {best.number}, residual {residual:.3f}")
+    for what, line in {
+        "best settings": str(folder / "best.yaml"),
+        "report": str(folder / "report.html"),
+        "train it": f"{typed('train')} {folder / 'best.yaml'}",
+        "test figures": f"{typed('confirm')} {shown(folder)}",
+        "use it": f"{typed('export')} {shown(folder)} --out exported/{folder.name}",
+        "TensorBoard": f"tensorboard --logdir {folder / 'tensorboard'}",
+    }.items():
+        console.print(f"{what:<16}{line}", soft_wrap=True)

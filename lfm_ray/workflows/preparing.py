@@ -1,0 +1,51 @@
+"""Raw media and labels -> shards: what `lfm_ray.prepare` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.build import build
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.sources import kinds_of, of_dataset, of_manifest
+from lfm_ray.datasets.preparing.staging import check_replaceable
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.errors import UserError
+from lfm_ray.settings import Overrides, load
+
+
+def prepare(
+    manifest: Path | pd.DataFrame | None,
+    columns: Mapping[Kind, Sequence[str]],
+    *,
+    out: Path,
+    dataset: str | None,
+    root: Path | None,
+    settings: Overrides,
+    config: Path | None,
+    skip_bad: bool,
+    allow_outside: bool,
+    address: str | None,
+    progress: bool,
+) -> tuple[Shards, bool]:
+    """Makes the shards `out`; also returns whether anything had to be done. For the rest see `lfm_ray.prepare`."""
+    if (manifest is None) == (dataset is None):
+        raise UserError("give a manifest or --dataset NAME, and --out FOLDER")
+    kinds = kinds_of(columns)
+    check_replaceable(out)
+    if dataset is not None:
+        if root is None:
+            raise UserError(f"--dataset {dataset}: give its raw folder with --root")
+        if kinds:
+            column, kind = next(iter(kinds.items()))
+            raise UserError(f"--dataset {dataset}: its card names the modalities; leave out --{kind} {column}")
+        rows, how = of_dataset(dataset, root, config, settings)
+    else:
+        assert manifest is not None
+        how = load(PrepareConfig, config, settings)
+        rows = of_manifest(manifest, kinds, how, root=root, allow_outside=allow_outside)
+    made = build(rows, how, out, skip_bad=skip_bad, address=address, progress=progress)
+    return Shards(out), made

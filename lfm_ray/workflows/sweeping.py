@@ -1,0 +1,230 @@
+"""A sweep, from its space to what it found. `run` is its outline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lfm_ray.callbacks.loggers import loggers
+from lfm_ray.callbacks.progress import RunsProgress, SweepProgress
+from lfm_ray.callbacks.tensorboard import TensorBoardCallback
+from lfm_ray.datasets.preparing.demo import prepare_demo
+from lfm_ray.datasets.shards import DatasetCard, read_card
+from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.ray_session import ray_session
+from lfm_ray.report.page import write_report
+from lfm_ray.report.page_figures import strategies_figure
+from lfm_ray.report.sentences import counts
+from lfm_ray.search.population import check_population, population_space, rounds
+from lfm_ray.search.ray_tune.adapters import TimeBudget
+from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
+from lfm_ray.search.ray_tune.tuning import run_configs, run_sweep
+from lfm_ray.search.selection import best_of
+from lfm_ray.search.spaces.applicability import for_modalities
+from lfm_ray.search.spaces.objective import check_metrics
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.study.prior_trials import PriorTrial
+from lfm_ray.search.study.samplers import check_sampler, drawn_at_random
+from lfm_ray.search.sweep import LEARNED, Sweep
+from lfm_ray.search.warm_start import NEIGHBOURS, check_takes_fit, prior_trials_from, with_fitted_point
+from lfm_ray.storage import push, shown, working_folder, write_atomically
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.source import DataSource
+
+DEMO_SHARDS = Path("shards/demo")
+
+
+@dataclass(frozen=True)
+class NewSweep:
+    """A sweep that is still to be made.
+
+    warm_start: folders of earlier sweeps, from whose trials it learns. from_learned: whether it begins
+    with a learned run. command: how it was asked for, which its files record.
+    """
+
+    folder: Path
+    space: Space
+    seed: int = 0
+    warm_start: Sequence[Path] = ()
+    from_learned: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a sweep runs on, for how long, and what shows it.
+
+    workers: of each trial. concurrency: trials at once; None: as many as fit. time_budget: in seconds.
+    log: names of `lfm_ray.callbacks.loggers`. address: of a Ray cluster; None: this machine.
+    """
+
+    workers: Workers
+    concurrency: int | None
+    time_budget: float | None
+    log: Sequence[str]
+    address: str | None
+    console: Console
+
+
+def run(asked: NewSweep | Sweep, means: Means) -> Sweep:
+    """Runs a new sweep, or goes on with one, and writes what it found into its folder.
+
+    Raises:
+        UserError: something of what was asked for does not fit; no trial was started.
+        TrainingFailed: no trial finished.
+    """
+    space, folder, console = asked.space, asked.folder, means.console
+    if rounds(space):
+        check_population(means.workers.count, folder)
+    logged = loggers(list(means.log), folder, space)
+    resources = Resources(means.workers, means.concurrency, space.base.data.reader_cpus)
+    with ray_session(means.address):
+        resources.trials_at_once()
+        make_demo(space, means)
+        source = DataSource.open(space.base)
+        sweep = asked if isinstance(asked, Sweep) else begin(asked, source.shards.card, console)
+        sweep.check_data(source.shards.card.fingerprint)
+        console.print(f"[bold]{shown(folder)}[/]", soft_wrap=True)
+        console.print(space.question)
+        if at_random := drawn_at_random(space):
+            console.print(f"sampler {space.sampler}: draws at random, as it cannot model them: {', '.join(at_random)}")
+        time_budget = TimeBudget(means.time_budget) if means.time_budget else None
+        if sweep.file.from_learned:
+            space = search_around_learned(sweep, source, resources, time_budget, console)
+        runs = space.trials * rounds(space)
+        with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
+            tensorboard = TensorBoardCallback(folder, space, source.shards.card.modalities)
+            run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
+    write_results(sweep)
+    return sweep
+
+
+def read_space(
+    source: Path | Mapping[str, Any] | Space,
+    settings: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    start_from: Sequence[Path] = (),
+    warm_start: bool = False,
+    from_learned: bool = False,
+    population: int | None = None,
+    **changes: Any,
+) -> Space:
+    """A space with what is to be fixed or changed in it, checked against what the search is to begin with.
+
+    settings, changes: those of `load_space`. start_from: folders of runs whose fitted alpha(t) are tried
+    first. population: members of a population based training.
+
+    Raises:
+        UserError: the space is wrong, or cannot begin so.
+    """
+    space = load_space(source, settings, **changes)
+    check_sampler(space)
+    if warm_start and space.sampler in ("random", "cmaes"):
+        raise UserError(f"--warm-start: sampler {space.sampler} learns from no other sweep; choose --sampler tpe or gp")
+    for start in start_from:
+        space = with_fitted_point(space, start)
+    if from_learned:
+        check_takes_fit(space, "--from-learned")
+    return population_space(space, population) if population else space
+
+
+def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
+    """The sweep without the methods and fusion heads that its data rule out; says what was left out.
+
+    Raises:
+        UserError: its folder is not free, or there are no such data.
+    """
+    Sweep.check_free(asked.folder)
+    data = working_folder(asked.space.base.data.path)
+    if data == DEMO_SHARDS and not data.exists():
+        return asked
+    space, left_out = for_modalities(asked.space, read_card(data))
+    for line in left_out:
+        console.print(line, soft_wrap=True)
+    return NewSweep(**{**vars(asked), "space": space})
+
+
+def goes_on(folder: Path, trials: int | None, epoch_budget: int | None) -> Sweep:
+    """A sweep that was interrupted, or is to have more trials, kept to this process."""
+    sweep = Sweep.open(folder)
+    sweep.hold()
+    sweep.extend(trials, epoch_budget)
+    return sweep
+
+
+def make_demo(space: Space, means: Means) -> None:
+    """Makes the demo's shards, where a search on them begins and they are not there."""
+    if Path(space.base.data.path) == DEMO_SHARDS and not DEMO_SHARDS.exists():
+        means.console.print(f"making the demo's shards in {DEMO_SHARDS}")
+        prepare_demo(DEMO_SHARDS, means.address, progress=not means.console.quiet)
+
+
+def begin(asked: NewSweep, card: DatasetCard, console: Console) -> Sweep:
+    """Makes the folder of a new sweep on the dataset of `card`.
+
+    Raises:
+        UserError: an earlier sweep has no finished trial that fits; or a metric that is asked for is unknown.
+    """
+    space = asked.space
+    check_metrics(space.objective, space.relations, space.base.data.modalities or card.modalities)
+    prior: list[PriorTrial] = []
+    for folder in asked.warm_start:
+        found = prior_trials_from(Sweep.open(folder), space, card.fingerprint)
+        if not found:
+            raise UserError(f"--warm-start {folder}: none of its finished trials fits the space")
+        by_rank = sum(one.group != "" for one in found)
+        console.print(f"warm start      {len(found)} trials of {folder}, {by_rank} of them compared by rank")
+        prior += found
+    return Sweep.create(
+        asked.folder, space, asked.seed, card.fingerprint, asked.command, cluster_hardware(), prior,
+        asked.from_learned,
+    )  # fmt: skip
+
+
+def search_around_learned(
+    sweep: Sweep, source: DataSource, resources: Resources, time_budget: TimeBudget | None, console: Console
+) -> Space:
+    """Trains the learned run of a sweep, or goes on with it, and makes its fit the first known points.
+
+    Raises:
+        TrainingFailed: it failed, or the time was up before it had ended.
+    """
+    config, folder = sweep.space.learned_run(), sweep.folder / LEARNED
+    console.print(f"learned run     {folder}, {config.epochs} epochs")
+    with RunsProgress(console, 1) as progress:
+        run_configs({folder.absolute(): config}, source, resources, [progress], None, time_budget)
+    trained = len(read_epochs(folder))
+    if trained < config.epochs:
+        raise TrainingFailed(
+            f"the time was up after {trained} of the {config.epochs} epochs of the learned run; go on with"
+            f" --resume {sweep.folder.name}"
+        )
+    sweep.start_around(with_fitted_point(sweep.space, folder, NEIGHBOURS))
+    return sweep.space
+
+
+def write_results(sweep: Sweep) -> None:
+    """Writes the report of a sweep, its table, its best settings and its figure into its folder.
+
+    Raises:
+        TrainingFailed: no trial finished; the report is there.
+    """
+    folder, trials = sweep.folder, sweep.trials()
+    best = best_of(trials)
+    write_report([folder], folder / "report.html")
+    if best is None:
+        ended = counts(trials)
+        if not trials or any(trial.state == "running" for trial in trials):
+            raise TrainingFailed(f"no trial finished ({ended}); go on with --resume {folder.name}")
+        reason = next((f": {trial.reason}" for trial in trials if trial.state == "failed"), "")
+        raise TrainingFailed(f"no trial finished ({ended}){reason}")
+    write_atomically(folder / "trials.csv", sweep.table().to_csv(index=False))
+    write_atomically(folder / "best.yaml", best.config.to_yaml())
+    strategies_figure(trials, folder / "strategies.png")
+    push(*(file for file in folder.iterdir() if file.is_file()))

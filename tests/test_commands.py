@@ -1,0 +1,48 @@
+"""Each command in a process of its own, as a user starts it; most other tests call them in the process of the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import small_shards
+from commands import SMALL_FLAGS, completed, ended, start
+from made_sweep import make_sweep
+from synthetic import write_dataset
+
+import lfm_ray
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("confirm", ["absent", "--select", "1"], "--select 1: must be above 1, the number of trials that are taken"),
+        ("export", ["absent", "--out", "x"], "absent: holds no run (checkpoint.pt) and no sweep (sweep.yaml)"),
+        ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
+    ],
+)
+def test_an_error_is_one_line_and_status_2(tmp_path: Path, name: str, arguments: list[str], said: str) -> None:
+    done = completed(start(tmp_path, name, *arguments))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+
+
+def test_shards_are_inspected(tmp_path: Path) -> None:
+    assert "val" in ended(start(tmp_path, "prepare", "--inspect", small_shards.write(tmp_path)))
+
+
+def test_a_sweep_is_reported(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "mine", trials=4)
+    assert "mine/report.html" in ended(start(tmp_path, "report", sweep.folder))
+
+
+@pytest.mark.slow
+def test_from_shards_to_an_exported_model(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "shards")
+    ended(start(tmp_path, "tune", "--data", "shards", "--name", "one", "--trials", "2", "--epochs", "2", *SMALL_FLAGS))
+    ended(start(tmp_path, "train", "sweeps/one/best.yaml", "--name", "best"))
+    ended(start(tmp_path, "confirm", "sweeps/one", "--seeds", "2"))
+    ended(start(tmp_path, "report", "sweeps/one"))
+    ended(start(tmp_path, "export", "runs/best", "--out", "model"))
+    assert set(pd.read_csv(tmp_path / "sweeps/one/confirm.csv")["seed"]) == {1, 2}
+    assert lfm_ray.load(tmp_path / "model").classes == ["0", "1", "2"]
