@@ -64,16 +64,16 @@ def arguments() -> Namespace:
     add("sweeps", nargs="*", type=storage_folder, metavar="SWEEP", help="folder of a sweep, running or ended")
     add("--to", type=Path, metavar="FILE", help="the .html page (default: in the sweep's folder, or beside several), or"
         " the .png of --gradcam (default gradcam.png)")  # fmt: skip
-    add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or files of weights")
+    add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or weights files")
     add("--samples", nargs="+", default=["3"], metavar="SAMPLE",
-        help="of Grad-CAM: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
+        help="for Grad-CAM: a number of samples, ids, or rows such as val/7; default 3")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
-        help="of Grad-CAM: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
-    add("--data", type=storage_folder, metavar="FOLDER", help="of Grad-CAM: shards in place of the runs'")
+        help="for Grad-CAM: explain the logit of the true or of the predicted class; default true")  # fmt: skip
+    add("--data", type=storage_folder, metavar="FOLDER", help="for Grad-CAM: shards to use instead of the runs'")
     add("--paper", help=SUPPRESS)
     given, others = result.parse_known_args()
     if given.paper:
-        raise UserError(f"--paper {given.paper}: this is a command of its own now: {typed('reproduce')} {given.paper}")
+        raise UserError(f"--paper {given.paper}: this is now a separate command: {typed('reproduce')} {given.paper}")
     if others:
         result.error(f"unrecognized arguments: {' '.join(others)}")
     if bool(given.sweeps) == bool(given.gradcam):
