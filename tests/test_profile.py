@@ -136,6 +136,6 @@ def test_the_table_gives_shares_of_the_whole() -> None:
         console.print(profile_table({"steps": 20, "samples": 640, "seconds": 10.0, "parts": parts}))
     text = capture.get()
     assert "20 steps: 500 ms each, 64 samples/s" in text
-    assert [line.split("│")[2:4] for line in text.splitlines() if "backward" in line] == [["       200 ", " 40.0% "]]
+    assert [line.split("│")[2:4] for line in text.splitlines() if "backward" in line] == [["         200 ", " 40.0% "]]
     nothing = profile_table({"steps": 0, "samples": 0, "seconds": 0.0, "parts": {}})
     assert nothing.title.startswith("no step was profiled")

@@ -1,8 +1,8 @@
-"""Weights & Biases and MLflow, by Ray's own callbacks: what `lfm_ray.tune --log` sends a sweep's trials to.
+"""Logs a sweep's trials to Weights & Biases and MLflow with Ray's own callbacks (`lfm_ray.tune --log`).
 
-Where they go, and with which key, is said by the packages' own environment variables and logins
-(WANDB_MODE, WANDB_API_KEY, MLFLOW_TRACKING_URI, ...), so that no key stands in a space, a command or
-the files of a sweep.
+Destination and key come from the packages' own environment variables and logins (WANDB_MODE,
+WANDB_API_KEY, MLFLOW_TRACKING_URI, ...), so that no key appears in a space, a command or the files of
+a sweep.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from lfm_ray.search.study.study import SETTINGS
 
 
 def loggers(names: list[str], sweep: Path, space: Space) -> list[Callback]:
-    """The callbacks of these names, ready to log: a wrong key or an unreachable server shows before a sweep begins.
+    """The callbacks with these names, ready to log: a wrong key or unreachable server is found before a sweep starts.
 
     Raises:
-        UserError: a package is not installed or refuses to log, or the sweep is that of a population.
+        UserError: a package is not installed or cannot log, or the sweep trains a population.
     """
     if names and space.epochs_a_round:
         raise UserError("--log: a member of a population trains in rounds, each of which would be a run; leave it out")
@@ -50,9 +50,9 @@ def _logger(name: str, sweep: Path, space: Space) -> Callback:
 
 
 class TrialLogger(DriverOnly, LoggerCallback):
-    """What Ray's logger behind it in the order of classes is shown of a trial: its name, settings and metrics.
+    """A mixin before one of Ray's loggers, which passes on our names, settings and metrics of a trial.
 
-    Run names are as in TensorBoard while a trial runs, `017-cubic`; the settings are those of HParams.
+    Runs are named as in TensorBoard while a trial trains, `017-cubic`; the settings are those of HParams.
     """
 
     def __init__(self, space: Space, **settings: Any) -> None:
@@ -60,7 +60,7 @@ class TrialLogger(DriverOnly, LoggerCallback):
         self.space = space
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Begins a run."""
+        """Starts a run."""
         number, config = trial.config[NUMBER], self.space.config(trial.config[SETTINGS])
         kept = trial.config, trial.custom_trial_name
         trial.config, trial.custom_trial_name = run_settings(self.space, number, config), run_name(number, config)
@@ -80,14 +80,14 @@ class TrialLogger(DriverOnly, LoggerCallback):
 
 
 def _wandb(sweep: Path, space: Space) -> Callback:
-    """Runs of the project WANDB_PROJECT (default lfm_ray), grouped by sweep; local files are in SWEEP/wandb."""
+    """Logs runs to the project WANDB_PROJECT (default lfm_ray), grouped by sweep; local files are in SWEEP/wandb."""
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     key = os.environ.get("WANDB_API_KEY")
 
     class Wandb(TrialLogger, WandbLoggerCallback):
         def log_trial_start(self, trial: Trial) -> None:
-            """Begins a run; the key goes to its process by an argument, for Ray logs environments it is to set."""
+            """Starts a run. The key is passed as an argument, since Ray logs the environment variables that it sets."""
             kept = os.environ.pop("WANDB_API_KEY", None)
             try:
                 super().log_trial_start(trial)
@@ -95,29 +95,29 @@ def _wandb(sweep: Path, space: Space) -> Callback:
                 os.environ |= {} if kept is None else {"WANDB_API_KEY": kept}
 
         def __del__(self) -> None:
-            """Nothing: the runs end with the experiment, and Ray's own fails when the interpreter is ending."""
+            """Does nothing: runs end with the experiment, and Ray's version fails while the interpreter shuts down."""
 
     return Wandb(
         space,
         project=os.environ.get("WANDB_PROJECT", "lfm_ray"),
         group=sweep.name,
         dir=str(sweep.absolute()),
-        mode=os.environ.get("WANDB_MODE"),  # the process of a run on a cluster does not have this one's environment
+        mode=os.environ.get("WANDB_MODE"),  # on a cluster, a run's process does not inherit this environment
         settings={"api_key": key} if key else None,
     )
 
 
 def _mlflow(sweep: Path, space: Space) -> Callback:
-    """Runs of the experiment MLFLOW_EXPERIMENT_NAME (default: the sweep's name)."""
+    """Logs runs to the experiment MLFLOW_EXPERIMENT_NAME (default: the sweep's name)."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of each table of a new database
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports every table of a new database
 
     class MLflow(TrialLogger, MLflowLoggerCallback):
         def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-            """Logs an epoch in one request; Ray's own makes two for each metric, and no trial is served meanwhile."""
+            """Logs an epoch in one request; Ray's version makes two per metric and serves no trial meanwhile."""
             if FAILED not in result:
                 now, epoch = int(1000 * time.time()), int(result["epoch"])
                 metrics = [Metric(name, float(value), now, epoch) for name, value in row_of(result).items()]

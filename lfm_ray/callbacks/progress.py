@@ -1,4 +1,4 @@
-"""The view of a running sweep: trials done, running, pruned and failed, the best so far, the time left."""
+"""Progress of a running sweep: trials done, running, pruned and failed, the best so far, the time left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lfm_ray.search.sweep import STATES, strategy_name
 
 
 class ProgressCallback(DriverOnly, Callback):
-    """A progress bar that moves in a terminal or a notebook for as long as the `with` block runs."""
+    """A progress bar, shown in a terminal or notebook while its `with` block runs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -37,7 +37,7 @@ class ProgressCallback(DriverOnly, Callback):
 
 
 class SweepProgress(ProgressCallback):
-    """One line that moves in a terminal or a notebook; a line for each ended trial elsewhere (a log file)."""
+    """A live line in a terminal or notebook; elsewhere (a log file), one line per ended trial."""
 
     def __init__(self, console: Console, study: Study, space: Space) -> None:
         self.console, self.study, self.space = console, study, space
@@ -52,7 +52,7 @@ class SweepProgress(ProgressCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Follows the best trial that went to its end."""
+        """Keeps track of the best finished trial."""
         config = self.space.config(trial.config[SETTINGS])
         if FAILED not in result and result["epoch"] == config.epochs:
             found = (result[self._objective], strategy_name(config))
@@ -61,7 +61,7 @@ class SweepProgress(ProgressCallback):
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Writes the line of an ended trial where nothing can move."""
+        """Prints a line for an ended trial where no live line is shown."""
         self._show()
         if moves(self.console):
             return
@@ -94,7 +94,7 @@ class SweepProgress(ProgressCallback):
 
 
 class RunsProgress(ProgressCallback):
-    """How many of a number of runs are done."""
+    """How many of the runs are done."""
 
     def __init__(self, console: Console, runs: int) -> None:
         columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())

@@ -1,6 +1,6 @@
-"""TensorBoard: the curves and the settings of every trial, written while the sweep runs.
+"""TensorBoard: the curves and settings of every trial, written while the sweep runs.
 
-The driver writes them from what trials report, so it does not matter on which node they run.
+The driver writes what trials report, so it does not matter which node they run on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lfm_ray.settings import flatten
 from lfm_ray.training.run_folder import read_alpha_updates
 from lfm_ray.training.trainer import Row
 
-# What the HParams page shows of a run, by the names of its scalars.
+# Metrics on the HParams page: name of the scalar -> name on the page.
 METRICS = {
     "val/fused/accuracy": "fused accuracy",
     "val/fused/map": "fused MAP",
@@ -38,7 +38,7 @@ METRICS = {
 
 
 def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
-    """The Custom Scalars page: alpha(t) of all runs, and beside it what their accuracies became."""
+    """The layout of the Custom Scalars page: alpha(t) of all runs beside their accuracies."""
 
     def overlay(*tags: str) -> list[Any]:
         return ["Multiline", [f"^{tag}$" for tag in tags]]
@@ -62,9 +62,9 @@ def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
 class RunWriter:
     """The TensorBoard run of one training run.
 
-    A scalar for each metric and epoch, and for a learned alpha one for each update of it, by the
-    step on theta that it followed. The settings are there from the start, so that the HParams page
-    shows a run while it trains. `run`: the training run's folder.
+    It has a scalar for each metric and epoch. A learned alpha also has one for each of its updates,
+    indexed by the training step on theta that it followed. Settings are written at the start, so that
+    the HParams page shows the run while it trains. run: the training run's folder.
     """
 
     def __init__(self, folder: Path, config: RunConfig, settings: dict[str, Any], run: Path) -> None:
@@ -79,7 +79,7 @@ class RunWriter:
         self._add(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=info))
 
     def add(self, row: Row) -> None:
-        """Writes the metrics of an epoch, and the updates of alpha that have come since the last."""
+        """Writes the metrics of an epoch, and the updates of alpha since the previous call."""
         for name, value in row.items():
             if name != "epoch":
                 self._writer.add_scalar(name, value, int(row["epoch"]))
@@ -102,11 +102,11 @@ class RunWriter:
 
 
 class TensorBoardCallback(DriverOnly, Callback):
-    """Writes every trial of a sweep under its folder's `tensorboard`, one TensorBoard run each.
+    """Writes every trial of a sweep to the sweep's folder `tensorboard`, one TensorBoard run each.
 
-    A run is called `017-learned` while it trains, and `017-learned-acc0.83` when it has ended;
-    `-epoch4` is added where it was stopped early, `-failed` where it failed. A trial that goes on
-    after a kill reports its earlier epochs again, and its run is written afresh.
+    A run is called `017-learned` while it trains and `017-learned-acc0.83` when it has ended, with
+    `-epoch4` added if it was pruned and `-failed` if it failed. A trial that is resumed after a kill
+    reports its earlier epochs again, and its TensorBoard run is rewritten.
     """
 
     def __init__(self, sweep: Path, space: Space, modalities: Iterable[str]) -> None:
@@ -132,7 +132,7 @@ class TensorBoardCallback(DriverOnly, Callback):
         self._writers[trial.trial_id].add(row_of(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ends a trial's TensorBoard run, and names it by its accuracy."""
+        """Closes a trial's TensorBoard run and adds the accuracy to its name."""
         writer = self._writers.pop(trial.trial_id, None)
         if writer is None:
             return
@@ -149,28 +149,28 @@ class TensorBoardCallback(DriverOnly, Callback):
 
 
 def run_name(number: int, config: RunConfig) -> str:
-    """What a trial is called while it trains: `017-learned`."""
+    """The name of a trial while it trains: `017-learned`."""
     return f"{number:03d}-{strategy_name(config).replace(' ', '')}"
 
 
 def run_settings(space: Space, number: int, config: RunConfig) -> dict[str, Any]:
-    """What trials are told apart by: strategy, number, all that was searched, and a few settings that all have."""
+    """The settings that distinguish trials: strategy, number, all searched settings, and a few that all trials have."""
     values = flatten(config.model_dump(mode="json"))
     always = {name: values[name] for name in _always(space) if name in values}
     return {"strategy": strategy_name(config), "trial": number, **always, **space.searched_values(config)}
 
 
 def row_of(result: dict[str, Any]) -> Row:
-    """The epoch's row of what a trial reported to Ray Tune, which adds figures of its own."""
+    """The row of an epoch within what a trial reported to Ray Tune, which adds values of its own."""
     ours = ("val/", "train/", "alpha", "learning", "tau")
     return {name: value for name, value in result.items() if name in ("epoch", "seconds") or name.startswith(ours)}
 
 
 def _experiment(space: Space) -> api_pb2.Experiment:
-    """What the HParams page has columns for: every searched setting by its type, and the metrics.
+    """The columns of the HParams page: every searched setting with its type, and the metrics.
 
-    TensorBoard shows no others, so it has to be written once for all runs: each knows only those of
-    its own strategy. Those that every run has come first (`differs`).
+    TensorBoard shows no others. They are written once for all runs, since a run knows only the
+    settings of its own strategy. Settings that every run has come first (`differs`).
     """
     always, base = _always(space), flatten(space.base.model_dump(mode="json"))
     kinds = {"strategy": "STRING", "trial": "FLOAT64", **{name: _kind([base[name]]) for name in always if name in base}}
@@ -188,10 +188,10 @@ def _experiment(space: Space) -> api_pb2.Experiment:
 
 
 def _always(space: Space) -> list[str]:
-    """Settings that every run has, at least five.
+    """At least five settings that every run has.
 
-    TensorBoard shows the first five until the user chooses, and its parallel coordinates leave out
-    every run that lacks one of those shown.
+    TensorBoard shows the first five unless the user chooses others, and its parallel coordinates
+    leave out every run that lacks a shown setting.
     """
     searched = [name for name, one in space.search.items() if not one.when and not one.length]
     others = [name for name in ("epochs", "seed", "data.batch_size") if name not in space.search]
@@ -199,7 +199,7 @@ def _always(space: Space) -> list[str]:
 
 
 def _kind(values: Iterable[Any]) -> str:
-    """The type, as TensorBoard calls it, that can hold all of these values."""
+    """TensorBoard's name of a type that can hold all of these values."""
     types = {type(value) for value in values}
     if types == {bool}:
         return "BOOL"

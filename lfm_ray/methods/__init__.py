@@ -19,12 +19,12 @@
     recon_boost  H L G      modalities take turns at what the others leave             1 1     0.7  any  ICML 2024
     mmpareto     H L G      encoders descend for the multimodal and their own loss     1 2     1.7  any  ICML 2024
 
-changes: H the fusion head that it needs, L the loss, G gradients, R learning rates, P the loop (steps a
-batch), Y the prediction. passes: forward and backward passes of each encoder in a step, m being the
-number of modalities. x: the time of a step over that of joint training with the same head, two
-ResNet-18, batch 16, 2 cores (`python benchmarks/methods.py`), rounded, as equal steps differ by 4 %;
-recon_boost while a modality has its turn, umt once there are teachers. Each can be combined with L_MM
-by alpha, but for `unimodal`.
+changes: H the required fusion head, L the loss, G gradients, R learning rates, P the loop (steps per
+batch), Y the prediction. passes: forward and backward passes of each encoder per step; m is the number
+of modalities. x: step time relative to joint training with the same head, for two ResNet-18, batch 16,
+2 cores (`python benchmarks/methods.py`), rounded, since identical steps differ by 4 %; for recon_boost
+during a modality's turn, for umt once there are teachers. Every method except `unimodal` can be combined
+with L_MM by alpha.
 """
 
 from lfm_ray.methods.base import METHODS, Losses, Method, State, scale_encoders

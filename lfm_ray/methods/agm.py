@@ -20,23 +20,23 @@ from lfm_ray.methods.losses import classification_loss, label_probability
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Head
 
-LOWEST_CHANCE = 1e-8  # of the label, in a score
+LOWEST_CHANCE = 1e-8  # lower bound of the label's probability in a score
 
 
 class AGM(Method):
-    """Splits the fused logits into a share of each modality, and weighs the gradients of the shares.
+    """Splits the fused logits into one share per modality, and weights the gradients of the shares.
 
-    phi_j, (B, C), is the Shapley value of modality j: the mean, over all orders in which modalities
-    can join, of what j adds to the fused logits. A modality that has not joined is zeros, and no
-    modality at all counts as zero logits, so the phi_j add up to the fused logits. With s_j the
-    cross-entropy of phi_j and S_j its mean over all steps before,
+    phi_j, (B, C), is the Shapley value of modality j: what j adds to the fused logits, averaged over all
+    orders in which modalities can join. Zeros stand for a modality that has not joined, and no modality
+    at all counts as zero logits, so the phi_j add up to the fused logits. With s_j the cross-entropy of
+    phi_j and S_j its mean over all previous steps,
 
         r_j = exp(mean over i != j of (s_i - s_j)),   tau_j = exp(mean over i != j of (S_i - S_j)),
         kappa_j = exp(a (tau_j - r_j)),
 
-    the gradient of L_CLS reaches the model through phi_j multiplied by kappa_j. Any number of
-    modalities. The authors put zeros for a modality's input, here they stand for its embedding, so
-    no encoder runs twice; their code, unlike the paper, stops the gradient of the parts.
+    the gradient of L_CLS that reaches the model through phi_j is multiplied by kappa_j. Any number of
+    modalities. The authors replace a modality's input with zeros, we its embedding, so that no encoder
+    runs twice; their code, unlike the paper, stops the gradient of the parts.
     """
 
     name: Literal["agm"] = "agm"
@@ -44,7 +44,7 @@ class AGM(Method):
     modulation: float = Field(1.0, ge=0, le=10, description="a, the paper's alpha; 0: no modulation")
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """Its value is that of the cross-entropy of the fused logits, its gradient is modulated."""
+        """Has the value of the cross-entropy of the fused logits, but a modulated gradient."""
         if not self.modulation:
             return super().classification(outputs, labels, state)
         phi = shapley(state.model.head, outputs.embeddings)
@@ -54,7 +54,7 @@ class AGM(Method):
         return classification_loss(fused, labels, state.settings.uniform_labels)
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
-        """As ever; alpha is judged by the loss as it is, not by its modulated gradient."""
+        """The default loss, except that the outer loss is not modulated."""
         return replace(super().loss(outputs, labels, state), outer=super().classification(outputs, labels, state))
 
     def kappa(self, phi: dict[str, Tensor], labels: Tensor, state: State) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class AGM(Method):
         return dict(zip(phi, kappa, strict=True))
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Takes the scores of this step into their means."""
+        """Updates the mean scores with those of this step."""
         if self.modulation:
             phi = shapley(state.model.head, outputs.embeddings)
             for name, score in zip(phi, scores(phi, labels), strict=True):
@@ -74,7 +74,7 @@ class AGM(Method):
 
 
 def shapley(head: Head, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-    """phi_j (B, C) of each modality, from one pass of all subsets, one after the other, through the head."""
+    """phi_j (B, C) of each modality, from one pass of all subsets, concatenated, through the head."""
     names, m = list(embeddings), len(embeddings)
     subsets = [set(subset) for size in range(1, m + 1) for subset in combinations(names, size)]
     padded = {
@@ -85,7 +85,7 @@ def shapley(head: Head, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
     phi = {}
     for name in names:
         phi[name] = torch.zeros_like(worth[0])
-        for subset, value in zip(subsets, worth, strict=True):  # of each set, what it is worth to be its last to join
+        for subset, value in zip(subsets, worth, strict=True):  # Shapley weights
             if name in subset:
                 phi[name] = phi[name] + value * factorial(len(subset) - 1) * factorial(m - len(subset)) / factorial(m)
             else:
@@ -94,7 +94,7 @@ def shapley(head: Head, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def scores(phi: dict[str, Tensor], labels: Tensor) -> Tensor:
-    """s_j: mean over the batch of minus the logarithm of the probability of the label; (m,)."""
+    """s_j: the negative log-probability of the label, mean over the batch; (m,)."""
     chances = label_probability(torch.stack(list(phi.values())).detach(), labels)
     return -chances.clamp_min(LOWEST_CHANCE).log().mean(dim=1)
 

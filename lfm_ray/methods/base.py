@@ -1,4 +1,4 @@
-"""What a training method is: its settings, and hooks that the run calls, each with a default."""
+"""The interface of a training method: its settings, and hooks that the trainer calls, each with a default."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of one global batch, scalars: total is what theta is trained on.
+    """The losses of one global batch, scalars: theta is trained on `total`.
 
-    `parts` gives total as a sum of convex parts, for the Gauss-Newton product; None where the
-    method offers none. `terms` are the losses whose gradients `Method.gradient` receives one by
-    one; none: total is the only one. `outer` is L_CLS as alpha is judged by it on an outer batch;
+    `parts` returns the total as a sum of convex parts, for the Gauss-Newton product; None if the
+    method has no such form. `terms` are the losses whose gradients `Method.gradient` receives
+    separately; empty: only the total. `outer` is the outer loss of alpha (L_CLS on an outer batch);
     None: it is `classification`.
     """
 
@@ -38,12 +38,12 @@ class Losses:
 
     @property
     def judged(self) -> Tensor:
-        """L_CLS of the outer problem."""
+        """The outer loss: L_CLS of the outer problem."""
         return self.classification if self.outer is None else self.outer
 
     @staticmethod
     def mean(losses: Sequence[Losses]) -> Losses:
-        """The mean over the phases of a step."""
+        """The mean over the phases of a training step."""
         if len(losses) == 1:
             return losses[0]
         each = [torch.stack([one.total, one.classification, one.matching]) for one in losses]
@@ -53,13 +53,13 @@ class Losses:
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands, as its method sees it.
+    """The state of a run that its method can use.
 
-    model: its encoders and head; settings: the section `loss`; alpha: of this step; epoch: t, from
-    1 to epochs; steps: on theta so far, over all epochs; seed: of the run; phase: which of the
-    step's phases this is. memory: what the method itself remembers, flat, tensors and plain values
-    only. It is saved in checkpoints, and must be the same on every rank: make it of the gathered
-    outputs. Only `after_backward` and `on_epoch_end` may change it.
+    model: encoders and head; settings: the section `loss`; alpha: of this step; epoch: t, from 1 to
+    epochs; steps: training steps on theta so far, over all epochs; seed: of the run; phase: the current
+    phase of the step. memory: the method's own state, a flat dict of tensors and plain values. It is
+    saved in checkpoints and must be the same on every rank, so compute it from the gathered outputs.
+    Only `after_backward` and `on_epoch_end` may change it.
     """
 
     model: MultimodalClassifier
@@ -73,15 +73,15 @@ class State:
     memory: dict[str, Any] = field(default_factory=dict)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """Random numbers of this step, the same on every rank and in a resumed run."""
+        """A random generator for this step, the same on every rank and in a resumed run."""
         mixed = np.random.SeedSequence((self.seed, self.steps)).generate_state(1)[0]  # torch uses 32 bits on a CPU
         return torch.Generator(device).manual_seed(int(mixed))
 
 
 class Method(Settings):
-    """A training method, and LFM by default: what a method leaves out is as in L_Total of eq. (1).
+    """A training method. Hooks that a method does not override behave as in LFM, L_Total of eq. (1).
 
-    Derive from it, add settings as fields, declare what it can do by the class variables, and override
+    Derive from it, add settings as fields, declare capabilities in the class variables, and override
     the hooks that differ (docs/extending.md). Outputs and labels are always those of the global batch,
     gathered from all ranks: fused (B, C), labels (B,) int64.
     """
@@ -89,29 +89,29 @@ class Method(Settings):
     name: str
 
     heads: ClassVar[tuple[str, ...]] = ()
-    """Fusion heads (`model.fusion`) that it works with, the first being its default; none: any."""
+    """Fusion heads (`model.fusion`) that it supports, the default first; empty: any."""
 
     exactly_two: ClassVar[bool] = False
-    """Whether its definition knows no other number of modalities."""
+    """Whether it is defined only for two modalities."""
 
     combines: ClassVar[bool] = True
-    """Whether its loss can be weighed with L_MM by alpha."""
+    """Whether alpha can combine its loss with L_MM."""
 
     matches_embeddings: ClassVar[bool] = True
-    """Whether `loss.matching: infonce` has an effect; a projection head and a learned tau are built only then."""
+    """Whether `loss.matching: infonce` has an effect; projection heads and a learned tau are built only then."""
 
     apart: ClassVar[bool] = False
-    """Whether it makes theta's gradient itself, in `gradient`: needed by a method with several terms
-    or phases, or with losses that do not reach every parameter."""
+    """Whether it computes theta's gradient itself, in `gradient`: required for several terms or phases,
+    or for losses that do not reach every parameter."""
 
     cannot_learn_alpha: ClassVar[str] = ""
-    """Why no alpha can be learned with it, to follow its name in a message; empty where one can."""
+    """Why alpha cannot be learned with it, as a phrase after its name in an error; empty if it can."""
 
     no_hessian: ClassVar[str] = ""
-    """Why solvers other than identity cannot be used with it; empty where they can."""
+    """Why only the solver identity can be used with it; empty if all can."""
 
     follows_samples: ClassVar[bool] = False
-    """Whether the inputs of `forward` hold the samples' row numbers too, (B,) int64, under `batches.ROWS`."""
+    """Whether the inputs of `forward` include the samples' row numbers, (B,) int64, under `batches.ROWS`."""
 
     @classmethod
     def part(cls, name: str) -> type[Settings] | None:
@@ -119,21 +119,21 @@ class Method(Settings):
         return METHODS.get(name)
 
     def forward(self, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
-        """The outputs for inputs of this rank; what it adds to `Outputs.extra`, (B, any), is gathered too."""
+        """The outputs for this rank's inputs; anything added to `Outputs.extra`, (B, any), is gathered as well."""
         return network(inputs)
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """L_CLS, a scalar: the method's loss without the matching."""
+        """L_CLS, a scalar: the method's loss without the matching loss."""
         return classification_loss(outputs.fused, labels, state.settings.uniform_labels)
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
-        """L_Total = (1 - alpha) L_CLS + alpha L_MM. It changes nothing: it is also taken on other batches."""
+        """L_Total = (1 - alpha) L_CLS + alpha L_MM. Must have no side effects: it is also computed on other batches."""
         alpha, settings = state.alpha, state.settings
         classification = self.classification(outputs, labels, state)
         matching = matching_loss(outputs, settings) if self.combines else classification.new_zeros(())
         total = (1 - alpha) * classification + alpha * matching
         if self.apart and not alpha:
-            total = classification  # the same, without zeros that go back from L_MM through all encoders
+            total = classification  # equal, without backpropagating zeros from L_MM through all encoders
 
         def parts() -> list[ConvexPart]:
             def of_fused(logits: Tensor) -> Tensor:
@@ -145,32 +145,32 @@ class Method(Settings):
 
     @property
     def convex(self) -> bool:
-        """Whether its total is a sum of convex parts, which the Gauss-Newton product needs: that of LFM is."""
+        """Whether the total is a sum of convex parts, as the Gauss-Newton product requires; true if it is LFM's."""
         return type(self).classification is Method.classification and type(self).loss is Method.loss
 
     def phases(self, state: State) -> Sequence[str]:
-        """Names of the steps on theta that one batch is used for, one after the other (`State.phase`)."""
+        """Names of the consecutive training steps on theta made with one batch (`State.phase`)."""
         return ("",)
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
-        """theta's gradient, of those of the `Losses.terms`: each is parameter's name -> gradient, mean over ranks.
+        """theta's gradient from those of `Losses.terms`, each parameter name -> gradient, mean over ranks.
 
-        Where `apart`. A parameter that is left out stays as it is in this phase.
+        Only called if `apart`. A parameter that is left out is not updated in this phase.
         """
         return terms[0]
 
     def gradient_factors(self, outputs: Outputs, labels: Tensor, state: State) -> Mapping[str, Tensor]:
-        """Modality -> what the gradient of its encoder is multiplied by (a scalar), before it is clipped."""
+        """Modality -> scalar factor of its encoder's gradient, applied before clipping."""
         return {}
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Changes the gradients of `state.model`, which are the same on every rank and not yet clipped."""
+        """Modifies the gradients of `state.model`, which are the same on every rank and not yet clipped."""
         named = state.model.named_parameters()
         gradients = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
         scale_encoders(gradients, self.gradient_factors(outputs, labels, state))
 
     def learning_rate_factors(self, state: State) -> Mapping[str, float]:
-        """Modality -> what the learning rate of its parameters is multiplied by in this step; 0 freezes them.
+        """Modality -> factor of the learning rate of its parameters in this step; 0 freezes them.
 
         Its parameters are those of its encoder, its projection and its own classifier in the head.
         """
@@ -181,14 +181,14 @@ class Method(Settings):
         return {}
 
     def predict(self, outputs: Outputs) -> Tensor:
-        """Logits (B, C) by which the multimodal model is judged."""
+        """Logits (B, C) that the multimodal model is evaluated by."""
         return outputs.fused
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
-        """Refuses a number of modalities that the definition does not know.
+        """Checks that the method is defined for these modalities.
 
         Raises:
-            UserError: the method takes two modalities, and there are not two.
+            UserError: the method requires two modalities, and there are not two.
         """
         if self.exactly_two and len(modalities) != 2:
             raise UserError(
@@ -197,14 +197,14 @@ class Method(Settings):
             )
 
     def check_names(self, setting: str, names: Iterable[str], known: Sequence[str]) -> None:
-        """Refuses, by a UserError, a name of one of the method's settings that is none of the known ones."""
+        """Raises a UserError if a name in one of the method's settings is unknown."""
         for name in names:
             if name not in known:
                 raise UserError(f"method.{setting}.{name}: there is no such modality{nearest(name, known)}")
 
 
 def scale_encoders(gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
-    """Multiplies the gradients of each modality's encoder, in place; gradients: parameter's name -> gradient."""
+    """Multiplies the gradients of each modality's encoder in place; gradients: parameter name -> gradient."""
     for name, gradient in gradients.items():
         owner, modality = [*name.split("."), ""][:2]
         if owner == "encoders" and modality in factors:

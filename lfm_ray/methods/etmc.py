@@ -1,8 +1,8 @@
-"""ETMC: the opinions of the modalities and of a pseudo-view, fused by Dempster's rule.
+"""ETMC: opinions of the modalities and a pseudo-view, fused by Dempster's rule.
 
 Han et al., "Trusted multi-view classification with dynamic evidential fusion", TPAMI 2023; hanmenghan/TMC.
-Differences: Dempster's rule in closed form, so any number of modalities costs one product. The
-authors' pseudo-view and classifiers are those of `model.fusion: multitask`, which is needed.
+Differences: Dempster's rule is used in closed form, so any number of modalities takes one product.
+The authors' pseudo-view and classifiers are those of `model.fusion: multitask`, which is required.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lfm_ray.models.classifier import Outputs
 
 
 def evidence(logits: Tensor) -> Tensor:
-    """Logits -> evidence, at least 0 for each class; float32 at least, as the special functions need."""
+    """Logits -> evidence, at least 0 for each class; in at least float32, as the special functions require."""
     return F.softplus(logits if logits.dtype == torch.float64 else logits.float())
 
 
 def fused_evidence(views: Iterable[Tensor]) -> Tensor:
-    """Dempster's rule on the opinions that the evidence e_v (B, C) of each view stands for; returns (B, C).
+    """Dempster's rule, applied to the opinions given by the evidence e_v (B, C) of each view; returns (B, C).
 
     An opinion has beliefs b = e / S and uncertainty u = C / S with S = sum_c (e_c + 1). The reduced
     rule of the paper (Definition 4) gives b ~ b_1 b_2 + b_1 u_2 + b_2 u_1 and u ~ u_1 u_2. Since
@@ -39,10 +39,10 @@ def fused_evidence(views: Iterable[Tensor]) -> Tensor:
 
 
 def evidential_loss(e: Tensor, labels: Tensor, strength: float) -> Tensor:
-    """The expected cross-entropy under the Dirichlet of parameters e + 1, and a pull of wrong evidence to 0.
+    """The expected cross-entropy under the Dirichlet with parameters e + 1, and a pull of wrong evidence to 0.
 
-    e: (B, C) evidence; labels: (B,) int64; mean over the batch. strength: of the divergence from the
-    uniform Dirichlet of what remains when the evidence of the true class is taken away.
+    e: (B, C) evidence; labels: (B,) int64; mean over the batch. The pull is `strength` times the
+    divergence from the uniform Dirichlet after removing the evidence for the true class.
     """
     alpha = e + 1
     fit = torch.digamma(alpha.sum(dim=1)) - torch.digamma(alpha.gather(1, labels[:, None])).squeeze(1)
@@ -51,16 +51,16 @@ def evidential_loss(e: Tensor, labels: Tensor, strength: float) -> Tensor:
 
 
 class ETMC(Method):
-    """Every opinion, and their fusion, is trained on its own; alpha weighs L_MM as in LFM."""
+    """Each opinion and their fusion have a loss of their own; alpha weights L_MM as in LFM."""
 
     name: Literal["etmc"] = "etmc"
     annealing_epochs: int = Field(
-        10, ge=1, description="epochs over which the pull of wrong evidence grows from 0 to its whole strength"
+        10, ge=1, description="epochs over which the pull of wrong evidence grows from 0 to full strength"
     )
     heads: ClassVar[tuple[str, ...]] = ("multitask",)
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The sum of the evidential losses of the modalities, the pseudo-view, and all of them fused."""
+        """The sum of the evidential losses of the modalities, the pseudo-view, and their fusion."""
         views = self._views(outputs)
         strength = min(1.0, (state.epoch - 1) / self.annealing_epochs)
         losses = [evidential_loss(e, labels, strength) for e in (*views, fused_evidence(views))]

@@ -17,29 +17,29 @@ from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
 
 FUSED = "fused"
-SMALLEST_CHANGE = 1e-3  # of the overfitting: a smaller one would give one loss all the weight
+SMALLEST_CHANGE = 1e-3  # of the overfitting: smaller values would give one loss all the weight
 
 
 class GBlend(Method):
-    """L_CLS = sum_k w_k L_k over the single modalities and the fusion, with w from how each overfits.
+    """L_CLS = sum_k w_k L_k over the single modalities and the fusion, weighted by how much each overfits.
 
-    w_k is proportional to G_k / O_k^2 (the paper's proposition 1), where between two epochs G_k is
-    how much the validation loss of k has fallen, and O_k how much its overfitting, validation minus
-    training loss, has grown. The w_k add up to 1; before the first estimate they are equal.
+    w_k is proportional to G_k / O_k^2 (the paper's proposition 1), where, between two epochs, G_k is the
+    decrease of the validation loss of k, and O_k the growth of its overfitting, validation minus training
+    loss. The w_k add up to 1; before the first estimate, they are equal.
 
-    `weights` given: the paper's offline form, with `blend_weights` of the curves of earlier runs
-    (`method: unimodal`, and joint training). Else online: they are estimated anew every
-    `super_epoch` epochs. The paper trains a copy of the model for each loss to estimate them; here
-    the curves are those of the model itself, which costs nothing. A loss that has not fallen has
-    weight 0, and O_k counts as at least 0.001.
+    With `weights`, the paper's offline form: take them from `blend_weights` of the curves of earlier runs
+    (`method: unimodal`, and joint training). Otherwise online: weights are re-estimated every
+    `super_epoch` epochs. For the estimate, the paper trains a copy of the model for each loss; here the
+    curves are those of the model itself, at no cost. A loss that has not fallen gets weight 0, and O_k
+    counts as at least 0.001.
     """
 
     name: Literal["g_blend"] = "g_blend"
     heads: ClassVar[tuple[str, ...]] = ("multitask", "sum", "concat")
     weights: dict[str, NonNegativeFloat] | None = Field(
-        None, description="modality, or fused -> its weight, 0 where it is left out; null: estimated online"
+        None, description="modality or fused -> its weight, default 0; null: estimated online"
     )
-    super_epoch: int = Field(5, ge=1, description="epochs between two estimates")
+    super_epoch: int = Field(5, ge=1, description="epochs between estimates")
 
     @field_validator("weights")
     @classmethod
@@ -49,11 +49,11 @@ class GBlend(Method):
         return weights
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
-        """Refuses a weight of what is no modality."""
+        """Checks that every weight belongs to a modality or `fused`."""
         self.check_names("weights", self.weights or {}, [FUSED, *modalities])
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The blended losses. Those of weight 0 are not computed."""
+        """The blended losses; losses with weight 0 are not computed."""
         logits = {FUSED: outputs.fused, **outputs.unimodal}
         loss = outputs.fused.new_zeros(())
         for name, weight in self.blended(list(logits), state).items():
@@ -62,13 +62,13 @@ class GBlend(Method):
         return loss
 
     def blended(self, names: list[str], state: State) -> dict[str, float]:
-        """w of each loss in this step."""
+        """The weight w of each loss in this step."""
         if self.weights is not None:
             return {name: self.weights.get(name, 0.0) for name in names}
         return {name: state.memory.get(f"weight/{name}", 1 / len(names)) for name in names}
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Adds up the training losses of the epoch."""
+        """Accumulates the training losses of the epoch."""
         if self.weights is None:
             for name, logits in {FUSED: outputs.fused, **outputs.unimodal}.items():
                 key = f"sum/{name}"
@@ -76,7 +76,7 @@ class GBlend(Method):
             state.memory["steps"] = state.memory.get("steps", 0) + 1
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """New weights at the end of a super-epoch; the row holds those of the next step."""
+        """Estimates new weights at the end of a super-epoch; returns those of the next step."""
         names, memory = [FUSED, *state.model.encoders], state.memory
         if self.weights is None:
             steps = memory.pop("steps")
@@ -94,7 +94,7 @@ class GBlend(Method):
 def blend_weights(
     before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
 ) -> dict[str, float]:
-    """G / O^2 of each loss, normalised to the sum 1; empty where no validation loss has fallen.
+    """G / O^2 of each loss, normalised to sum to 1; empty if no validation loss has fallen.
 
     before, after: name -> (training loss, validation loss) at two epochs.
     """

@@ -1,4 +1,4 @@
-"""Greedy: conditional learning speed, and balanced multimodal learning by it.
+"""Greedy: balances multimodal learning by the conditional learning speed.
 
 Wu et al., "Characterizing and overcoming the greedy nature of learning in multi-modal deep neural
 networks", ICML 2022; nyukat/greedy_multimodal_learning.
@@ -22,27 +22,27 @@ from lfm_ray.models.fusion import Channel
 class Greedy(Method):
     """A modality that learns more from the others than from itself is trained without them for a while.
 
-    The fusion is MMTM (`channel`): modality j's channels are rescaled by what all of them say, and
-    L_CLS is the sum of the cross-entropies of the l_j. A parameter learns with the speed
+    The fusion is MMTM (`channel`): the channels of modality j are rescaled depending on all modalities,
+    and L_CLS is the sum of the cross-entropies of the l_j. The learning speed of parameters is
     |gradient|^2 / |weights|^2, summed over the steps so far. The conditional learning speed of j is
-    the logarithm, base 10, of the speed of what rescales it (squeeze, excite_j) over the speed of
-    what is its own (encoder_j, classifier_j). When the highest and the lowest differ by more than
-    `tolerance`, the next `window` steps put the running mean of the scales of the one with the
-    highest in place of its scales: it then learns from itself alone.
+    the base-10 logarithm of the speed of the modules that rescale it (squeeze, excite_j) over that of
+    its own (encoder_j, classifier_j). When the highest and the lowest differ by more than `tolerance`,
+    the scales of the modality with the highest are replaced with their running mean for the next
+    `window` steps, so that it learns from itself alone.
 
-    As defined for two modalities; with more, the highest and the lowest of all are compared. The
-    authors have an MMTM after several blocks of the encoders; their code fills the running mean of
-    the second modality with the first one's scales, which is not done here.
+    Defined for two modalities; with more, the highest and the lowest are compared. The authors have an
+    MMTM after several blocks of the encoders; their code fills the running mean of the second modality
+    with the scales of the first, which is not done here.
     """
 
     name: Literal["greedy"] = "greedy"
     heads: ClassVar[tuple[str, ...]] = ("channel",)
-    tolerance: float | None = Field(0.01, ge=0, description="of the difference of speeds; null: no rebalancing")
-    window: int = Field(5, ge=1, description="steps on a modality alone")
-    first_epoch: int = Field(2, ge=1, description="epoch, from 1, in which rebalancing begins")
+    tolerance: float | None = Field(0.01, ge=0, description="tolerated difference of speeds; null: no rebalancing")
+    window: int = Field(5, ge=1, description="number of steps on a modality alone")
+    first_epoch: int = Field(2, ge=1, description="epoch, from 1, in which rebalancing starts")
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The sum over modalities, one of them perhaps with its mean scales."""
+        """The sum over modalities, one of which may use its mean scales."""
         logits = dict(outputs.unimodal)
         if alone := state.memory.get("alone"):
             mean = state.memory[f"scale/{alone}"]
@@ -51,7 +51,7 @@ class Greedy(Method):
         return torch.stack([classification_loss(each, labels, smoothing) for each in logits.values()]).sum()
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Measures the speeds, and chooses which modality is trained alone in the next steps."""
+        """Measures the speeds and chooses which modality to train alone in the next steps."""
         memory, head = state.memory, _head(state)
         for name, scale in head.scales(outputs.embeddings).items():
             mean = memory.get(f"scale/{name}", 0.0)

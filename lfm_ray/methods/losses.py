@@ -21,7 +21,7 @@ class LossSettings(Settings):
 
     matching: Literal["infonce", "js"] = Field("infonce", description="infonce: the paper; js: the official code")
     tau: float = Field(0.2, gt=0, le=10, description="temperature of InfoNCE; js has none")
-    learn_tau: bool = Field(False, description="tau is learned with theta, from the given value, within 0.01 ... 10")
+    learn_tau: bool = Field(False, description="learn tau with theta, from the given value, within 0.01 ... 10")
     uniform_labels: float = Field(
         0.0, ge=0, le=1, description="u: targets are (1 - u) one-hot + u uniform (paper, Figure 1)"
     )
@@ -29,9 +29,9 @@ class LossSettings(Settings):
 
 @dataclass(frozen=True)
 class ConvexPart:
-    """weight * loss(stage), where `loss` is convex in `stage`, a tensor with a graph down to theta.
+    """weight * loss(stage), where `loss` is convex in `stage`, a tensor with a graph back to theta.
 
-    by_alpha: the derivative of the weight by alpha.
+    by_alpha: the derivative of the weight with respect to alpha.
 
     A loss written as a sum of such parts has a Gauss-Newton matrix that is never indefinite: the
     Hessian without the curvature of the stages themselves (Schraudolph, "Fast curvature
@@ -48,8 +48,8 @@ def classification_loss(logits: Tensor, labels: Tensor, uniform_labels: float = 
     """L_CLS: cross-entropy, mean over the batch.
 
     logits: (B, C); labels: (B,) int64. The targets are (1 - u) one-hot + u uniform with u =
-    `uniform_labels`: paper Figure 1, where u = 1 is L_U, a loss without labels. Computed in
-    float32 at least.
+    `uniform_labels`: paper Figure 1, where u = 1 is L_U, a loss without labels. Computed in at least
+    float32.
     """
     return F.cross_entropy(_at_least_float32(logits), labels, label_smoothing=uniform_labels)
 
@@ -61,7 +61,7 @@ def label_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def matching_loss(outputs: Outputs, settings: LossSettings) -> Tensor:
-    """L_MM: the mean over all pairs of modalities. 0 for a single modality, which has no pair."""
+    """L_MM: the mean over all pairs of modalities; 0 for a single modality, which has no pair."""
     if settings.matching == "js":
         return mean_over_pairs(js_divergence, outputs.unimodal)
     tau = temperature(outputs, settings)
@@ -69,7 +69,7 @@ def matching_loss(outputs: Outputs, settings: LossSettings) -> Tensor:
 
 
 def mean_over_pairs(loss: Callable[[Tensor, Tensor], Tensor], values: Mapping[str, Tensor]) -> Tensor:
-    """The mean of a loss of two modalities over all pairs; 0 for a single modality."""
+    """The mean of a pairwise loss over all pairs of modalities; 0 for a single modality."""
     pairs = list(combinations(values.values(), 2))
     if not pairs:
         return next(iter(values.values())).new_zeros(())
@@ -82,7 +82,7 @@ def matching_parts(outputs: Outputs, alpha: float, settings: LossSettings) -> li
     if settings.matching == "infonce":
         matched, tau = outputs.projections or outputs.embeddings, temperature(outputs, settings)
         stages = [similarities(matched[a], matched[b], tau) for a, b in pairs]
-    else:  # float64, for a probability that float32 rounds to 0 has no curvature
+    else:  # float64: a probability that float32 rounds to 0 has no curvature
         chances = {name: F.softmax(logits.double(), dim=1) for name, logits in outputs.unimodal.items()}
         stages = [torch.stack([chances[a], chances[b]]) for a, b in pairs]
     loss = infonce_of_similarities if settings.matching == "infonce" else js_of_probabilities
@@ -90,34 +90,34 @@ def matching_parts(outputs: Outputs, alpha: float, settings: LossSettings) -> li
 
 
 def temperature(outputs: Outputs, settings: LossSettings) -> Tensor | float:
-    """tau: the model's, where it is learned, else the setting."""
+    """tau: the model's if it is learned, else the setting."""
     return settings.tau if outputs.tau is None else outputs.tau
 
 
 def infonce(first: Tensor, second: Tensor, tau: Tensor | float) -> Tensor:
     """The modality-matching objective of paper section 3.2.
 
-    first, second: (B, d), embeddings of two modalities of the same samples; all other samples of
-    the batch are negatives. Cosine similarity over the temperature tau; the mean of the two
-    directions. An embedding of zeros has similarity 0 with everything.
+    first, second: (B, d), embeddings of the same samples in two modalities; all other samples of the
+    batch are negatives. Uses cosine similarity divided by the temperature tau, and averages both
+    directions. A zero embedding has similarity 0 with everything.
     """
     return infonce_of_similarities(similarities(first, second, tau))
 
 
 def similarities(first: Tensor, second: Tensor, tau: Tensor | float) -> Tensor:
-    """(B, d), (B, d) -> (B, B): the cosine of each pair over tau, in float32 at least."""
+    """(B, d), (B, d) -> (B, B): the cosine of each pair divided by tau, in at least float32."""
     first, second = F.normalize(_at_least_float32(first), dim=1), F.normalize(_at_least_float32(second), dim=1)
     return first @ second.T / tau
 
 
 def infonce_of_similarities(similarity: Tensor) -> Tensor:
-    """InfoNCE in both directions, of the (B, B) similarities over tau; convex."""
+    """InfoNCE in both directions from the (B, B) similarities over tau; convex."""
     match = torch.arange(len(similarity), device=similarity.device)
     return (F.cross_entropy(similarity, match) + F.cross_entropy(similarity.T, match)) / 2
 
 
 def js_of_probabilities(both: Tensor) -> Tensor:
-    """JS divergence, mean over the batch, of probabilities (2, B, C); jointly convex in the two."""
+    """JS divergence of probabilities (2, B, C), mean over the batch; jointly convex in both."""
     p, q = both.clamp_min(1e-100)
     middle = (p + q) / 2
     return (p * (p / middle).log() + q * (q / middle).log()).sum() / (2 * len(p))

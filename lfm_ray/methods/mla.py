@@ -1,12 +1,12 @@
-"""MLA: modalities take turns, through one shared head whose gradient leaves the others' features alone.
+"""MLA: modalities take turns through a shared head, whose gradient is projected to protect the others' features.
 
 Zhang et al., "Multimodal representation learning by alternating unimodal adaptation", CVPR 2024;
 Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation. Differences, where the published
-code is not what the paper says: the projection is updated by the paper's recursion (the code divides
-entry by entry by the matrix k r, and rescales P to norm 1 at every step); a gradient is projected by
-what the modalities before it left (the code includes the modality's own features); the weights of a
-prediction come from each sample's own entropy (the code takes one for a whole batch, and its softmax
-over samples).
+code deviates from the paper: the projection is updated by the paper's recursion (the code divides
+elementwise by the matrix k r, and rescales P to norm 1 at every step); a gradient is projected with P
+as the preceding steps left it (the code includes the modality's own features); the weights of a
+prediction come from each sample's own entropy (the code uses one for a whole batch, and takes the
+softmax over samples).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PROJECTION, WEIGHT = "projection", "head.classifier.weight"
 def updated_projection(projection: Tensor, features: Tensor, alpha: float) -> Tensor:
     """P <- P - k k^T / (alpha + r . k) with k = P r and r the mean of features (B, d); P is (d, d).
 
-    By the matrix inversion lemma P = (I + sum r r^T / alpha)^-1 over all steps, from P = I: gradients
-    that are multiplied by P no longer change what the head says of features near any r.
+    By the matrix inversion lemma, P = (I + sum r r^T / alpha)^-1 over all steps, starting from P = I:
+    gradients multiplied by P hardly change the head's output for features near any r.
     """
     r = features.mean(dim=0)
     k = projection @ r
@@ -38,9 +38,9 @@ def updated_projection(projection: Tensor, features: Tensor, alpha: float) -> Te
 
 
 def entropy_weighted(logits: Mapping[str, Tensor]) -> Tensor:
-    """Logits (B, C) of each modality -> their sum weighed by certainty, sample by sample.
+    """Logits (B, C) of each modality -> their sum weighted by certainty, per sample.
 
-    The weight of modality j is exp(max H - H_j) / sum_i exp(max H - H_i), that is the softmax of the
+    The weight of modality j is exp(max H - H_j) / sum_i exp(max H - H_i), that is, the softmax of the
     negative entropies of the predictions, in nats.
     """
     stacked = torch.stack(list(logits.values()))
@@ -49,21 +49,21 @@ def entropy_weighted(logits: Mapping[str, Tensor]) -> Tensor:
 
 
 class MLA(Method):
-    """One step for each modality and batch, of its encoder and the shared head."""
+    """For each batch, one training step per modality, of its encoder and the shared head."""
 
     name: Literal["mla"] = "mla"
     damping: float = Field(
         0.1,
         gt=0,
         le=100,
-        description="alpha of the projection: the larger, the less is protected (authors: 0.01 to 0.1)",
+        description="alpha of the projection: larger values protect less (authors: 0.01 to 0.1)",
     )
-    weighting: Literal["entropy", "mean"] = Field("entropy", description="of the modalities in the prediction")
+    weighting: Literal["entropy", "mean"] = Field("entropy", description="weights of modalities in the prediction")
     heads: ClassVar[tuple[str, ...]] = ("shared",)
     apart: ClassVar[bool] = True
 
     def phases(self, state: State) -> Sequence[str]:
-        """The modalities, in their order."""
+        """The modalities, in order."""
         return list(state.model.encoders)
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
@@ -71,7 +71,7 @@ class MLA(Method):
         return classification_loss(outputs.unimodal[state.phase], labels, state.settings.uniform_labels)
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
-        """That of the modality's own parameters and of the head, whose weight's is projected."""
+        """The gradient of the modality's own parameters and of the head, projected for the head's weight."""
         own = (f"encoders.{state.phase}.", f"projections.{state.phase}.", "head.")
         result = {name: value for name, value in terms[0].items() if name.startswith(own) or name == "log_tau"}
         if PROJECTION in state.memory:
@@ -79,12 +79,12 @@ class MLA(Method):
         return result
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Protects what the head says of this modality from the steps that follow."""
+        """Protects the head's output for this modality from subsequent steps."""
         features = outputs.embeddings[state.phase].detach().double()
         size = features.shape[1]
         before = state.memory.get(PROJECTION, torch.eye(size, dtype=torch.float64))
         state.memory[PROJECTION] = updated_projection(before.to(features.device), features, self.damping)
 
     def predict(self, outputs: Outputs) -> Tensor:
-        """The weighted logits, or the mean that the head `shared` gives."""
+        """The weighted logits, or the mean from the head `shared`."""
         return entropy_weighted(outputs.unimodal) if self.weighting == "entropy" else outputs.fused

@@ -1,9 +1,9 @@
-"""MMPareto: each encoder follows a direction in which the multimodal and its unimodal loss both descend.
+"""MMPareto: each encoder follows a direction of descent for both the multimodal and its unimodal loss.
 
 Wei and Hu, "MMPareto: boosting multimodal learning with innocent unimodal assistance", ICML 2024;
-GeWu-Lab/MMPareto_ICML2024. Differences: the gradient of an encoder is rescaled as a whole, as the
-paper has it; the published code rescales each weight tensor by itself, after which the direction
-need not be a common one any more.
+GeWu-Lab/MMPareto_ICML2024. Differences: the gradient of an encoder is rescaled as a whole, as in the
+paper; the published code rescales each weight tensor separately, so that the result need not be a
+common descent direction.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lfm_ray.models.classifier import Outputs
 
 
 def common_direction(multimodal: Sequence[Tensor], unimodal: Sequence[Tensor], magnitude: float) -> list[Tensor]:
-    """The gradient of one encoder, from those of the two losses; each is one tensor for each parameter.
+    """The gradient of one encoder from those of the two losses, each given as one tensor per parameter.
 
-    2 (w g_m + (1 - w) g_u): where the two agree (a positive inner product) w = 1/2, which is their
-    sum; else w makes it the shortest convex combination, whose inner product with neither gradient
-    is negative (Désidéri, "Multiple-gradient descent algorithm", 2012). It is lengthened to the length
-    of g_m + g_u where it is shorter, and then by `magnitude`, the gamma of the published code.
+    2 (w g_m + (1 - w) g_u): if the two agree (positive inner product), w = 1/2, which gives their sum;
+    otherwise w gives the shortest convex combination, whose inner product with either gradient is not
+    negative (Désidéri, "Multiple-gradient descent algorithm", 2012). If that is shorter than g_m + g_u,
+    it is scaled to the same length; then it is scaled by `magnitude`, the gamma of the published code.
     """
     mm, uu = (
         torch.stack([torch.linalg.vector_norm(g) for g in one]).double().square().sum()
@@ -44,24 +44,24 @@ def common_direction(multimodal: Sequence[Tensor], unimodal: Sequence[Tensor], m
 
 
 class MMPareto(Method):
-    """The multimodal loss and one loss for each modality; what they share no encoder of is their sum."""
+    """The multimodal loss and one loss per modality; outside the encoders, their gradients are added."""
 
     name: Literal["mmpareto"] = "mmpareto"
-    magnitude: float = Field(1.5, gt=0, le=10, description="what the gradient of every encoder is lengthened by")
+    magnitude: float = Field(1.5, gt=0, le=10, description="factor of the gradient of every encoder")
     heads: ClassVar[tuple[str, ...]] = ("multitask",)
     apart: ClassVar[bool] = True
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """L_Total of eq. (1) and, as a second term, the cross-entropies of the modalities' own logits.
 
-        No two of these share an encoder, so one backward pass gives each encoder the gradient of its own.
+        The latter share no encoder, so one backward pass gives each encoder the gradient of its own loss.
         """
         joint = super().loss(outputs, labels, state)
         own = torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
         return replace(joint, total=joint.total + own, parts=None, terms=(joint.total, own))
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
-        """The sum of both terms, but for the encoders, which follow the common direction of their two."""
+        """The sum of both gradients, except for encoders, which follow the common direction of the two."""
         joint, own = terms
         result: dict[str, Tensor] = {}
         for modality in state.model.encoders:

@@ -18,21 +18,21 @@ from lfm_ray.models.classifier import Outputs
 
 
 class MSES(Method):
-    """A classifier for each modality beside the multimodal one; a modality that overfits is frozen.
+    """Each modality has a classifier beside the multimodal one; a modality that overfits is frozen.
 
-    L_CLS is the cross-entropy of the fused logits plus those of every modality that still learns.
-    After each epoch a modality whose own validation loss has not fallen for `patience` epochs stops:
-    its loss is left out, and its encoder and classifier have the learning rate 0 from then on. The
-    fusion goes on. With `unimodal_weight` 0 no modality ever stops, and it is joint training.
+    L_CLS is the cross-entropy of the fused logits plus those of all modalities that are still learning.
+    After each epoch, a modality whose own validation loss has not fallen for `patience` epochs stops:
+    its loss is dropped, and its encoder and classifier have learning rate 0 from then on. The fusion
+    continues to learn. With `unimodal_weight` 0, no modality ever stops, which is joint training.
     """
 
     name: Literal["mses"] = "mses"
     heads: ClassVar[tuple[str, ...]] = ("multitask", "sum", "concat")
     patience: int = Field(5, ge=1, description="epochs without a lower validation loss after which a modality stops")
-    unimodal_weight: float = Field(1.0, ge=0, le=100, description="of the losses of the single modalities")
+    unimodal_weight: float = Field(1.0, ge=0, le=100, description="weight of the losses of the single modalities")
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The fused loss, and those of the modalities that have not stopped."""
+        """The fused loss plus those of the modalities that have not stopped."""
         loss = super().classification(outputs, labels, state)
         if self.unimodal_weight:
             for modality, logits in outputs.unimodal.items():
@@ -43,11 +43,11 @@ class MSES(Method):
         return loss
 
     def learning_rate_factors(self, state: State) -> Mapping[str, float]:
-        """0 for what has stopped."""
+        """0 for modalities that have stopped."""
         return {modality: 0.0 for modality in state.model.encoders if self.stopped(modality, state)}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Counts the epochs without progress; the row says which modalities have stopped."""
+        """Counts epochs without progress; returns which modalities have stopped."""
         learning = [modality for modality in state.model.encoders if not self.stopped(modality, state)]
         for modality in learning:
             loss = metrics[f"val/{modality}/loss"]

@@ -1,9 +1,9 @@
 """MSLR: modality-specific learning rates.
 
 Yao and Mihalcea, "Modality-specific learning rates for effective multimodal additive late-fusion",
-Findings of ACL 2022. No code was published. Of the paper's three strategies there are `keep` and
-`dynamic`; the latter's formula and its 5 epochs are those of lihong2303/AGM_ICCV2023, whose authors
-compare with it. The third, `smooth`, is left out: no source for its formula was at hand.
+Findings of ACL 2022. No code was published. Of the paper's three strategies, `keep` and `dynamic` are
+implemented; the formula and the 5 epochs of `dynamic` come from lihong2303/AGM_ICCV2023, whose authors
+compare with it. The third, `smooth`, is left out, since no source for its formula was available.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from lfm_ray.methods.base import Method, Row, State
 
 
 class MSLR(Method):
-    """Each modality is trained with its own learning rate: of its encoder, projection head and classifier.
+    """Each modality has its own learning rate for its encoder, projection head and classifier.
 
-    `keep`: the rate that is best for the modality alone, as long as the run. `dynamic`: that rate times the
-    modality's validation accuracy over the mean of those of the `history` epochs before, once there are
-    so many: what still gains goes faster, what falls slower.
+    `keep`: the rate that is best for the modality alone, for the whole run. `dynamic`: that rate times
+    the ratio of the modality's validation accuracy to its mean over the previous `history` epochs, once
+    there are that many, so that modalities that improve learn faster and those that get worse, slower.
     Rates are given as factors of `optimizer.learning_rate`, and follow its schedule.
     """
 
     name: Literal["mslr"] = "mslr"
-    strategy: Literal["keep", "dynamic"] = Field("keep", description="of the paper's strategies")
+    strategy: Literal["keep", "dynamic"] = Field("keep", description="strategy of the paper")
     factors: dict[str, PositiveFloat] = Field(
-        {}, description="modality -> its learning rate over optimizer.learning_rate; 1 where it is left out"
+        {}, description="modality -> its learning rate divided by optimizer.learning_rate; default 1"
     )
-    history: int = Field(5, ge=1, description="with dynamic: epochs of the mean")
+    history: int = Field(5, ge=1, description="with dynamic: number of epochs in the mean")
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
-        """Refuses a factor of what is no modality."""
+        """Checks that every factor belongs to a modality."""
         self.check_names("factors", self.factors, modalities)
 
     def learning_rate_factors(self, state: State) -> Mapping[str, float]:
-        """The factors, changed by what each modality has gained since."""
+        """The factors, adjusted by each modality's recent gain."""
         return {
             name: self.factors.get(name, 1.0) * state.memory.get(f"gain/{name}", 1.0) for name in state.model.encoders
         }
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Compares each modality with its own last epochs; the row holds the factors of the next step."""
+        """Compares each modality with its own recent epochs; returns the factors of the next step."""
         if self.strategy == "keep":
             return {}
         memory = state.memory

@@ -1,4 +1,4 @@
-"""The loss of the authors' published code (njustkmg/NeurIPS24-LFM), to reproduce its numbers."""
+"""The loss of the authors' published code (njustkmg/NeurIPS24-LFM), for reproducing its numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lfm_ray.models.classifier import Outputs
 
 
 class Official(Method):
-    """The fused logits are the mean of the unimodal ones; the loss is 2 L_Total, with JS matching.
+    """The fused logits are the mean of the unimodal ones; the loss is 2 L_Total with JS matching.
 
-    Settings that go with it: `alpha.strategy: official`, `optimizer: {name: sgd, learning_rate:
+    Settings to use with it: `alpha.strategy: official`, `optimizer: {name: sgd, learning_rate:
     0.01, momentum: 0.9, weight_decay: 1e-4, schedule: step, gradient_clip: null}`, `epochs: 200`.
     """
 
@@ -23,7 +23,7 @@ class Official(Method):
     matches_embeddings: ClassVar[bool] = False
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
-        """2 L_Total; `loss.matching` and tau play no part."""
+        """2 L_Total; `loss.matching` and tau have no effect."""
         classification = classification_loss(self.predict(outputs), labels, state.settings.uniform_labels)
         matching = mean_over_pairs(js_divergence, outputs.unimodal)
         return Losses(2 * ((1 - state.alpha) * classification + state.alpha * matching), classification, matching)

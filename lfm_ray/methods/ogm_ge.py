@@ -19,27 +19,27 @@ from lfm_ray.models.classifier import Outputs
 
 
 class OGMGE(Method):
-    """The encoder of a modality that is ahead gets a smaller gradient, and noise of the size of the gradient.
+    """The encoder of a modality that is ahead gets a smaller gradient; noise of the gradient's size is added.
 
     s_j is the sum over the batch of the probability that modality j's own logits give to the label,
-    and rho_j = s_j / s_i with i the other modality. The gradient of encoder j is multiplied by
+    and rho_j = s_j / s_i where i is the other modality. The gradient of encoder j is multiplied by
     k_j = 1 - tanh(a rho_j) where rho_j > 1, else by 1 (eq. 10; a is `modulation`).
 
-    With `noise`, normal noise is added to the gradient of every encoder tensor of two dimensions or
-    more, with the standard deviation of that tensor's gradient before k: so does the authors' code,
-    which changes convolutions only. Here k applies to all of an encoder, as the paper writes, and
-    transformers are modulated too. Noise is the same on every rank.
+    With `noise`, normal noise is added to the gradient of every encoder tensor with two or more
+    dimensions, with the standard deviation of that tensor's gradient before k, as in the authors' code,
+    which changes convolutions only. Here, k applies to the whole encoder, as in the paper, and
+    transformers are modulated too. The noise is the same on every rank.
     """
 
     name: Literal["ogm_ge"] = "ogm_ge"
     exactly_two: ClassVar[bool] = True
     modulation: float = Field(0.8, ge=0, le=10, description="alpha of the paper's eq. 10; 0: no modulation")
     noise: bool = Field(True, description="generalisation enhancement (GE); false: OGM")
-    first_epoch: int = Field(1, ge=1, description="epoch, from 1, in which modulation begins")
-    last_epoch: int | None = Field(None, ge=1, description="epoch in which it ends; null: with the run")
+    first_epoch: int = Field(1, ge=1, description="epoch, from 1, in which modulation starts")
+    last_epoch: int | None = Field(None, ge=1, description="last epoch with modulation; null: that of the run")
 
     def active(self, state: State) -> bool:
-        """Whether this epoch is modulated."""
+        """Whether modulation is on in this epoch."""
         return self.modulation > 0 and self.first_epoch <= state.epoch <= (self.last_epoch or state.epoch)
 
     def gradient_factors(self, outputs: Outputs, labels: Tensor, state: State) -> Mapping[str, Tensor]:
@@ -52,7 +52,7 @@ class OGMGE(Method):
         return dict(zip(outputs.unimodal, k, strict=True))
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """The noise is scaled by the gradient before the modulation, and added after it."""
+        """Adds noise after modulation, scaled by the gradient before modulation."""
         layers = [
             parameter.grad
             for encoder in state.model.encoders.values()
@@ -71,7 +71,7 @@ class OGMGE(Method):
 
 
 def deviation(gradient: Tensor) -> Tensor:
-    """The standard deviation, a scalar, from two sums, which cost a tenth of `Tensor.std` on a CPU."""
+    """The standard deviation, a scalar, from two sums, at a tenth of the cost of `Tensor.std` on a CPU."""
     size = gradient.numel()
     square = torch.linalg.vector_norm(gradient).square() - gradient.sum().square() / size
     return (square.clamp_min(0) / (size - 1)).sqrt()

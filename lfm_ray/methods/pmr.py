@@ -22,27 +22,27 @@ from lfm_ray.models.classifier import Outputs
 class PMR(Method):
     """The slower modality is drawn to its class prototypes; the faster one is kept uncertain at first.
 
-    The prototypes of a modality are the mean embeddings of its classes, p_j = softmax(- distance of
-    z_j from each of them), and rho the sum over the batch of p_0 of the label over that of p_1.
+    The prototypes of a modality are its mean embeddings per class, p_j = softmax(- distance of z_j from
+    each prototype), and rho is the sum over the batch of p_0 of the label, divided by that of p_1.
 
         L_CLS = CE(fused) + a [beta CE(p_0) + gamma CE(p_1)] - mu [gamma H(p_0) + beta H(p_1)],
         beta = clip(1 / rho - 1, 0, 1),   gamma = clip(rho - 1, 0, 1),
 
-    with the entropies H, means over the batch, in the first epochs only. The first epoch, which has
-    no prototypes yet, is joint training: the authors make them in a pass of their own over a tenth
-    of the data, here they are the means over the epoch's training batches, which costs nothing. Their
-    code has 0 and 1 for beta and gamma, and no entropy.
+    where H is the entropy, mean over the batch, used in the first epochs only. The first epoch, which
+    has no prototypes yet, is joint training. The authors compute prototypes in a separate pass over a
+    tenth of the data; here they are means over the epoch's training batches, at no cost. Their code uses
+    0 and 1 for beta and gamma, and no entropy.
     """
 
     name: Literal["pmr"] = "pmr"
     exactly_two: ClassVar[bool] = True
     prototype_weight: float = Field(1.0, ge=0, le=100, description="a, the paper's alpha; 0: no pull")
-    entropy_weight: float = Field(0.0, ge=0, le=100, description="mu, of the entropies; 0: none, as in the code")
-    entropy_epochs: int = Field(10, ge=0, description="epochs with the entropies (ours)")
+    entropy_weight: float = Field(0.0, ge=0, le=100, description="mu, weight of the entropies; 0: none, as in the code")
+    entropy_epochs: int = Field(10, ge=0, description="epochs with entropies (our default)")
     momentum: float = Field(0.2, ge=0, lt=1, description="share of the old prototypes in the new ones")
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """CE of the fused logits and of the prototypes' classifiers, minus the entropies."""
+        """Cross-entropies of the fused logits and of the prototype classifiers, minus the entropies."""
         loss = super().classification(outputs, labels, state)
         entropic = self.entropy_weight > 0 and state.epoch <= self.entropy_epochs
         if "prototypes" not in state.memory or not (self.prototype_weight or entropic):
@@ -60,12 +60,12 @@ class PMR(Method):
         return loss
 
     def slow(self, logits: list[Tensor], labels: Tensor) -> Tensor:
-        """(beta, gamma): how far each modality is behind; at least one of them is 0."""
+        """(beta, gamma): how far each modality is behind; at least one is 0."""
         chances = label_probability(torch.stack(logits).detach(), labels).sum(dim=1)
         return (chances.flip(0) / chances - 1).clamp(0, 1)
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Adds the embeddings to those of their classes."""
+        """Adds the embeddings to the sums of their classes."""
         z = torch.stack(list(outputs.embeddings.values()))  # (2, B, d)
         of_class = F.one_hot(labels, outputs.fused.shape[1]).T.to(z.dtype)  # (C, B)
         memory = state.memory
@@ -73,7 +73,7 @@ class PMR(Method):
         memory["counts"] = memory.get("counts", 0.0) + of_class.sum(dim=1, keepdim=True)
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """New prototypes, (2, C, d); a class that had no sample keeps its old one."""
+        """Updates the prototypes, (2, C, d); a class without samples keeps its old one."""
         sums, counts = state.memory.pop("sums"), state.memory.pop("counts")
         old = state.memory.get("prototypes")
         means = sums / counts.clamp_min(1)
@@ -84,5 +84,5 @@ class PMR(Method):
 
 
 def distances(z: Tensor, prototypes: Tensor) -> Tensor:
-    """Euclidean, (B, d) and (C, d) -> (B, C); with a gradient of 0 where it is 0."""
+    """Euclidean distances, (B, d) and (C, d) -> (B, C); where one is 0, its gradient is 0."""
     return (z[:, None] - prototypes).square().sum(dim=2).clamp_min(1e-12).sqrt()

@@ -1,9 +1,9 @@
-"""QMF: modalities are weighed, sample by sample, by a confidence that is trained to follow their losses.
+"""QMF: weights modalities, per sample, by a confidence that is trained to follow their losses.
 
 Zhang et al., "Provable dynamic fusion for low-quality multimodal data", ICML 2023; QingyangZhang/QMF.
-Difference: the lead in hardness is added in the ranking loss, as in the correctness ranking loss that
-the paper takes it from (Moon et al., ICML 2020); the published code, where larger means harder and not
-more correct, turns the order but not the margin, and subtracts it.
+Difference: the ranking loss adds the lead in hardness, as in the correctness ranking loss that the paper
+builds on (Moon et al., ICML 2020). In the published code, larger values mean harder instead of more
+correct, and it reverses the order but not the margin, which it subtracts.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ ENERGY_SCALE = 10.0  # the authors' temperature of the energy
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """(B, C) -> (B,): the negative energy logsumexp(l), over the authors' temperature of 10."""
+    """(B, C) -> (B,): the negative energy logsumexp(l), divided by the authors' temperature of 10."""
     return logits.logsumexp(dim=1) / ENERGY_SCALE
 
 
 def confidence_weighted(logits: Mapping[str, Tensor]) -> Tensor:
-    """sum_j w_j l_j, with each modality's confidence w_j, which takes no gradient here."""
+    """sum_j w_j l_j, where w_j is the confidence of modality j, taken as constant."""
     return torch.stack([confidence(one).detach()[:, None] * one for one in logits.values()]).sum(dim=0)
 
 
 def ranking_loss(confidences: Tensor, hardness: Tensor) -> Tensor:
-    """The regulariser: of two samples, the harder one is to have the lower confidence, by its lead in hardness.
+    """The regulariser: of two samples, the harder should have a confidence lower by its lead in hardness.
 
     confidences, hardness: (B,), the latter from 0 to 1. Each sample is paired with the next:
     max(0, g (w_i - w_j) + |h_i - h_j|) with g = sign(h_i - h_j), mean over the batch.
@@ -45,10 +45,10 @@ def ranking_loss(confidences: Tensor, hardness: Tensor) -> Tensor:
 
 
 class QMF(Method):
-    """Losses of the confidence-weighted sum and of each modality, and the ranking of its confidences.
+    """Losses of the confidence-weighted sum and of each modality, and a ranking loss of its confidences.
 
     A sample's hardness for a modality is the sum of its losses over all epochs so far, scaled to
-    0 ... 1 over the samples that were seen.
+    0 ... 1 over the samples seen so far.
     """
 
     name: Literal["qmf"] = "qmf"
@@ -64,7 +64,7 @@ class QMF(Method):
         return outputs
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The sum of all losses."""
+        """The sum of all these losses."""
         losses = [classification_loss(self.predict(outputs), labels)]
         losses += [classification_loss(logits, labels) for logits in outputs.unimodal.values()]
         rows = outputs.extra[ROWS].squeeze(1).long()
@@ -75,7 +75,7 @@ class QMF(Method):
         return torch.stack(losses).sum()
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Remembers the losses."""
+        """Stores the samples' summed losses."""
         state.memory.update(self._sums(outputs, labels, state))
 
     def predict(self, outputs: Outputs) -> Tensor:
@@ -83,7 +83,7 @@ class QMF(Method):
         return confidence_weighted(outputs.unimodal)
 
     def _sums(self, outputs: Outputs, labels: Tensor, state: State) -> dict[str, Tensor]:
-        """Modality -> (rows so far,): what is remembered, with this batch's losses added."""
+        """Modality -> (rows so far,): each sample's summed losses, including this batch."""
         rows, result = outputs.extra[ROWS].squeeze(1).long(), {}
         for name, logits in outputs.unimodal.items():
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")

@@ -1,10 +1,10 @@
-"""UMT: encoders learn the task together, and the features of teachers that learnt it alone.
+"""UMT: encoders learn the task jointly, and also the features of teachers that learned it alone.
 
 Du et al., "On uni-modal feature learning in supervised multi-modal learning", ICML 2023 (and
 "Improving multi-modal learning with uni-modal teachers", 2021). Differences: the teachers are trained
-in the first epochs of the same run, so that their epochs count, as those of every other method do;
-then the encoders begin again from their first weights, with the optimiser as it then is. No code was
-found: the defaults are ours.
+in the first epochs of the same run, so that their cost counts, as for every other method; then the
+encoders restart from their initial weights, while the optimiser keeps its state. No code was found, so
+the defaults are ours.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ TEACHER, FIRST = "teacher/", "first/"
 
 
 def distillation_loss(students: Mapping[str, Tensor], teachers: Mapping[str, Tensor]) -> Tensor:
-    """The sum over modalities of the mean squared difference of embeddings (B, d); the teachers' are constant."""
+    """The mean squared difference of embeddings (B, d), summed over modalities; the teachers' are constant."""
     return torch.stack([F.mse_loss(value, teachers[name].detach()) for name, value in students.items()]).sum()
 
 
 class UMT(Method):
-    """Teachers first, each modality on its own; then joint training that keeps to their features."""
+    """First trains teachers, one per modality; then trains jointly while distilling their features."""
 
     name: Literal["umt"] = "umt"
-    distillation: float = Field(10.0, ge=0, le=1000, description="weight of the distance from the teachers' features")
+    distillation: float = Field(10.0, ge=0, le=1000, description="weight of the distance to the teachers' features")
     teacher_share: float = Field(0.5, ge=0, lt=1, description="share of the epochs in which the teachers are trained")
     heads: ClassVar[tuple[str, ...]] = ("concat", "sum")
 
@@ -43,7 +43,7 @@ class UMT(Method):
         return round(self.teacher_share * state.epochs)
 
     def forward(self, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
-        """The outputs, with the teachers' embeddings once there are teachers."""
+        """The outputs, including the teachers' embeddings once there are teachers."""
         outputs = super().forward(network, inputs, state)
         teachers = {key.removeprefix(TEACHER): value for key, value in state.memory.items() if key.startswith(TEACHER)}
         if not teachers:
@@ -57,7 +57,7 @@ class UMT(Method):
         return outputs
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The sum of the modalities' own losses for the teachers; then the joint one, and the distillation."""
+        """For the teachers, the sum of the modalities' own losses; then the joint loss and the distillation loss."""
         if state.epoch <= self.teacher_epochs(state):
             return torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
         joint = super().classification(outputs, labels, state)
@@ -65,12 +65,12 @@ class UMT(Method):
         return joint + self.distillation * distillation_loss(outputs.embeddings, taught) if taught else joint
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Keeps the first weights, to begin again from them."""
+        """Keeps the initial weights, to restart from them."""
         if state.steps == 0 and self.teacher_epochs(state):
             state.memory.update({f"{FIRST}{key}": value.clone() for key, value in state.model.state_dict().items()})
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """The encoders become the teachers, and begin again."""
+        """Turns the encoders into teachers, and restarts them from their initial weights."""
         if state.epoch == self.teacher_epochs(state):
             learnt = {f"{TEACHER}{key}": value.clone() for key, value in state.model.state_dict().items()}
             first = [key for key in state.memory if key.startswith(FIRST)]

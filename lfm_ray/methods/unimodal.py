@@ -13,10 +13,10 @@ from lfm_ray.models.classifier import Outputs
 
 
 class Unimodal(Method):
-    """Each modality is trained on its own labels only.
+    """Each modality is trained on its own, with its own loss only.
 
-    With the fusion head `sum` no parameter serves two modalities, so one run gives what as many
-    separate runs would give. The fused prediction is a late fusion of independent models.
+    With the fusion head `sum`, modalities share no parameters, so one run is equivalent to separate
+    runs. The fused prediction is a late fusion of independent models.
     """
 
     name: Literal["unimodal"] = "unimodal"
@@ -24,7 +24,7 @@ class Unimodal(Method):
     matches_embeddings: ClassVar[bool] = False
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The sum over modalities of the cross-entropy of its own logits."""
+        """The sum over modalities of the cross-entropy of their own logits."""
         smoothing = state.settings.uniform_labels
         each = [classification_loss(logits, labels, smoothing) for logits in outputs.unimodal.values()]
         return torch.stack(each).sum()

@@ -1,17 +1,17 @@
-"""Shows what sweeps have found, on one page.
+"""Reports the results of sweeps on one page.
 
     python -m lfm_ray.report sweeps/mine                      writes sweeps/mine/report.html
-    python -m lfm_ray.report sweeps/mine sweeps/joint         compares them: sweeps/report-mine-joint.html
+    python -m lfm_ray.report sweeps/mine sweeps/joint         compares them in sweeps/report-mine-joint.html
     python -m lfm_ray.report sweeps/mine --to mine.html
     python -m lfm_ray.report --gradcam runs/joint runs/lfm --samples 3
 
-The page needs no network and can be sent to anyone. Its figures lie beside it in a folder of its
-name, as PNG and SVG, with their data as CSV. A sweep that is still running is shown as far as it is.
+The page is self-contained and can be sent to anyone. A folder of the same name beside it holds its
+figures as PNG and SVG, with their data as CSV. A sweep that is still running is shown as it stands.
 
---gradcam writes one PNG instead: where in images, frames and spectrograms the logit of a class comes
-from, for each run over its epochs (paper Figure 4). Runs keep several with --set
-checkpoint.keep_every=5; a sweep stands for the best trial of each of its strategies. It reads the
-validation and the training split, never test.
+--gradcam writes a single PNG instead: the parts of images, frames and spectrograms that the logit of a
+class depends on, for each run over its epochs (paper Figure 4). Runs save several epochs with --set
+checkpoint.keep_every=5; a sweep stands for the best trial of each strategy. Only the validation and
+training splits are read, never the test split.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def main() -> None:
 
 
 def show_gradcam(given: Namespace) -> None:
-    """Writes the figure of Grad-CAM."""
+    """Writes the Grad-CAM figure."""
     from lfm_ray.console import console
     from lfm_ray.report.gradcam import Kept, gradcam_figure
 
     path = given.to or Path("gradcam.png")
-    with console.status("looking"):
+    with console.status("computing Grad-CAM"):
         kept = [one for source in given.gradcam for one in Kept.of(source)]
         gradcam_figure(kept, given.samples, path, given.class_of, given.data)
     for one in kept:
@@ -64,16 +64,16 @@ def arguments() -> Namespace:
     add("sweeps", nargs="*", type=storage_folder, metavar="SWEEP", help="folder of a sweep, running or ended")
     add("--to", type=Path, metavar="FILE", help="the .html page (default: in the sweep's folder, or beside several), or"
         " the .png of --gradcam (default gradcam.png)")  # fmt: skip
-    add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or files of weights")
+    add("--gradcam", nargs="+", type=Path, metavar="RUN", help="folders of runs or sweeps, or weights files")
     add("--samples", nargs="+", default=["3"], metavar="SAMPLE",
-        help="of Grad-CAM: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
+        help="for Grad-CAM: a number of samples, ids, or rows such as val/7; default 3")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
-        help="of Grad-CAM: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
-    add("--data", type=storage_folder, metavar="FOLDER", help="of Grad-CAM: shards in place of the runs'")
+        help="for Grad-CAM: explain the logit of the true or of the predicted class; default true")  # fmt: skip
+    add("--data", type=storage_folder, metavar="FOLDER", help="for Grad-CAM: shards to use instead of the runs'")
     add("--paper", help=SUPPRESS)
     given, others = result.parse_known_args()
     if given.paper:
-        raise UserError(f"--paper {given.paper}: this is a command of its own now: {typed('reproduce')} {given.paper}")
+        raise UserError(f"--paper {given.paper}: this is now a separate command: {typed('reproduce')} {given.paper}")
     if others:
         result.error(f"unrecognized arguments: {' '.join(others)}")
     if bool(given.sweeps) == bool(given.gradcam):
@@ -87,7 +87,7 @@ def arguments() -> Namespace:
 
 
 def default_page(sweeps: list[Path]) -> Path:
-    """Where the page of these sweeps is written."""
+    """The default path of the page about these sweeps."""
     if len(sweeps) == 1:
         return sweeps[0] / "report.html"
     return sweeps[0].parent / f"report-{'-'.join(sweep.resolve().name for sweep in sweeps)}.html"

@@ -6,18 +6,18 @@ import pandas as pd
 
 
 def measured(frame: pd.DataFrame, split: str) -> list[str]:
-    """`fused` and the modalities whose accuracies on a split a frame of runs has."""
+    """`fused` and the modalities whose accuracies on a split are in a frame of runs."""
     return [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
 
 
 def markdown(cells: pd.DataFrame) -> str:
-    """A table for a page."""
+    """A Markdown table."""
     lines = [list(cells), ["---"] * len(cells.columns), *cells.itertuples(index=False)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def latex(title: str, cells: pd.DataFrame) -> str:
-    """A tabular in the style of the package booktabs."""
+    """A LaTeX tabular in the style of the package booktabs."""
 
     def line(values: list[str]) -> str:
         text = " & ".join(values).replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$")

@@ -1,4 +1,4 @@
-"""What `lfm_ray.confirm` says: figures over seeds, and each configuration compared with the baselines."""
+"""The results of `lfm_ray.confirm`: statistics over seeds, and each configuration compared with the baselines."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.storage import write_atomically
 from lfm_ray.training.run_folder import read_epochs
 
-# Metrics that are shown times 100.
+# Metrics shown in per cent.
 PER_CENT = ("accuracy", "map", "macro_f1", "accuracy_gap", "unimodal_accuracy", "probe_map")
 ACCURACY_ALONE = (FUSED_ACCURACY,)
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A trial that was trained anew.
+    """A trial that was retrained with other seeds.
 
-    selected_by: its (first) objective on the validation split, larger is better; folders: of its
-    runs, one for each seed.
+    selected_by: its (first) objective on the validation split, larger is better; folders: those of
+    its runs, one per seed.
     """
 
     sweep: Sweep
@@ -39,7 +39,7 @@ class Confirmed:
 
 
 def confirm_frame(confirmed: list[Confirmed], seeds: list[int]) -> pd.DataFrame:
-    """One row for each confirming run: sweep, trial, strategy, selected_by, seed, metrics."""
+    """One row per confirmation run: sweep, trial, strategy, selected_by, seed, metrics."""
     return pd.DataFrame(
         [
             {"sweep": one.sweep.folder.name, "trial": one.trial.number, "strategy": one.trial.strategy}
@@ -52,10 +52,10 @@ def confirm_frame(confirmed: list[Confirmed], seeds: list[int]) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE) -> pd.DataFrame:
-    """One row for each configuration, the best on the validation split last; accuracies in per cent.
+    """One row per configuration, the best on the validation split last; accuracies in per cent.
 
-    Mean, standard deviation and 95 % interval of the fused accuracy over seeds; mean and standard
-    deviation of each modality's, and of the metrics of the objective; the mean accuracy gap.
+    Over seeds: mean, standard deviation and 95 % interval of the fused accuracy; mean and standard
+    deviation of each modality's accuracy and of the metrics of the objective; the mean accuracy gap.
     """
     rows = []
     for group in _groups(frame):
@@ -74,11 +74,11 @@ def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] =
 
 
 def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE) -> pd.DataFrame:
-    """Each configuration minus each baseline in fused accuracy and the metrics of the objective, paired by seed.
+    """Each configuration minus each baseline, paired by seed, in fused accuracy and the metrics of the objective.
 
-    In per cent points, but for losses and the modality gap. The baselines are the best alpha = 0 and
-    the best heuristic by the validation split; the heuristic itself is compared with alpha = 0.
-    `p_holm` is the p-value of the t-test, corrected for all comparisons of this table.
+    In percentage points, except for losses and the modality gap. The baselines are alpha = 0 and the
+    heuristic with the best results on the validation split; the heuristic is itself compared with
+    alpha = 0. `p_holm` is the p-value of the t-test, corrected for all comparisons in this table.
     """
     groups = _groups(frame)
     strategies = [str(group["strategy"].iloc[0]) for group in groups]
@@ -106,7 +106,7 @@ def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[st
 def tables(
     frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE
 ) -> dict[str, pd.DataFrame]:
-    """Title -> what is shown in the terminal, in Markdown and in LaTeX, as text."""
+    """Title -> cells as text, for the terminal, Markdown and LaTeX."""
     figures, differences = summary(frame, split, objective), comparisons(frame, split, objective)
     seeds = frame["seed"].nunique()
     identity = ["sweep", "trial", "strategy"]
@@ -135,7 +135,7 @@ def tables(
 
 
 def rich_table(title: str, cells: pd.DataFrame) -> Table:
-    """For the terminal."""
+    """A table for the terminal."""
     table = Table(title=title, title_justify="left")
     for name in cells:
         text = name in ("sweep", "strategy", "minus")
@@ -148,7 +148,7 @@ def rich_table(title: str, cells: pd.DataFrame) -> Table:
 def write_confirmation(
     frame: pd.DataFrame, split: str, stem: Path, objective: Iterable[str] = ACCURACY_ALONE
 ) -> list[Path]:
-    """Writes each run and both tables as CSV, and the tables as Markdown and LaTeX. Returns the files."""
+    """Writes all runs and both tables as CSV, and the tables as Markdown and LaTeX. Returns the files."""
     shown = tables(frame, split, objective)
     texts = {
         "": frame.to_csv(index=False),
@@ -170,7 +170,7 @@ def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _metrics(objective: Iterable[str]) -> list[str]:
-    """Fused accuracy, then the other metrics of the objective, without their split."""
+    """Fused accuracy and the other metrics of the objective, without their split."""
     return list(dict.fromkeys(name.removeprefix("val/") for name in (FUSED_ACCURACY, *objective)))
 
 

@@ -1,4 +1,4 @@
-"""A picture of what a dataset folder holds: a few samples of each class, every modality, as models see them."""
+"""A contact sheet of a dataset: a few samples of several classes in every modality, as models receive them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.report.plots import PLAIN_TEXT
 
 COLUMNS = 8
-HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; of the others 1.6
+HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; other kinds: 1.6
 
 
 @matplotlib.rc_context(PLAIN_TEXT)
 def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
-    """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as that allows, a row for each modality."""
+    """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as possible, one row per modality."""
     card = shards.card
     rows = of_many_classes(shards, split, COLUMNS)
     inputs = Inputs.of(card)
@@ -43,14 +43,14 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
 
 
 def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
-    """At most `count` row numbers of a split, of as many classes as that allows, the first of each."""
+    """At most `count` row numbers of a split, from as many classes as possible, the first rows of each."""
     labels = shards.take(split, np.arange(shards.card.rows(split)), [])[1]
     nth_of_its_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     return np.sort(np.argsort(nth_of_its_class, kind="stable")[:count])
 
 
 def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
-    """One sample: a spectrogram with low frequencies below, pixels, frames side by side, or how a text begins."""
+    """Draws a sample: a spectrogram with low frequencies below, pixels, frames side by side, or the start of a text."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():

@@ -1,4 +1,4 @@
-"""What a search space asks, as tables: its settings with ranges, conditions, defaults and sources, and its points."""
+"""Describes a search space as tables: settings with ranges, conditions, defaults and sources, and known points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe(space: Space) -> Group:
         default, meaning = _default_and_meaning(space, path, distribution)
         conditions = "".join(f"\n  when {name}: {_text(value)}" for name, value in distribution.when.items())
         table.add_row(path, f"{escape(str(distribution))}{conditions}", _text(default), distribution.source or meaning)
-    title = "tried first, and never stopped early"
+    title = "run first and never pruned"
     points = Table(title=title, title_justify="left", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
     for label, point in space.points.items():
         points.add_row(label, ", ".join(f"{name} {_text(value)}" for name, value in point.items()) or "all defaults")
@@ -32,25 +32,25 @@ def describe(space: Space) -> Group:
 
 
 def facts(space: Space) -> list[str]:
-    """The rest of a space, one line each."""
+    """The other fields of a space, one line each."""
     pruning, first = space.pruning, space.pruning.first_of(space.base.epochs)
     lines = {
         "all trials": ", ".join(f"{name} {_text(value)}" for name, value in flatten(space.run).items()) or "defaults",
         "objective": ", ".join(f"{direction} {metric}" for metric, direction in space.objective.items()),
         "constraints": ", ".join(space.constraints) or "none",
-        "trials": f"{space.trials}" + (f", of {space.epoch_budget} epochs in all" if space.epoch_budget else ""),
+        "trials": f"{space.trials}" + (f", {space.epoch_budget} epochs in total" if space.epoch_budget else ""),
         "sampler": space.sampler,
         "pruning": "none"
         if pruning.by == "none"
-        else f"by {pruning.by}, first after epoch {first}, where one in {pruning.reduction} goes on",
+        else f"by {pruning.by}, first after epoch {first}, where one in {pruning.reduction} continues",
     }
     if at_random := drawn_at_random(space):
-        lines["sampler"] += f"; drawn at random, as it cannot model them: {', '.join(at_random)}"
+        lines["sampler"] += f"; draws at random what it cannot model: {', '.join(at_random)}"
     return [f"{name:<12} {text}" for name, text in lines.items()]
 
 
 def _default_and_meaning(space: Space, path: str, distribution: Distribution) -> tuple[object, str]:
-    """A setting's value where a point leaves it open, and what it is (`lfm_ray/config.py`)."""
+    """A setting's default and its description (`lfm_ray/config.py`)."""
     conditions = space.conditions(distribution)
     config = space.config(conditions)
     model: BaseModel = config

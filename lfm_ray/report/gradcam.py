@@ -1,12 +1,12 @@
-"""Grad-CAM: which regions of an image, a frame or a spectrogram the logit of a class comes from (paper Figure 4).
+"""Grad-CAM: the regions of an image, frame or spectrogram that a class's logit depends on (paper Figure 4).
 
 Selvaraju et al., IJCV 2020, the paper's reference [34]. With A the last feature map of a modality's
 encoder, K channels at h x w positions, and y a logit of the fused prediction:
 
-    a_k = mean over positions of dy/dA_k,    L = ReLU(sum_k a_k A_k), enlarged to the size of the input.
+    a_k = mean over positions of dy/dA_k,    L = ReLU(sum_k a_k A_k), upsampled to the size of the input.
 
-In a vision transformer a position is a patch, and A is what the last attention reads: after it, only
-the class position matters.
+In a vision transformer, a position is a patch, and A is the input of the last attention layer: after
+it, only the class token matters.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.training.trainer import build_model
 
-COLUMNS = 6  # epochs of a run in the figure
-SPLITS = ("val", "train")  # where samples are looked for; the test split is read by lfm_ray.confirm only
+COLUMNS = 6  # epochs shown per run
+SPLITS = ("val", "train")  # where samples are looked up; only lfm_ray.confirm reads the test split
 ClassOf = Literal["true", "predicted"]
 
 
 def grad_cam(
     model: MultimodalClassifier, inputs: Mapping[str, Tensor], logit_of: Callable[[Outputs], Tensor]
 ) -> tuple[dict[str, Tensor], Outputs]:
-    """The maps of B samples, and what the model says of them in evaluation mode.
+    """The Grad-CAM maps of B samples, and the model's outputs for them in evaluation mode.
 
     inputs: modality -> (B, ...) as the model takes it; logit_of: outputs -> (B,), the logits to
-    explain. Returns modality -> (B, H, W) or, of a video, (B, F, H, W), at least 0 and in the units
-    of logit and feature map; modalities whose encoder has no map are left out.
+    explain. Returns modality -> (B, H, W) or, for video, (B, F, H, W), non-negative and not
+    normalised; modalities whose encoder has no feature map are left out.
     """
     model.eval()
     maps: dict[str, Tensor] = {}
 
     def kept(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-            maps[name] = output.detach().requires_grad_()  # nothing before it needs a gradient
+            maps[name] = output.detach().requires_grad_()  # nothing before this map needs a gradient
             return maps[name]
 
         return hook
@@ -89,7 +89,7 @@ def grad_cam(
 
 
 def has_map(encoder: nn.Module) -> bool:
-    """Whether an encoder has a feature map over the picture."""
+    """Whether an encoder has a spatial feature map."""
     return hasattr(_image_encoder(encoder), "last_map")
 
 
@@ -99,27 +99,27 @@ def _image_encoder(encoder: nn.Module) -> Any:
 
 @dataclass(frozen=True)
 class Kept:
-    """A run whose model was kept after some epochs. files: epoch -> weights or checkpoint."""
+    """A run with the model saved after some epochs. files: epoch -> weights or checkpoint."""
 
     name: str
     files: dict[int, Path]
 
     @cached_property
     def config(self) -> RunConfig:
-        """Its settings."""
+        """The settings of the run."""
         return build(RunConfig, _state(list(self.files.values())[-1])["config"])
 
     def load(self, epoch: int, model: MultimodalClassifier) -> MultimodalClassifier:
-        """`model`, with the weights that were evaluated after `epoch`."""
+        """Loads into `model` the weights that were evaluated after `epoch`, and returns it."""
         model.load_state_dict(checkpoint.evaluated_weights(_state(self.files[epoch])))
         return model
 
     @classmethod
     def of(cls, source: Path) -> list[Kept]:
-        """A file of weights, a run's folder, or a sweep's: then the best trial of each strategy.
+        """From a weights file, a run's folder, or a sweep's folder (the best trial of each strategy).
 
         Raises:
-            UserError: it is none of these, or nothing is kept there.
+            UserError: `source` is none of these, or holds no model.
         """
         if source.is_file():
             state = _state(source)
@@ -131,12 +131,12 @@ class Kept:
             folders = [source / "trials" / f"{trial.number:04d}" for trial in best.values()]
             return [kept for folder in folders for kept in cls.of(folder)]
         if not (source / CONFIG).exists():
-            raise UserError(f"{source}: is no run, no sweep and no checkpoint")
+            raise UserError(f"{source}: is not a run, sweep or checkpoint")
         files = {int(file.stem.rpartition("-")[2]): file for file in sorted((source / WEIGHTS).glob("epoch-*.pt"))}
         last = source / CHECKPOINT
         if not files and not last.exists():
             raise UserError(
-                f"{source}: no model is kept there; --set checkpoint.keep_every=5 keeps every fifth epoch's"
+                f"{source}: holds no saved model; --set checkpoint.keep_every=5 saves one every five epochs"
             )
         state = _state(last if last.exists() else list(files.values())[-1])
         files.setdefault(state["epoch"], last)
@@ -156,13 +156,14 @@ def _title(folder: Path, state: Mapping[str, Any]) -> str:
 
 
 def choose(shards: Shards, samples: Sequence[str]) -> list[tuple[str, int]]:
-    """What `--samples` names: split and row number of each.
+    """Resolves `--samples`: the split and row number of each sample.
 
-    One number: so many samples of the validation split, of different classes. Else ids, or rows as
-    val/7 or train/0; an id is looked for in the validation split, then in the training split.
+    A single number asks for that many samples of the validation split, of different classes. Otherwise
+    ids, or rows such as val/7 or train/0; an id is looked up in the validation split, then in the
+    training split.
 
     Raises:
-        UserError: there is no such row or id, or it lies in the test split.
+        UserError: there is no such row or id, or it is in the test split.
     """
     if len(samples) == 1 and samples[0].isdecimal() and int(samples[0]):
         return [("val", int(row)) for row in of_many_classes(shards, "val", int(samples[0]))]
@@ -173,10 +174,10 @@ def choose(shards: Shards, samples: Sequence[str]) -> list[tuple[str, int]]:
 def _row(shards: Shards, sample: str) -> tuple[str, int]:
     match = re.fullmatch(r"(\w+)/(\d+)", sample)
     if not match:
-        raise UserError(f"--samples {sample}: no id of the splits {' and '.join(SPLITS)}, nor a row such as val/7")
+        raise UserError(f"--samples {sample}: neither an id in {' or '.join(SPLITS)} nor a row such as val/7")
     split, row = match[1], int(match[2])
     if split not in SPLITS:
-        raise UserError(f"--samples {sample}: only the splits {' and '.join(SPLITS)}; test is read by lfm_ray.confirm")
+        raise UserError(f"--samples {sample}: not in {' or '.join(SPLITS)}; only lfm_ray.confirm reads the test split")
     if row >= (rows := shards.card.rows(split)):
         raise UserError(f"--samples {sample}: {split} has rows 0 to {rows - 1}")
     return split, row
@@ -184,10 +185,10 @@ def _row(shards: Shards, sample: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Maps:
-    """What the figure shows of one run: the samples as it receives them, and each of its epochs.
+    """The contents of the figure for one run: the samples as the run receives them, and the maps per epoch.
 
     inputs: modality -> (N, ...); heat: epoch -> modality -> (N, [F,] H, W); probability: epoch ->
-    (N, C) of the fused prediction.
+    (N, C), those of the fused prediction.
     """
 
     title: str
@@ -199,24 +200,24 @@ class Maps:
 def look(
     kept: Sequence[Kept], samples: Sequence[str], class_of: ClassOf = "true", data: Path | None = None
 ) -> Iterator[Maps]:
-    """Grad-CAM of the samples for each run, over at most `COLUMNS` of its epochs, the first and last included.
+    """Grad-CAM of the samples for each run, for at most `COLUMNS` of its epochs, including the first and last.
 
-    class_of: whether the logit of a sample's label or of the predicted class is explained; data:
-    the shards, where they are not in the place that the first run read them from.
+    class_of: whether to explain the logit of a sample's label or of the predicted class; data: the
+    shards, if they are no longer where the first run read them.
 
     Raises:
-        UserError: a run is of other data, or no encoder of it has a feature map.
+        UserError: a run was trained on other data, or none of its encoders has a feature map.
     """
     shards = Shards(data or kept[0].config.data.path)
     chosen = choose(shards, samples)
     for one in kept:
         config = one.config
         if Shards(data or config.data.path).card.fingerprint != shards.card.fingerprint:
-            raise UserError(f"{config.data.path}: are other shards than those of the first run, {shards.path}")
+            raise UserError(f"{config.data.path}: not the same shards as those of the first run, {shards.path}")
         model, method = build_model(config, shards.card), config.method
         if not any(has_map(encoder) for encoder in model.encoders.values()):
             kinds = ", ".join(f"{name} ({config.model.of(name).name})" for name in model.encoders)
-            raise UserError(f"Grad-CAM needs a feature map over a picture, and no encoder has one: {kinds}")
+            raise UserError(f"Grad-CAM needs an encoder with a spatial feature map; the encoders are {kinds}")
         batch = _batch(shards, config, chosen)
 
         def logit_of(outputs: Outputs, method: Method = method, labels: Tensor = batch.labels) -> Tensor:
@@ -253,10 +254,10 @@ def gradcam_figure(
     data: Path | None = None,
     track: Callable[[Iterator[Maps]], Iterator[Maps]] = iter,
 ) -> None:
-    """Writes a PNG: for each sample and modality a row for each run, a column for each epoch, the input first.
+    """Writes a PNG with a row per sample, modality and run: the input, then one column per epoch.
 
-    Warm colours are where the logit comes from, each map by its own maximum. Above each is the class
-    that the model predicts and the probability that it gives to the sample's label. See `look`.
+    Warm colours mark what the logit depends on, scaled to each map's own maximum. The title of a map
+    gives the predicted class and the probability of the sample's label. See `look`.
     """
     shards = Shards(data or kept[0].config.data.path)
     chosen = choose(shards, samples)
@@ -299,7 +300,7 @@ def gradcam_figure(
 
 
 def _width(card: ModalityCard, inputs: Tensor) -> float:
-    """A cell's width over its height."""
+    """The ratio of a cell's width to its height."""
     return 0.6 * inputs.shape[1] if card.kind == "video" else 1.0
 
 
@@ -309,7 +310,7 @@ def _draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
 
 
 def _overlay(axis: Axes, heat: np.ndarray, card: ModalityCard) -> None:
-    """Lays a map over the sample, the more opaque the higher."""
+    """Draws a map over the sample, more opaque where it is higher."""
     heat = heat / max(float(heat.max()), 1e-12)
     if card.kind == "video":
         heat = np.concatenate(list(heat), axis=1)

@@ -1,4 +1,4 @@
-"""What a dataset folder holds, for `prepare --inspect`."""
+"""Shows the contents of a dataset folder, for `prepare --inspect`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def summary(card: DatasetCard) -> str:
 
 
 def inspect(path: Path, console: Console) -> None:
-    """Verifies every checksum, shows the modalities and the rows of each class and split, and draws samples."""
+    """Verifies all checksums, shows modalities and the number of rows per class and split, and draws samples."""
     shards = Shards(path)
     shards.verify()
     card = shards.card
@@ -45,7 +45,7 @@ def inspect(path: Path, console: Console) -> None:
     try:
         contact_sheet(shards, path / CONTACT_SHEET)
     except PermissionError:
-        raise UserError(f"{path / CONTACT_SHEET}: cannot be written there") from None
+        raise UserError(f"{path / CONTACT_SHEET}: no permission to write it") from None
     console.print(f"samples         {path / CONTACT_SHEET}", soft_wrap=True)
 
 

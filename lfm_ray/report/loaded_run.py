@@ -1,4 +1,4 @@
-"""A run as data frames, for a notebook: what `lfm_ray.train` and `lfm_ray.load_run` return."""
+"""A run as data frames, for notebooks; `lfm_ray.train` and `lfm_ray.load_run` return it."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from lfm_ray.training.run_folder import (
     read_notices,
 )
 
-FITTED = "fitted.yaml"  # in a run's folder, where it learned alpha(t): its settings with the fitted one
+FITTED = "fitted.yaml"  # in the folder of a run that learned alpha(t): its settings with the fitted alpha(t)
 
 
 class LoadedRun:
-    """A run as it was when it was read.
+    """A run at the time of reading.
 
     run = lfm_ray.load_run("runs/mine")
     run.metrics["val/fused/accuracy"]
     run.epochs.plot(x="epoch", y=["val/audio/accuracy", "val/image/accuracy"])
 
     Attributes:
-        folder: where it is kept.
+        folder: the folder of the run.
         config: its settings.
-        epochs: a data frame, one row for each epoch: `epoch` from 1, `seconds`, `alpha`,
+        epochs: a data frame, one row per epoch: `epoch` from 1, `seconds`, `alpha`,
             `learning_rate`, losses and metrics of the splits as `train/...` and `val/...`. Accuracies,
             MAP and macro F1 are shares from 0 to 1.
         metrics: the last of these rows, name -> number.
-        notices: what went wrong and was overcome, a line each.
+        notices: problems that the run recovered from, one line each.
 
     Raises:
-        UserError: the folder holds no run, or one that has not ended its first epoch.
+        UserError: the folder holds no run, or one that has not completed an epoch.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class LoadedRun:
             fetch(folder / name)
         rows = read_epochs(folder)
         if not (folder / CONFIG).is_file() or not rows:
-            raise UserError(f"{shown(folder)}: holds no run with an epoch that has ended ({CONFIG}, {EPOCHS})")
+            raise UserError(f"{shown(folder)}: holds no run with a completed epoch ({CONFIG}, {EPOCHS})")
         self.config = load(RunConfig, folder / CONFIG)
         self.epochs = pd.DataFrame(rows)
         self.metrics: dict[str, float] = dict(rows[-1])
@@ -64,17 +64,17 @@ class LoadedRun:
 
     @property
     def alpha_updates(self) -> pd.Series[float]:
-        """alpha after each of its updates, where it is learned; indexed by the step on theta."""
+        """alpha after each of its updates, if it is learned; indexed by the training step on theta."""
         return pd.Series(read_alpha_updates(self.folder), name="alpha", dtype=float).rename_axis("step")
 
     @property
     def fitted(self) -> RunConfig | None:
-        """The settings with the polynomial that was fitted to a learned alpha(t) in its place; None: none was."""
+        """The settings with a learned alpha(t) replaced by the polynomial fitted to it; None if there is none."""
         return load(RunConfig, self.folder / FITTED) if (self.folder / FITTED).is_file() else None
 
     @property
     def residual(self) -> float:
-        """The root mean square of what the fitted polynomial leaves of alpha(t); NaN where none was fitted."""
+        """The root mean square residual of the polynomial fitted to alpha(t); NaN if there is none."""
         if self.fitted is None:
             return math.nan
         schedule, T = self.fitted.alpha, self.config.epochs
@@ -83,6 +83,6 @@ class LoadedRun:
 
     @property
     def profile(self) -> dict[str, Any] | None:
-        """Where the time of a training step goes, in seconds, of a run with profile=True (`runtime.profiling`)."""
+        """For a run with profile=True, where the time of training steps goes, in seconds (`runtime.profiling`)."""
         file = self.folder / PROFILE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

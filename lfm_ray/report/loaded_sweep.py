@@ -1,4 +1,4 @@
-"""A sweep as data frames and figures, for a notebook: what `lfm_ray.load_sweep` returns."""
+"""A sweep as data frames and figures, for notebooks; `lfm_ray.load_sweep` returns it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lfm_ray.training.run_folder import read_alpha_updates
 
 
 class LoadedSweep:
-    """A sweep as it was when it was read.
+    """A sweep at the time of reading.
 
     sweep = lfm_ray.load_sweep("sweeps/mine")
     sweep.trials, sweep.epochs, sweep.strategies        # data frames
-    sweep.figure("alpha")                               # of matplotlib; sweep.figures names all
+    sweep.figure("alpha")                               # a matplotlib figure; sweep.figures lists all names
     sweep.best                                          # the settings of the best trial
-    sweep.folder                                        # where it is kept; report.html is there
+    sweep.folder                                        # its folder, which holds report.html
 
     Raises:
-        UserError: there is no sweep in the folder.
+        UserError: the folder holds no sweep.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,17 +40,17 @@ class LoadedSweep:
         return f"<sweep {self._view.name}: {len(self._view.trials)} trials>"
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it."""
+        """The table of strategies, which a notebook shows for a sweep."""
         return self.strategies.to_html(index=False, float_format="{:.3f}".format, na_rep="-")
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row for each trial: its state, all of its settings, the metrics of its last epoch."""
+        """One row per trial: its state, all of its settings, the metrics of its last epoch."""
         return self._view.sweep.table()
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """One row for each epoch of each trial: trial, strategy, state, and all metrics of the epoch."""
+        """One row per epoch of each trial: trial, strategy, state, and all metrics of the epoch."""
         return pd.DataFrame(
             [
                 {"trial": trial.number, "strategy": trial.strategy, "state": trial.state, **row}
@@ -61,11 +61,11 @@ class LoadedSweep:
 
     @property
     def strategies(self) -> pd.DataFrame:
-        """One row for each strategy, the best last: accuracies and gaps of its best trial, mean and std of all."""
+        """One row per strategy, the best last: accuracies and gaps of its best trial, mean and std over all trials."""
         return strategy_frame([self._view])
 
     def alpha_updates(self, trial: int) -> pd.Series[float]:
-        """alpha of a trial that learned it, after each of its updates; indexed by the step on theta."""
+        """alpha after each of its updates in a trial that learned it, indexed by the training step on theta."""
         updates = read_alpha_updates(trial_folder(self._view.sweep.folder, trial))
         return pd.Series(updates, name="alpha", dtype=float).rename_axis("step")
 
@@ -74,7 +74,7 @@ class LoadedSweep:
         """The settings of the best finished trial.
 
         Raises:
-            UserError: none has finished.
+            UserError: no trial has finished.
         """
         if self._view.best is None:
             raise UserError(f"{self._view.name}: no trial has finished")
@@ -82,17 +82,17 @@ class LoadedSweep:
 
     @property
     def figures(self) -> list[str]:
-        """The names that `figure` takes."""
+        """The names that `figure` accepts."""
         return list(self._plots)
 
     def figure(self, name: str) -> Figure:
         """A figure of the report.
 
         Raises:
-            UserError: there is none of this name.
+            UserError: there is no figure with this name.
         """
         if name not in self._plots:
-            raise UserError(f"{name}: is no figure of this sweep{nearest(name, self.figures)}")
+            raise UserError(f"{name}: this sweep has no such figure{nearest(name, self.figures)}")
         return figure_of(self._plots[name], self._drawn.groups)
 
     @cached_property

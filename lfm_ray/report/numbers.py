@@ -11,7 +11,7 @@ def decimal(value: float, digits: int = 3) -> str:
 
 
 def spread(mean: float, std: float, digits: int = 1) -> str:
-    """`81.4 ± 1.3`; the mean alone where there is one run and the standard deviation is nan."""
+    """`81.4 ± 1.3`; the mean alone for a single run, whose standard deviation is nan."""
     return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
@@ -21,7 +21,7 @@ def p_value(p: float) -> str:
 
 
 def setting(value: object, digits: int = 4, none: str = "None") -> str:
-    """The value of a setting: floats with so many significant digits, lists as `[0.5, 1]`, None as `none`."""
+    """The value of a setting: floats with `digits` significant digits, lists as `[0.5, 1]`, None as `none`."""
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What is printed at the end of a sweep: its tables, its best schedule, and what to do next."""
+"""Prints the outcome of a sweep: its tables, its best schedule, and what to do next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lfm_ray.training.run_folder import overcome
 
 
 def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -> None:
-    """Prints what the sweep in `folder` found. typed: a command's name -> how it is called."""
+    """Prints what the sweep in `folder` found. typed: name of a command -> how the user calls it."""
     sweep = Sweep.open(folder)
     trials = sweep.trials()
     best = best_of(trials)
@@ -27,7 +27,7 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
     console.print(strategy_table(trials))
     if len(sweep.space.objective) > 1:
         console.print(front_table(trials, sweep.study.front()))
-        console.print(f"each one's settings are trials/NUMBER/config.yaml; best.yaml is trial {best.number}")
+        console.print(f"the settings of each are in trials/NUMBER/config.yaml; best.yaml is trial {best.number}")
     if best.violation > 0:
         broken = [text for text, amount in sweep.space.outcomes(best.config, best.rows[-1]).items() if amount > 0]
         console.print(f"[yellow]no finished trial satisfies the constraints;[/] the nearest breaks {', '.join(broken)}")

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no network, and its figures as PNG, SVG and CSV beside it."""
+"""Writes the report as one self-contained HTML file, with its figures as PNG, SVG and CSV beside it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HERE = Path(__file__).parent
 
 
 def write_report(folders: Sequence[Path], page: Path) -> None:
-    """Writes the page of one sweep, or of several compared, and a folder of the page's name with its figures.
+    """Writes a page about one sweep, or comparing several, and a folder of the same name with its figures.
 
     The sweeps are only read; they may be running.
 
     Raises:
-        UserError: a folder is no sweep.
+        UserError: a folder holds no sweep.
     """
     views = SweepView.of(folders)
     figures = Figures(views)
@@ -40,7 +40,7 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
 
 
 def render(figures: Figures, folder: str) -> str:
-    """The page; `folder` is where its links lead to."""
+    """The page; `folder` is the target of its links to figures."""
     views = figures.views
     plots = [plot.thinned() for plot in figures.plots]
     details = [page_tables.differences(views)]

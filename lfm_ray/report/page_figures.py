@@ -1,4 +1,4 @@
-"""The figures of the report's page; also of a notebook."""
+"""The figures of the report's page, which notebooks use as well."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 from lfm_ray.training.trainer import Row
 
-ENOUGH = 10  # finished trials, below which importances are noise
-MOST_AXES = 14  # of parallel coordinates
+ENOUGH = 10  # finished trials; with fewer, importances are noise
+MOST_AXES = 14  # in parallel coordinates
 
 
 class Figures:
-    """The figures of some sweeps. Colours stand for strategies, or for sweeps where there are several."""
+    """The figures of one or more sweeps. Colours stand for strategies, or for sweeps if there are several."""
 
     def __init__(self, views: Sequence[SweepView]) -> None:
         self.views, self.several = views, len(views) > 1
@@ -41,14 +41,14 @@ class Figures:
 
     @cached_property
     def groups(self) -> list[str]:
-        """What has a colour, in the order of the legend."""
+        """The strategies or sweeps that have a colour, in the order of the legend."""
         if self.several:
             return [view.name for view in self.views]
         return strategies_in(self.views[0].trials)
 
     @cached_property
     def plots(self) -> list[Plot]:
-        """All that there is something to show of."""
+        """All figures that have data."""
         modalities = dict.fromkeys(name for view in self.views for name in view.modalities)
         accuracies = [self._of_epochs(f"val/{name}/accuracy", name) for name in ("fused", *modalities)]
         found = [self.alpha(), *accuracies, self.best_so_far(), self.still_training()]
@@ -58,34 +58,34 @@ class Figures:
 
     @cached_property
     def charts(self) -> list[Bars]:
-        """Importances of the settings, where there are enough trials."""
+        """The importance of each setting, if there are enough trials."""
         if not self.importances:
             return []
         note = (
             "PED-ANOVA (Watanabe et al., IJCAI 2023) of the finished trials: how much a setting matters for being among"
-            " the best tenth. Settings that few trials have, and few trials, make it uncertain."
+            " the best tenth. Uncertain for few trials, and for settings that few trials have."
         )
         return [Bars("importance", "Importance of the settings", "share of the importance", self.importances, note)]
 
     @cached_property
     def importances(self) -> dict[str, float]:
-        """Of the settings of the only sweep."""
+        """The importance of each setting of a single sweep; empty for several."""
         return {} if self.several else importances(self.views[0].trials, *self.objective)
 
     @cached_property
     def objective(self) -> tuple[str, Direction]:
-        """The metric by which trials are compared, and its direction."""
+        """The metric that trials are compared by, and its direction."""
         return shared_objective(self.views)
 
     def alpha(self) -> Plot:
-        """alpha(t) over the share of the epochs, as paper Figure 3."""
+        """alpha(t) against the share of the epochs, as in paper Figure 3."""
         curves = [
             self._curve(view, trial, [row["epoch"] / T for row in rows], [row["alpha"] for row in rows])
             for view, trial in self._trials()
             for T in [trial.config.epochs]
             if (rows := _rows(trial, "alpha"))
         ]
-        note = f"All trials; thick: the best finished one of each {'sweep' if self.several else 'strategy'}."
+        note = f"All trials; thick: the best finished trial of each {'sweep' if self.several else 'strategy'}."
         return Plot("alpha", "alpha(t)", "share of the epochs", "alpha", curves, note, y_range=(0, 1))
 
     def _of_epochs(self, key: str, name: str) -> Plot:
@@ -98,7 +98,7 @@ class Figures:
         return Plot(f"accuracy-{_file(name)}", title, "epoch", "validation accuracy", curves)
 
     def best_so_far(self) -> Plot:
-        """The best value of the objective that was known after so many epochs of all trials together."""
+        """The best value of the objective against the total epochs of all trials that had ended."""
         metric, direction = self.objective
         better, worst = (max, -math.inf) if direction == "maximize" else (min, math.inf)
         curves: list[Curve] = []
@@ -117,11 +117,11 @@ class Figures:
                 label = view.name if self.several else ""
                 x, y = zip(*steps, strict=True)
                 curves.append(Curve(f"best so far{f', {label}' if label else ''}", label, x, y, bold=True))
-        note = "Epochs of the trials that had ended, together. Dots: finished trials."
+        note = "Total epochs of the trials that had ended. Dots: finished trials."
         return Plot("best-so-far", "Best so far", "epochs spent", metric_name(metric), curves, note, steps=True)
 
     def still_training(self) -> Plot | None:
-        """What share of the trials of each group had not been stopped after each epoch."""
+        """The share of each group's trials that had not been pruned after each epoch."""
         curves = []
         ended = [(view, trial) for view, trial in self._trials() if trial.state in ("finished", "pruned")]
         for group in self.groups:
@@ -136,13 +136,13 @@ class Figures:
             curves.append(Curve(f"{group}: {len(mine)} trials, {gone[-1]} pruned", group, x, y, bold=True))
         if all(trial.state != "pruned" for _, trial in ended):
             return None
-        note = "A step down: trials that were stopped early at this epoch. Known points are never stopped."
+        note = "A step down: trials pruned at this epoch. Known points are never pruned."
         return Plot(
             "still-training", "Pruning", "epoch", "share still training", curves, note, steps=True, y_range=(0, 1)
         )
 
     def parallel_coordinates(self, view: SweepView) -> Plot | None:
-        """The settings of the finished trials, and what accuracy they led to."""
+        """The settings of the finished trials, and the accuracy or objective they reached."""
         finished = [trial for trial in view.trials if trial.state == "finished"]
         if len(finished) < 2:
             return None
@@ -151,7 +151,7 @@ class Figures:
         varied = [name for name, values in columns.items() if len(set(map(str, values))) > 1]
         weight = self.importances
         shown = sorted(varied, key=lambda name: -weight.get(name, 0))[:MOST_AXES]
-        varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has stand first
+        varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has come first
         scales = [Scale.of(name, columns[name], view.sweep.space) for name in varied if name in shown]
         metric = self.objective[0]
         label = "accuracy" if metric == FUSED_ACCURACY else metric_name(metric)
@@ -165,9 +165,9 @@ class Figures:
             return [*(scale.height(columns[scale.name][i]) for scale in scales), (reached[i] - low) / span]
 
         curves = [self._curve(view, trial, range(len(axes)), heights(i)) for i, trial in enumerate(finished)]
-        note = "Finished trials; thick: the best of each strategy. none: the setting does not exist in the trial."
+        note = "Finished trials; thick: the best of each strategy. none: the trial does not have this setting."
         if len(varied) > len(shown):
-            note += f" The {len(shown)} most important of {len(varied)} settings; the CSV has all."
+            note += f" Shows the {len(shown)} most important of {len(varied)} settings; the CSV has all."
         data = pd.DataFrame(
             [
                 {"trial": trial.number, "strategy": trial.strategy, **values, label: value}
@@ -195,10 +195,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Scale:
-    """How the values of a setting lie on an axis, from 0 to 1.
+    """Maps the values of a setting to heights from 0 to 1 on an axis.
 
-    marks: the lowest and the highest number, or all other values. sometimes: there are trials in
-    which the setting does not exist; they lie at 0, below the others.
+    marks: the lowest and highest number, or every value of a setting that is not numerical.
+    sometimes: some trials do not have the setting; they lie at 0, below the others.
     """
 
     name: str
@@ -209,7 +209,7 @@ class Scale:
 
     @classmethod
     def of(cls, name: str, values: Sequence[Any], space: Space) -> Scale:
-        """The scale of a setting over the given values, None where it does not exist."""
+        """The scale of a setting for the given values; None stands for trials without it."""
         there = [value for value in values if value is not None]
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in there)
         distribution = space.search.get(name) or space.search.get(name.rpartition(".")[0])
@@ -218,7 +218,7 @@ class Scale:
         return cls(name, marks, numbers, log, len(there) < len(values))
 
     def height(self, value: Any) -> float:
-        """Where a value is drawn."""
+        """The height of a value."""
         bottom = 0.14 if self.sometimes else 0.0
         if value is None:
             return 0.0
@@ -230,7 +230,7 @@ class Scale:
         return bottom + (1 - bottom) * share
 
     def ticks(self) -> dict[str, float]:
-        """The texts of the axis, and where they stand."""
+        """The tick labels of the axis and their heights."""
         marks = {f"{mark:.3g}" if self.numbers else mark: self.height(mark) for mark in self.marks}
         return {"none": 0.0, **marks} if self.sometimes else marks
 
@@ -264,13 +264,13 @@ def strategies_figure(trials: Sequence[Trial], path: Path) -> None:
 
 
 def strategies_in(trials: Sequence[Trial]) -> list[str]:
-    """The strategies of some trials, the baselines first."""
+    """The strategies of these trials, the baselines first."""
     present = [trial.strategy for trial in trials]
     return [name for name in dict.fromkeys([*BASELINES, *present]) if name in present]
 
 
 def importances(trials: Sequence[Trial], metric: str, direction: Direction) -> dict[str, float]:
-    """Setting -> share of its importance for a metric, the highest first; empty where too few trials have finished."""
+    """Setting -> share of the importance for a metric, the highest first; empty if too few trials have finished."""
     finished = [trial for trial in trials if trial.state == "finished"]
     if len(finished) < ENOUGH or len({trial.rows[-1][metric] for trial in finished}) < 2:
         return {}
@@ -286,7 +286,7 @@ def importances(trials: Sequence[Trial], metric: str, direction: Direction) -> d
         except ValueError:  # a known point may lie outside the space
             continue
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of settings that few trials have: the figure's note says so
+        warnings.simplefilter("ignore", UserWarning)  # about settings that few trials have; the note mentions it
         found = optuna.importance.get_param_importances(study)
     return {name.removesuffix(".share"): value for name, value in found.items()}
 
@@ -296,5 +296,5 @@ def _rows(trial: Trial, key: str) -> list[Row]:
 
 
 def _file(name: str) -> str:
-    """A modality's name as a part of a file's."""
+    """A modality's name in a form that can be part of a file name."""
     return re.sub(r"[^\w.-]", "_", name)

@@ -25,7 +25,7 @@ ENDED = ("finished", "pruned", "failed")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page: cells as they are shown; `texts`: the columns that hold no numbers."""
+    """A table of the page, with cells as text. texts: columns that hold no numbers; best: the row to highlight."""
 
     name: str
     title: str
@@ -37,10 +37,10 @@ class Table:
 
 
 def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
-    """One row for each strategy of each sweep, the best by the sweeps' objective last.
+    """One row per strategy and sweep, sorted by the sweeps' objective, the best last.
 
-    The accuracies, the gaps, the objective and `best trial` are those of its best finished trial; mean and
-    std are over the fused accuracies of all its finished trials.
+    The accuracies, gaps, objective and `best trial` are those of the strategy's best finished trial; mean and
+    std are taken over the fused accuracies of all its finished trials.
     """
     metric, direction = shared_objective(views)
     rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
@@ -77,7 +77,7 @@ def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
 
 
 def strategy_table(frame: pd.DataFrame) -> Table:
-    """`strategy_frame` as the page shows it, the best first."""
+    """`strategy_frame` as a table of the page, the best first."""
     if frame.empty:
         return Table("strategies", "", [], [])
     frame = frame[::-1]
@@ -91,25 +91,25 @@ def strategy_table(frame: pd.DataFrame) -> Table:
         for _, row in frame.iterrows()
     ]
     note = (
-        "Accuracy on the validation split: of the best finished trial of each strategy, for the fusion and for each"
-        " modality alone. gap: highest minus lowest of the modalities; modality gap: distance between the centroids of"
-        " their embeddings; mean and std: of the fused accuracies of all finished trials of the strategy, each with"
-        " settings of its own."
+        "Validation accuracy of the best finished trial of each strategy, fused and for each modality alone."
+        " gap: difference between the best and the worst modality; modality gap: distance between the centroids of"
+        " their embeddings; mean and std: over the fused accuracies of all finished trials of the strategy, each with"
+        " its own settings."
     )
     best = 0 if frame["fused"].notna().any() else None
     return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)
 
 
 def confirmed_runs(view: SweepView) -> list[tuple[str, pd.DataFrame]]:
-    """What `lfm_ray.confirm` has measured of a sweep: the split, and one row for each run."""
+    """The results of `lfm_ray.confirm` for a sweep: each split with a frame of one row per run."""
     files = {"test": view.sweep.folder / "confirm.csv", "val": view.sweep.folder / "confirm-val.csv"}
     frames = [(split, pd.read_csv(file)) for split, file in files.items() if file.exists()]
     return [(split, frame) for split, frame in frames if f"{split}/fused/accuracy" in frame and len(frame)]
 
 
 def confirmed_tables(view: SweepView) -> list[Table]:
-    """What `lfm_ray.confirm` says: figures over seeds, and comparisons with the baselines."""
-    note = "Settings were chosen on the validation split; made by python -m lfm_ray.confirm."
+    """The results of `lfm_ray.confirm`: statistics over seeds, and comparisons with the baselines."""
+    note = "Settings were chosen on the validation split; produced by python -m lfm_ray.confirm."
     return [
         Table(
             f"confirmed-{split}-{i}",
@@ -125,12 +125,12 @@ def confirmed_tables(view: SweepView) -> list[Table]:
 
 
 def best_trials(view: SweepView, top: int = 10) -> Table:
-    """The best finished trials with what was searched."""
+    """The best finished trials with their searched settings."""
     finished = ranked(view.trials)
     shown = finished[:top]
     values = [trial.space.searched_values(trial.config) for trial in shown]
     settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]
-    settings.sort(key=lambda name: sum(name not in one for one in values))  # those that every trial has stand first
+    settings.sort(key=lambda name: sum(name not in one for one in values))  # settings that every trial has come first
     rows = [
         [str(trial.number), trial.strategy, f"{trial.accuracy:.3f}", f"{trial.rows[-1]['val/accuracy_gap']:.3f}"]
         + [_setting(one.get(name)) for name in settings]
@@ -145,7 +145,7 @@ def best_trials(view: SweepView, top: int = 10) -> Table:
 
 
 def pruned_table(view: SweepView) -> Table:
-    """How many trials of each strategy were stopped at which epoch."""
+    """How many trials of each strategy were pruned at each epoch."""
     pruned = [trial for trial in view.trials if trial.state == "pruned"]
     epochs = sorted({len(trial.rows) for trial in pruned})
     rows = []
@@ -164,7 +164,7 @@ def pruned_table(view: SweepView) -> Table:
 
 
 def failed_table(views: Sequence[SweepView]) -> Table:
-    """Why trials failed: one row for each sweep and reason, the most frequent first."""
+    """Why trials failed: one row per sweep and reason, the most frequent first."""
     reasons: dict[tuple[str, str], list[Trial]] = {}
     for view in views:
         for trial in view.trials:
@@ -180,7 +180,7 @@ def failed_table(views: Sequence[SweepView]) -> Table:
 
 
 def differences(views: Sequence[SweepView]) -> Table:
-    """What several sweeps spent and found, and the fixed settings in which they differ."""
+    """The cost and results of several sweeps, and the fixed settings in which they differ."""
     if len(views) < 2:
         return Table("differences", "", [], [])
     bases = [flatten(view.sweep.space.base.model_dump(mode="json")) for view in views]

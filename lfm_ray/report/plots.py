@@ -1,6 +1,6 @@
-"""Figures of the report: what one shows, its data as CSV, and PNG and SVG by matplotlib.
+"""Figures of the report: their contents, drawn with matplotlib as PNG and SVG, and their data as CSV.
 
-On the page the same `Plot` is drawn by `page.js`, so that it fits any screen and hovering names a trial.
+On the page, `page.js` draws the same `Plot`, so that it fits any screen and hovering names a trial.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from matplotlib.patheffects import withStroke
 
 from lfm_ray.storage import write_atomically
 
-# Of groups, in light and in dark mode; told apart by readers who are colour-blind (after Okabe and Ito).
+# Colours of groups in light and dark mode, distinguishable for colour-blind readers (after Okabe and Ito).
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#6a3d9a"]
 DARK_COLOURS = ["#4aa3f0", "#ff8a4a", "#2fcf9f", "#f0a6d0", "#d8ab66", "#ffc34d", "#9ad8ff", "#b79ae8"]
 
-PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}  # a $ in a class, a modality or a name is a $
+PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}  # a $ in the name of a class or modality is a plain $
 
-POINTS = 60_000  # of a figure; with more, the page would exceed 5 MB
+POINTS = 60_000  # per figure; with more, the page would exceed 5 MB
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through the points (x, y), or a dot where there is one point.
+    """A line through the points (x, y), or a dot if there is only one.
 
-    name: what hovering says; curves of one name light up together in all figures. group: what the
-    colour stands for; "" is drawn in the colour of the text.
+    name: shown when hovering; curves with the same name are highlighted together in all figures.
+    group: decides the colour; "" is drawn in the text colour.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plot:
-    """What a figure shows.
+    """The contents of a figure.
 
-    name: of its files; note: what its caption adds; steps: y holds until the next x; axes: makes it
-    parallel coordinates, where x counts the axes and y is a height in [0, 1]; data: what the CSV
-    holds, where that is not the points.
+    name: of its files; note: its caption; steps: y holds until the next x; axes: makes it parallel
+    coordinates, where x is the number of an axis and y a height in [0, 1]; data: the contents of the
+    CSV, if not the points.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Plot:
     data: pd.DataFrame | None = None
 
     def frame(self) -> pd.DataFrame:
-        """The data, one row a point."""
+        """The data, one row per point."""
         if self.data is not None:
             return self.data
         return pd.DataFrame(
@@ -86,9 +86,9 @@ class Plot:
         )
 
     def thinned(self, points: int = POINTS) -> Plot:
-        """The plot with at most about so many points; if some are left out, its note says so.
+        """The plot with at most about this many points; if some are left out, the note says so.
 
-        Of each curve that is not bold, evenly spaced points are kept, first and last among them.
+        Curves that are not bold keep evenly spaced points, including the first and the last.
         """
         if sum(len(curve.x) for curve in self.curves) <= points:
             return self
@@ -100,7 +100,7 @@ class Plot:
             at = np.linspace(0, len(curve.x) - 1, keep).round().astype(int)
             return replace(curve, x=[curve.x[i] for i in at], y=[curve.y[i] for i in at])
 
-        said = f"To keep the page small, thin curves are drawn by at most {keep} of their points; the CSV has all."
+        said = f"To keep the page small, thin curves show at most {keep} of their points; the CSV has all."
         return replace(self, curves=[thin(curve) for curve in self.curves], note=f"{self.note} {said}".strip())
 
     def draw(self, axes: Axes, groups: Sequence[str]) -> None:
@@ -165,11 +165,11 @@ class Bars:
     note: str = ""
 
     def frame(self) -> pd.DataFrame:
-        """The data, one row a bar."""
+        """The data, one row per bar."""
         return pd.DataFrame({"name": list(self.values), self.x_label: list(self.values.values())})
 
     def draw(self, axes: Axes, groups: Sequence[str]) -> None:
-        """Draws them by matplotlib."""
+        """Draws them with matplotlib."""
         axes.barh(list(self.values), list(self.values.values()), color=COLOURS[0])
         axes.invert_yaxis()
         axes.set_xlabel(self.x_label)
@@ -177,7 +177,7 @@ class Bars:
 
 
 def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
-    """The plot as a figure of matplotlib, whatever its backend is."""
+    """The plot as a matplotlib figure, independent of the backend."""
     with matplotlib.rc_context(PLAIN_TEXT):
         figure = Figure(figsize=(10, 4.2) if isinstance(plot, Plot) and plot.axes else (6.4, 4.2))
         axes = figure.subplots()
@@ -189,7 +189,7 @@ def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
 
 
 def save_panels(plots: Sequence[Plot], groups: Sequence[str], path: Path) -> None:
-    """Writes plots of one x axis as one PNG, two in a row, with one legend below."""
+    """Writes plots that share their x axis as one PNG, two per row, with one legend below."""
     with matplotlib.rc_context(PLAIN_TEXT):
         lines = -(-len(plots) // 2)
         figure = Figure(figsize=(9, 3.1 * lines))
@@ -214,7 +214,7 @@ def save(plot: Plot | Bars, groups: Sequence[str], folder: Path) -> None:
 
 
 def write(name: str, folder: Path, data: pd.DataFrame, make: Callable[[], Figure]) -> None:
-    """Writes NAME.csv, NAME.png and NAME.svg; `make` is called with matplotlib's settings for all of our figures."""
+    """Writes NAME.csv, NAME.png and NAME.svg; calls `make` with the matplotlib settings of all our figures."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, **PLAIN_TEXT}):
@@ -226,7 +226,7 @@ def write(name: str, folder: Path, data: pd.DataFrame, make: Callable[[], Figure
 
 
 def for_page(plots: Sequence[Plot], groups: Sequence[str]) -> dict[str, Any]:
-    """What `page.js` draws, as JSON: names and x are given once, and referred to by their place."""
+    """The data for `page.js`, as JSON: names and x values are stored once and referred to by index."""
     names: dict[tuple[str, str], int] = {}
     xs: dict[tuple[float, ...], int] = {}
 
@@ -258,6 +258,6 @@ def for_page(plots: Sequence[Plot], groups: Sequence[str]) -> dict[str, Any]:
 
 
 def _short(value: float) -> float:
-    """Four significant digits, a whole number where it is one."""
+    """Rounds to four significant digits, and to an integer if whole."""
     short = float(f"{value:.4g}")
     return int(short) if short.is_integer() else short

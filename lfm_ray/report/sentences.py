@@ -1,4 +1,4 @@
-"""What the report's page says of a sweep in words: what was found, how far to believe it, how to do it again."""
+"""The text of the report's page: what a sweep found, how far to trust it, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def counts(trials: Iterable[Trial]) -> str:
 
 
 def summary(view: SweepView) -> list[str | Markup]:
-    """What was done, what was found, and how far it can be believed: a sentence each."""
+    """What was done, what was found, and how far to trust it, in a sentence each."""
     space, trials, folder = view.sweep.space, view.trials, view.sweep.folder
     if not trials:
-        return [f"No trial has begun yet; {space.trials} are planned, on {space.base.data.path}."]
+        return [f"No trial has started yet; {space.trials} are planned on {space.base.data.path}."]
     began = [trial.frozen.datetime_start for trial in trials if trial.frozen.datetime_start]
     ended = [trial.frozen.datetime_complete for trial in trials if trial.frozen.datetime_complete]
     took = f" in {_duration(max(ended) - min(began))}" if began and ended else ""
@@ -40,7 +40,7 @@ def summary(view: SweepView) -> list[str | Markup]:
     length = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     planned = f" of {space.trials}" if len(trials) < space.trials else ""
     first = (
-        f"{len(trials)}{planned} trials of {length} epochs on {space.base.data.path} took"
+        f"{len(trials)}{planned} trials of {length} epochs on {space.base.data.path} trained for"
         f" {view.epochs:,} epochs{took}: {counts(trials)}."
     )
     if view.best is None:
@@ -57,40 +57,40 @@ def summary(view: SweepView) -> list[str | Markup]:
     if joint is not None and joint.number != view.best.number:
         second += f", {view.best.accuracy - joint.accuracy:+.3f} against the best joint training (alpha = 0)"
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
-    third = third.format(shown_path(folder)) + " trains it anew with other seeds."
+    third = third.format(shown_path(folder)) + " retrains it with other seeds."
     for split, confirmed in confirmed_runs(view):
         ours = confirmed[confirmed["trial"] == view.best.number][f"{split}/fused/accuracy"]
         if len(ours):
             theirs = _joint(confirmed, split)
-            against = f", against {_percent(theirs)} % of joint training" if len(theirs) else ""
+            against = f", against {_percent(theirs)} % for joint training" if len(theirs) else ""
             seeds = f"with {len(ours)} other seeds"
-            third = escape(f"Trained anew {seeds}, it reaches {_percent(ours)} % on the {split} split{against}.")
+            third = escape(f"Retrained {seeds}, it reaches {_percent(ours)} % on the {split} split{against}.")
             break
     return [first, f"{second}.", third]
 
 
 def warnings(views: Sequence[SweepView]) -> list[str]:
-    """What a reader has to know before believing the page."""
+    """What a reader has to know before trusting the page."""
     said = []
     for view in views:
         running = sum(trial.state == "running" for trial in view.trials)
         if running or len(view.trials) < view.sweep.space.trials:
             how = "1 trial is running, or was" if running == 1 else f"{running} trials are running, or were"
             said.append(
-                f"{view.name} has not ended{f': {how} interrupted' if running else ''} (go on with"
-                f" python -m lfm_ray.tune --resume {view.name}). Make the page again for what has come since."
+                f"{view.name} has not ended{f': {how} interrupted' if running else ''} (continue with"
+                f" python -m lfm_ray.tune --resume {view.name}). Write the report again to update it."
             )
         named = f"{view.name}: " if len(views) > 1 else ""
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
     if len({view.sweep.file.fingerprint for view in views}) > 1:
-        said.append("These sweeps are of different data: their accuracies cannot be compared.")
+        said.append("These sweeps use different data: their accuracies cannot be compared.")
     if len({view.sweep.space.base.epochs for view in views}) > 1:
-        said.append("These sweeps train for different numbers of epochs: part of a difference may come from that.")
+        said.append("These sweeps train for different numbers of epochs, which may explain part of a difference.")
     return said
 
 
 def formulas(view: SweepView) -> list[Markup]:
-    """alpha(t) of the best trial, and of the best polynomial, as the paper writes it."""
+    """alpha(t) of the best trial and of the best polynomial, written as in the paper."""
     said = []
     polynomials = [trial for trial in view.trials if isinstance(trial.config.alpha, Polynomial)]
     found = {trial.number: trial for trial in (view.best, best_of(polynomials)) if trial and len(trial.rows) > 1}
@@ -109,14 +109,14 @@ def formulas(view: SweepView) -> list[Markup]:
 
 
 def again(view: SweepView) -> dict[str, Any]:
-    """The commands, versions, seed, data and hardware with which it can be done again."""
+    """The commands, versions, seed, data and hardware needed to reproduce a sweep."""
     file, folder = view.sweep.file, view.sweep.folder
     commands = [file.command] if file.command else []
     where = shown_path(folder)
     commands += [f"python -m lfm_ray.train {folder / 'best.yaml'}", f"python -m lfm_ray.confirm {where}"]
     commands.append(f"tensorboard --logdir {folder / 'tensorboard'}")
     facts = {
-        "begun": file.created,
+        "started": file.created,
         "seed": str(file.seed),
         "data": file.space.base.data.path,
         "fingerprint": file.fingerprint,

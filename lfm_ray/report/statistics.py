@@ -1,4 +1,4 @@
-"""Figures over seeds: the interval of a mean, paired tests, and what several tests at once take off them."""
+"""Statistics over seeds: confidence intervals of means, paired tests, and a correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Paired:
-    """Two configurations trained with the same seeds: ours minus theirs.
+    """Two configurations compared over the same seeds: ours minus theirs.
 
     difference: its mean over seeds; std: its sample standard deviation; low, high: the 95 %
     interval of the mean; p_t, p_wilcoxon: two-sided p-values of the paired t-test and of Wilcoxon's
@@ -28,7 +28,7 @@ class Paired:
 def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The two-sided confidence interval of a mean, by Student's t with n - 1 degrees of freedom.
 
-    It is not a number (nan) for a single value, whose spread is unknown.
+    Both bounds are nan for a single value, whose spread is unknown.
     """
     from scipy import stats
 
@@ -40,9 +40,9 @@ def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple
 
 
 def paired(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray) -> Paired:
-    """Compares figures of the same seeds, given in the same order.
+    """Compares results with the same seeds, given in the same order.
 
-    A test that the differences allow no statement by (one seed, or no spread at all) has p = 1.
+    If the differences allow no test (a single seed, or no spread at all), p = 1.
     """
     from scipy import stats
 
@@ -55,9 +55,9 @@ def paired(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndar
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, such that the chance of any false finding stays below the level.
+    """Corrects the p-values of several tests, so that the chance of any false positive stays below the level.
 
-    The i-th smallest of m is multiplied by m - i + 1, is at least the ones before it and at most 1
+    The i-th smallest of m is multiplied by m - i + 1, made no smaller than those before it, and capped at 1
     (Holm, "A simple sequentially rejective multiple test procedure", Scandinavian J. Statistics 1979).
     """
     adjusted, highest = [0.0] * len(p_values), 0.0

@@ -1,4 +1,4 @@
-"""A sweep as the report has read it, running or ended."""
+"""A snapshot of a sweep, running or ended, as the report reads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lfm_ray.training.run_folder import EPOCHS
 
 @dataclass(frozen=True)
 class SweepView:
-    """A sweep as it was when it was read, under the name by which the page calls it."""
+    """A sweep and its trials at the time of reading, with the name that the page gives it."""
 
     sweep: Sweep
     trials: list[Trial]
@@ -25,10 +25,10 @@ class SweepView:
 
     @staticmethod
     def of(folders: Sequence[Path]) -> list[SweepView]:
-        """Reads sweeps; those whose folders have the same name are called by their paths.
+        """Reads sweeps; those whose folders share a name are named by their paths.
 
         Raises:
-            UserError: a folder is no sweep.
+            UserError: a folder holds no sweep.
         """
         sweeps = [Sweep.open(folder) for folder in folders]
         named = Counter(sweep.folder.absolute().name for sweep in sweeps)
@@ -52,23 +52,23 @@ class SweepView:
 
     @property
     def objective(self) -> str:
-        """The metric by which the best is the best; of several objectives the first."""
+        """The metric that decides which trial is best; the first of several objectives."""
         return next(iter(self.sweep.space.objective))
 
     @property
     def epochs(self) -> int:
-        """Epochs that all trials have taken together."""
+        """The total number of epochs trained by all trials."""
         return sum(len(trial.rows) for trial in self.trials)
 
 
 def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:
-    """The metric and direction by which sweeps are compared: their first objective, or else the fused accuracy."""
+    """The metric and direction that sweeps are compared by: their first objective if shared, else fused accuracy."""
     found = {next(iter(view.sweep.space.objective.items())) for view in views}
     return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
 
 
 def _whole(trial: Trial) -> Trial:
-    """The trial; one that finished, and whose file of epochs has been lost or cut, counts as failed."""
+    """The trial, marked as failed if it finished but its file of epochs is missing or truncated."""
     if trial.state != "finished" or len(trial.rows) == trial.config.epochs:
         return trial
-    return replace(trial, state="failed", reason=f"finished, but its {EPOCHS} is not whole")
+    return replace(trial, state="failed", reason=f"finished, but its {EPOCHS} is incomplete")

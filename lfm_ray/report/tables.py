@@ -18,10 +18,10 @@ BASELINES = ("alpha = 0", "heuristic", "learned")
 
 
 def strategy_table(trials: list[Trial]) -> Table:
-    """alpha = 0, heuristic, learned, the other strategies, and the best found, on the validation split.
+    """alpha = 0, heuristic, learned, the other strategies, and the best of all, on the validation split.
 
-    A row is the best finished trial of its strategy, by the sweep's (first) objective. The metric
-    shown is the objective's, or accuracy beside an objective that modalities do not have.
+    Each row shows the best finished trial of a strategy by the sweep's (first) objective. The metric is
+    that of the objective; if modalities do not have it, accuracy is shown in addition to the objective.
     """
     best = by_strategy(trials)
     modalities = modalities_of(next(iter(best.values())).rows[-1]) if best else []
@@ -48,9 +48,9 @@ def strategy_table(trials: list[Trial]) -> Table:
 
 
 def front_table(trials: list[Trial], front: list[int]) -> Table:
-    """The Pareto front of a sweep with several objectives: the trials `front`, best first objective first."""
+    """The Pareto front of a sweep with several objectives: trials `front`, sorted by the first objective."""
     chosen = sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.score, reverse=True)
-    title = "Pareto front, validation split: what no other trial beats in one without losing in another"
+    title = "Pareto front, validation split: trials that none beats in one objective without losing in another"
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("strategy", no_wrap=True)
@@ -72,7 +72,7 @@ def settings_table(trial: Trial, searched: list[str]) -> Table:
 
 
 def _numbers(trial: Trial | None, shown: list[str], others: list[str]) -> list[str]:
-    """The cells of a trial: the metrics `shown` (fused first), the gap between the rest, `others`, the number."""
+    """The cells of a trial: the metrics `shown` (fused first), the gap between the rest, `others`, its number."""
     if trial is None:
         return ["-"] * (len(shown) + len(others) + 2)
     values = [trial.rows[-1][name] for name in shown]
@@ -81,14 +81,14 @@ def _numbers(trial: Trial | None, shown: list[str], others: list[str]) -> list[s
 
 
 def modalities_of(row: Row) -> list[str]:
-    """The names of the modalities that a row of metrics tells of."""
+    """The modalities that a row of metrics has an accuracy for."""
     ends = [key for key in row if key.startswith("val/") and key.endswith("/accuracy")]
     names = [key.removeprefix("val/").removesuffix("/accuracy") for key in ends]
     return [name for name in names if name != "fused"]
 
 
 def metrics_table(row: Row, split: str = "val") -> Table:
-    """The metrics of one run's last epoch: accuracy, MAP and macro F1 of the fusion and each modality."""
+    """The metrics of a run's last epoch: accuracy, MAP and macro F1, fused and for each modality."""
     table = Table(title=f"epoch {row['epoch']}, split {split}", title_justify="left")
     table.add_column("")
     for metric in ("accuracy", "MAP", "macro F1"):
@@ -101,14 +101,17 @@ def metrics_table(row: Row, split: str = "val") -> Table:
 
 
 def profile_table(summary: dict[str, Any]) -> Table:
-    """Where the time of a training step goes, from what `Profile.summary` says."""
+    """Where the time of a training step goes, from `Profile.summary`."""
     steps, seconds = summary["steps"], summary["seconds"]
     if not steps:
-        return Table(title=f"no step was profiled: none was left after {WARM_UP} to warm up", title_justify="left")
+        return Table(
+            title=f"no step was profiled: the run ended within the {WARM_UP} warm-up steps",
+            title_justify="left",
+        )
     speed = f"{1000 * seconds / steps:.3g} ms each, {summary['samples'] / seconds:.3g} samples/s"
     table = Table(title=f"{steps} steps: {speed}", title_justify="left")
     table.add_column("part")
-    table.add_column("ms a step", justify="right")
+    table.add_column("ms per step", justify="right")
     table.add_column("share", justify="right")
     table.add_column("")
     for name, its in summary["parts"].items():

@@ -9,9 +9,9 @@
     table4   constant, stepwise, dynamic alpha      figure3  alpha(t): heuristic, found, learned
     table5   with CLIP's encoders                   figure4  Grad-CAM over the epochs
 
-Every row is tuned with the same number of trials and epochs, and its best trial is trained with several
-seeds and measured on the test split (figure3 and figure4 do not read it). Given again, the same command
-goes on where it was. Everything lies under STORAGE/NAME.
+Every row is tuned with the same number of trials and epochs, then its best trial is retrained with
+several seeds and evaluated on the test split (figure3 and figure4 do not read it). The same command
+resumes after an interruption. All results are in STORAGE/NAME.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ def arguments() -> Namespace:
     add = result.add_argument
     add("paper", choices=PAPERS, metavar="WHAT", help="the table or figure, see above")
     add("--data", type=storage_folder, metavar="FOLDER", required=True, help="shards of lfm_ray.prepare")
-    add("--budget", type=seconds, metavar="TIME", help="of everything, such as 4h; decides the trials of each row")
-    add("--trials", type=positive, help="of each row, in place of --budget")
-    add("--epochs", type=positive, help="of each trial; default: 20")
-    add("--seeds", type=positive, help="with which the best trial of each row is trained; default 3 (figure4: 1)")
-    add("--rows", nargs="+", default=[], metavar="ROW", help='only these, such as Concat MLA "LFM learned"')
-    add("--split", choices=("test", "val"), help="what is measured; default test")
+    add("--budget", type=seconds, metavar="TIME", help="time for everything, such as 4h; determines the trials per row")
+    add("--trials", type=positive, help="trials per row, instead of --budget")
+    add("--epochs", type=positive, help="epochs per trial; default 20")
+    add("--seeds", type=positive, help="how many seeds retrain the best trial of each row; default 3 (figure4: 1)")
+    add("--rows", nargs="+", default=[], metavar="ROW", help='only these rows, such as Concat MLA "LFM learned"')
+    add("--split", choices=("test", "val"), help="the split to evaluate on; default test")
     add("--samples", nargs="+", default=["3"], metavar="SAMPLE",
-        help="of figure4: how many, or ids, or rows such as val/7; default 3, of different classes")  # fmt: skip
+        help="for figure4: a number of samples, ids, or rows such as val/7; default 3")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
-        help="of figure4: which class's logit, that of the sample or the predicted one; default true")  # fmt: skip
-    add("--name", help="of the folder; default: WHAT-DATA. The same name goes on after a kill")
+        help="for figure4: explain the logit of the true or of the predicted class; default true")  # fmt: skip
+    add("--name", help="name of the folder; default WHAT-DATA. The same name resumes after a kill")
     add("--storage", type=Path, default=Path("sweeps"), metavar="FOLDER", help="where it is kept; default sweeps")
-    add("--concurrency", type=positive, help="trials at once; default: as many as the CPUs and GPUs allow")
+    add("--concurrency", type=positive, help="concurrent trials; default: as many as the CPUs and GPUs allow")
     add("--address", help="a Ray cluster that this machine is a node of, such as auto; without it, this machine")
     given = result.parse_args()
     if not (given.budget or given.trials):

@@ -1,4 +1,4 @@
-"""`python -m lfm_ray.reproduce`: tunes and confirms the rows of a table or figure of the paper."""
+"""`python -m lfm_ray.reproduce`: tunes and confirms each row of a table or figure of the paper."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ from lfm_ray.training.source import DataSource
 
 @dataclass(frozen=True)
 class Comparison:
-    """What has been run for a table or figure: of each row its space or why it is left out, its best trial, its runs.
+    """The completed runs of a table or figure: for each row its space or why it is left out, best trial, and runs.
 
-    runs: row -> the folders of its confirming runs, one for each of `file.seeds`, measured on `split`.
-    hardware: how many ran at once, and on what.
+    runs: row -> the folders of its confirmation runs, one per seed of `file.seeds`, evaluated on `split`.
+    hardware: how many runs ran at once, and on what.
     """
 
     folder: Path
@@ -69,22 +69,22 @@ class Comparison:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row for each confirming run."""
+        """One row per confirmation run."""
         return paper_frame(self.best, self.runs, self.file.seeds)
 
     @property
     def title(self) -> str:
-        """What the figures are of."""
+        """The title of the table: split, seeds and budget."""
         how = f"mean ± std over {len(self.file.seeds)} seeds; {self.file.trials} trials of {self.file.epochs} epochs"
         return f"{self.split} split in %, {how} for each row"
 
     @property
     def left_out(self) -> list[str]:
-        """A line for each row that the data rule out."""
+        """One line per row that the data rule out."""
         return [f"{row} is left out: {reason}" for row, reason in self.planned.items() if isinstance(reason, str)]
 
     def write_page(self, shown: pd.DataFrame, notes: list[str]) -> Path:
-        """Writes PAPER.md: the table `shown`, and with which settings."""
+        """Writes PAPER.md: the table `shown`, notes, and the best settings of each row."""
         spaces = {row: space for row, space in self.planned.items() if isinstance(space, Space)}
         settings = markdown(settings_cells(self.best, spaces))
         lines = "\n".join([*notes, *self.left_out])
@@ -95,7 +95,7 @@ class Comparison:
 
 
 def compare(given: Namespace) -> None:
-    """Runs what is missing of a table or figure of the paper, and shows it.
+    """Runs what is missing for a table or figure of the paper, and shows the result.
 
     given: paper, data, name, storage, overrides, rows, epochs, trials, budget (seconds), seeds, split,
     address and concurrency, as the command line has them; of Figure 4 samples and class_of.
@@ -112,7 +112,7 @@ def compare(given: Namespace) -> None:
 
 
 def run_comparison(given: Namespace) -> Comparison:
-    """Tunes every row, and trains the best trial of each with all seeds; what is there is not run again."""
+    """Tunes every row, then retrains the best trial of each with all seeds; finished runs are not repeated."""
     card, data = read_card(given.data), storage.shown(given.data)
     settings = [f"data.path={data}", *given.overrides, *([f"epochs={given.epochs}"] if given.epochs else [])]
     planned = plan(given.paper, card, settings, given.rows)
@@ -139,7 +139,7 @@ def run_comparison(given: Namespace) -> Comparison:
     every = max(1, round(base.epochs / (COLUMNS - 1)))
     changes = {"checkpoint.keep_every": every} if given.paper == "figure4" else {}
     with ray_session(given.address):
-        # With what all rows read; whether each fits the data has been checked by `plan`.
+        # The source has the data of all rows; `plan` has checked that each row suits it.
         whole = RunConfig(data=base.data.model_copy(update={"modalities": None}))
         source = DataSource.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
         console.print(f"[bold]{folder}[/]  {len(spaces)} rows, {file.epochs} epochs a trial, {len(seeds)} seeds")
@@ -155,16 +155,16 @@ def run_comparison(given: Namespace) -> Comparison:
 
 
 def show_table(done: Comparison) -> None:
-    """Prints a table of the paper, and writes it as CSV, Markdown and LaTeX."""
+    """Prints a table of the paper and writes it as CSV, Markdown and LaTeX."""
     frame, paper, split = done.frame, done.file.paper, done.split
     baseline = baseline_of(paper)
     second = second_metric(Shards(done.file.data).card, frame, split)
     shown = cells(summary(frame, split, second, baseline), list(done.planned))
-    notes = [f"seconds: of an epoch with its validation, median, {done.hardware}."]
+    notes = [f"seconds: median per epoch, including validation, {done.hardware}."]
     if not math.isnan(chance := friedman(frame, split)):
-        notes.append(f"Friedman's test that all rows are alike: p = {chance:.2g}.")
+        notes.append(f"Friedman's test of the hypothesis that all rows are equal: p = {chance:.2g}.")
     if baseline in done.best and len(done.best) > 1:
-        notes.append(f"p: against {baseline}, paired by seed, Holm.")
+        notes.append(f"p: compared with {baseline}, paired by seed, with Holm's correction.")
     write_atomically(done.folder / f"{paper}.csv", frame.to_csv(index=False))
     write_atomically(done.folder / f"{paper}.tex", latex(done.title, shown))
     page = done.write_page(shown, notes)
@@ -175,7 +175,7 @@ def show_table(done: Comparison) -> None:
 
 
 def show_figure(done: Comparison) -> None:
-    """Draws Figure 1, 2 or 3 as PNG and SVG, with what is drawn as CSV, and prints the accuracies and gaps."""
+    """Draws Figure 1, 2 or 3 as PNG and SVG, with its data as CSV, and prints the accuracies and gaps."""
     frame, paper, folder = done.frame, done.file.paper, done.folder
     figures = over_seeds(frame, done.split)
     shards = Shards(done.file.data)
@@ -200,17 +200,17 @@ def show_figure(done: Comparison) -> None:
 
 
 def show_gradcam(done: Comparison, given: Namespace) -> None:
-    """Draws Figure 4: Grad-CAM over the epochs of each row's first run."""
+    """Draws Figure 4: Grad-CAM over the epochs of the first run of each row."""
     path = done.folder / "figure4.png"
     kept = [replace(one, name=row) for row, runs in done.runs.items() for one in Kept.of(runs[0])]
-    with console.status("looking"):
+    with console.status("computing Grad-CAM"):
         gradcam_figure(kept, given.samples, path, given.class_of, given.data)
     console.print(f"figure          {path}", soft_wrap=True)
 
 
 @contextmanager
 def watched(what: str, runs: int) -> Iterator[Callback]:
-    """The progress of some runs."""
+    """Shows the progress of some runs."""
     console.print(what)
     with RunsProgress(console, runs) as progress:
         yield progress

@@ -1,6 +1,6 @@
-"""The paper's Figures 1 to 3 for any dataset, from the confirming runs of `lfm_ray.reproduce.plan`.
+"""The paper's Figures 1 to 3 for any dataset, from the confirmation runs of `lfm_ray.reproduce.plan`.
 
-Figure 4 is drawn by `lfm_ray.report.gradcam`.
+`lfm_ray.report.gradcam` draws Figure 4.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, read_epochs
 from lfm_ray.training.trainer import Trainer
 
-DOTS = 600  # samples of a split that are drawn; the gap is that of all
+DOTS = 600  # samples drawn per split; the gap is computed from all
 
 
 def over_seeds(frame: pd.DataFrame, split: str) -> pd.DataFrame:
-    """One line for each row: mean and sample standard deviation (`NAME std`) over seeds.
+    """One line per row: mean and sample standard deviation (`NAME std`) over seeds.
 
-    Of the accuracies of the fusion and of each modality and of the accuracy gap, in per cent, and of
-    the modality gap. frame: `lfm_ray.reproduce.tables.paper_frame`.
+    Columns: the fused accuracy, that of each modality and the accuracy gap, in per cent, and the
+    modality gap. frame: `lfm_ray.reproduce.tables.paper_frame`.
     """
     names = ["fused", *modalities_in(frame, split)]
     columns = {name: 100 * frame[f"{split}/{name}/accuracy"] for name in names}
@@ -61,7 +61,7 @@ def gap_cells(figures: pd.DataFrame) -> pd.DataFrame:
 def label_mixing_figure(figures: pd.DataFrame, classes: int) -> Figure:
     """Figure 1: accuracies and gaps against u, where L_CLS is (1 - u) L_S + u L_U.
 
-    figures: `over_seeds` with a column `u`. Bars: the standard deviation over seeds.
+    figures: `over_seeds` with a column `u`. Error bars: the standard deviation over seeds.
     """
     figures = figures.sort_values("u")
     names = [name for name in figures if f"{name} std" in figures and not name.endswith("gap")]
@@ -97,7 +97,7 @@ def _against_u(axes: Axes, figures: pd.DataFrame, name: str, colour: str, width:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The embeddings of a split by one trained model.
+    """The embeddings that a trained model gives to a split.
 
     embeddings: modality -> (N, d) float32 of length 1; labels: (N,); gap: `lfm_ray.models.metrics.modality_gap`.
     """
@@ -109,10 +109,10 @@ class Embedded:
 
     @classmethod
     def of(cls, run: Path, shards: Shards, split: str) -> Embedded:
-        """By the last model of a training run's folder.
+        """Computed by the final model in a run's folder.
 
         Raises:
-            UserError: its checkpoint is gone, or not whole.
+            UserError: its checkpoint is missing or damaged.
         """
         state = checkpoint.load(run / CHECKPOINT)
         config = build(RunConfig, state["config"])
@@ -126,11 +126,11 @@ class Embedded:
         return cls(on_sphere, labels.cpu().numpy(), shards.ids(split), modality_gap(outputs.embeddings))
 
     def in_plane(self) -> tuple[dict[str, np.ndarray], float]:
-        """modality -> (N, 2), and the share of the variance that the two dimensions hold.
+        """modality -> (N, 2), and the share of the variance explained by the two dimensions.
 
-        A projection to a plane through the centroids, so that two or three modalities have their gaps at
-        their true length: along it, and along the first principal component of what is orthogonal. (PCA of
-        all embeddings may show a gap shorter than it is; t-SNE and UMAP keep no distances.)
+        Projects onto a plane through the centroids, so that the gaps between two or three modalities keep
+        their true length. With two, the second axis is the first principal component of the orthogonal
+        complement. (PCA of all embeddings can shorten a gap; t-SNE and UMAP do not preserve distances.)
         """
         from sklearn.decomposition import PCA
 
@@ -146,7 +146,7 @@ class Embedded:
         return points, float(np.concatenate(list(points.values())).var(axis=0).sum() / every.var(axis=0).sum())
 
     def frame(self) -> pd.DataFrame:
-        """The points of `in_plane`, one row for each sample and modality."""
+        """The points of `in_plane`, one row per sample and modality."""
         return pd.concat(
             pd.DataFrame({"modality": name, "id": self.ids, "label": self.labels, "x": points[:, 0], "y": points[:, 1]})
             for name, points in self.in_plane()[0].items()
@@ -154,9 +154,9 @@ class Embedded:
 
 
 def embeddings_figure(rows: Mapping[str, Embedded], accuracies: Mapping[str, float]) -> Figure:
-    """Figure 2: the embeddings of each modality in the plane, for each row, with the modality gap.
+    """Figure 2: for each row, the embeddings of each modality in the plane, with the modality gap.
 
-    All panels have the same scale. Crosses are the centroids, see `Embedded.in_plane`; accuracies: row -> per cent.
+    All panels have the same scale. Crosses mark the centroids; see `Embedded.in_plane`. accuracies: row -> per cent.
     """
     columns = min(len(rows), 4)
     lines = -(-len(rows) // columns)
@@ -186,7 +186,7 @@ def embeddings_figure(rows: Mapping[str, Embedded], accuracies: Mapping[str, flo
 
 
 def alpha_plot(folders: Mapping[str, Sequence[Path]]) -> Plot:
-    """Figure 3: alpha over the share of the epochs, of each row with each seed (thin), and their mean (thick)."""
+    """Figure 3: alpha against the share of the epochs, for each seed of a row (thin) and their mean (thick)."""
     curves = []
     for row, runs in folders.items():
         histories = [read_epochs(run) for run in runs]

@@ -1,13 +1,13 @@
-"""The rows of the paper's tables and figures, each tuned with the same budget and confirmed over the same seeds.
+"""The rows of the paper's tables and figures, each tuned with the same budget and confirmed with the same seeds.
 
 FOLDER/
   comparison.yaml   what is compared: the table or figure, the data, and the trials, epochs and seeds of every row
-  ROW/              a sweep for each row (lfm_ray/search/sweep.py); its best trial with other seeds is in confirm/
+  ROW/              one sweep per row (lfm_ray/search/sweep.py); confirm/ holds its best trial with other seeds
 
-Every row has the same number of trials of the same number of epochs, and none is stopped early. The
-first trial of a row has the defaults of its authors; the others are drawn from its part of
-search_spaces/methods.yaml (table3, table4, figure3: alpha_schedule.yaml). What is there is not run again, so the
-same call goes on after a kill.
+Every row has the same number of trials with the same number of epochs, without pruning. The first
+trial of a row uses its authors' defaults; the others are drawn from its part of
+search_spaces/methods.yaml (table3, table4, figure3: alpha_schedule.yaml). Finished runs are not
+repeated, so the same call resumes after a kill.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from lfm_ray.training.source import DataSource
 
 SPACE = "search_spaces/methods.yaml"
 SCHEDULES = "search_spaces/alpha_schedule.yaml"
-OF_SCHEDULES = ("table3", "table4", "figure3")  # L_MM is tuned for every alpha(t)
+OF_SCHEDULES = ("table3", "table4", "figure3")  # here L_MM is tuned for every alpha(t)
 CONCAT = "Concat"
 JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
 HEADS = {
@@ -66,11 +66,11 @@ LFM["LFM official"] = ["method.name=official", "alpha.strategy=official"]
 CLIP = {"image": "clip_image", "video": "clip_image", "text": "clip_text"}
 
 Watch = Callable[[str, int], AbstractContextManager[Callback]]
-"""What is run, and how many runs it is -> the progress."""
+"""Description of the runs and their number -> a context manager that shows progress."""
 
 
 class ComparisonFile(Settings):
-    """What `comparison.yaml` holds. trials: of every row; null until the first trial of each has shown its time."""
+    """What `comparison.yaml` holds. trials: per row; null until first trials have been timed."""
 
     paper: str
     data: str
@@ -82,15 +82,15 @@ class ComparisonFile(Settings):
 
 
 def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
-    """The rows of a table or figure of the paper for a dataset: name -> settings that make `SPACE` that row's.
+    """The rows of a table or figure of the paper for a dataset: name -> settings that restrict `SPACE` to the row.
 
     table1: each modality alone, joint training with each fusion head, every method, LFM. table3: without
-    contrastive learning, with it (CL; alpha = 0.5), with dynamic integration too (DI; alpha learned).
-    table4: constant and stepwise alpha, the heuristic, learned. table5: table1's question with CLIP's
-    encoders. figure1: joint training with (1 - u) L_S + u L_U; the paper has u = 0, 0.3 and 1. figure2: joint
-    training, G-Blend, MLA, LFM. figure3: alpha(t) heuristic, found and learned. figure4: joint training and
-    LFM. A method that leaves the fusion head open has `concat`, as its authors do; LFM has `sum`,
-    as its authors do.
+    contrastive learning, with it (CL; alpha = 0.5), and also with dynamic integration (DI; alpha learned).
+    table4: constant, stepwise, heuristic and learned alpha. table5: like table1, with CLIP's encoders.
+    figure1: joint training with (1 - u) L_S + u L_U; the paper has u = 0, 0.3 and 1. figure2: joint
+    training, G-Blend, MLA, LFM. figure3: heuristic, searched and learned alpha(t). figure4: joint training
+    and LFM. Methods that do not prescribe a fusion head use `concat`, and LFM uses `sum`, as their authors
+    do.
 
     Raises:
         UserError: there is no such table or figure, or CLIP has no encoder for a modality.
@@ -127,12 +127,12 @@ def _method(name: str) -> list[str]:
 
 
 def baseline_of(paper: str) -> str:
-    """The row that others are compared with: joint training."""
+    """The row that the others are compared with: joint training."""
     return {"table3": "alpha = 0", "table4": "alpha = 0", "table5": "CLIP"}.get(paper, CONCAT)
 
 
 def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> Space:
-    """The space of one row, in which no trial is stopped early.
+    """The space of one row, without pruning.
 
     Raises:
         UserError: the row's method or fusion head is not defined for the modalities.
@@ -142,7 +142,7 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
     names = config.data.modalities or list(card.modalities)
     check_model(config.model, {name: card.modalities[name] for name in names})
     config.method.check_modalities(names)
-    if config.method.name == "mslr":  # its settings are named as the modalities are
+    if config.method.name == "mslr":  # it has one setting per modality, named after it
         rates = {f"method.factors.{name}": Distribution(loguniform=[0.1, 10]) for name in names}
         equal = {"defaults": dict.fromkeys(rates, 1.0)}
         space = space.model_copy(update={"search": {**space.search, **rates}, "points": equal})
@@ -150,7 +150,7 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
 
 
 def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence[str] = ()) -> dict[str, Space | str]:
-    """The rows of a table or figure, in its order: name -> its space, or why the data rule it out. only: these rows.
+    """The rows of a table or figure, in order: name -> space, or why the data rule the row out. only: these rows.
 
     Raises:
         UserError: `only` names none of the rows, or the data rule out every row.
@@ -178,11 +178,11 @@ def tune_all(
     folder: Path, file: ComparisonFile, spaces: Mapping[str, Space], source: DataSource, resources: Resources,
     budget: float | None, watch: Watch,
 ) -> ComparisonFile:  # fmt: skip
-    """Tunes every row: in each round one trial of each, all at once, so that the cluster is never idle.
+    """Tunes every row: each round runs one trial of every row at the same time, to keep the cluster busy.
 
-    Where `file.trials` is open, there are as many rounds as fit into `budget` seconds, at least one. A
-    round, and the runs of one confirming seed, take as long as the second round; the first starts
-    processes. Returns the file with the number of trials.
+    If `file.trials` is None, runs as many rounds as fit into `budget` seconds, at least one. A round, and
+    the confirmation runs of one seed, are assumed to take as long as the second round, since the first
+    has to start processes. Returns the file with the number of trials.
     """
     sweeps = {row: _open(folder, row, space, file) for row, space in spaces.items()}
     if file.trials is None:
@@ -200,20 +200,20 @@ def tune_all(
 def _tune_for(
     budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch
 ) -> int:
-    """Runs a round, and another if it fits; returns how many fit, both included."""
+    """Runs a round, and another if it fits; returns how many fit, including these."""
     started = time.monotonic()
     trials, more = 0, 1
     while more and trials < 2:
         begun, trials = time.monotonic(), trials + 1
         _tune_to(trials, sweeps, source, resources, watch)
         cost = sum(epoch["seconds"] for sweep in sweeps.values() for trial in sweep.trials() for epoch in trial.rows)
-        a_round = max(time.monotonic() - begun, cost / trials / resources.trials_at_once())  # if run before a kill
+        a_round = max(time.monotonic() - begun, cost / trials / resources.trials_at_once())  # if it ran before a kill
         more = rounds_that_fit(budget - (time.monotonic() - started), a_round, seeds)
     return trials + more
 
 
 def rounds_that_fit(left: float, a_round: float, seeds: int) -> int:
-    """How many more rounds end in `left` seconds, when each confirming seed takes as long as one, too."""
+    """How many more rounds fit into `left` seconds, if each confirmation seed takes as long as a round."""
     return max(0, math.floor(left / a_round) - seeds)
 
 
@@ -229,7 +229,7 @@ def _open(folder: Path, row: str, space: Space, file: ComparisonFile) -> Sweep:
 
 
 def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch) -> None:
-    """Runs one trial of each row that has fewer than so many, and tells the row's study how it went."""
+    """Runs one trial of each row that has fewer than `trials`, and records the results in the rows' studies."""
     asked: dict[Path, tuple[Sweep, int]] = {}
     for sweep in sweeps.values():
         if sum(trial.state in ("finished", "failed") for trial in sweep.trials()) < trials:
@@ -248,7 +248,7 @@ def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: DataSource, resou
 
 
 def best_trials(folder: Path, spaces: Mapping[str, Space]) -> dict[str, Trial]:
-    """Row -> its best trial by the validation split; a row of which every trial failed is left out."""
+    """Row -> its best trial on the validation split; rows whose trials all failed are left out."""
     found = {row: best_of(Sweep.open(row_folder(folder, row)).trials()) for row in spaces}
     return {row: trial for row, trial in found.items() if trial is not None}
 
@@ -257,9 +257,9 @@ def confirm_all(
     folder: Path, file: ComparisonFile, best: Mapping[str, Trial], source: DataSource, resources: Resources,
     split: str, watch: Watch, changes: Mapping[str, object] | None = None,
 ) -> dict[str, list[Path]]:  # fmt: skip
-    """Trains the best trial of every row with each seed, and measures it on `split`; row -> its runs' folders.
+    """Retrains the best trial of every row with each seed and evaluates it on `split`; row -> its runs' folders.
 
-    changes: settings that these runs have beside those of the trial.
+    changes: settings that override those of the trial.
 
     Raises:
         TrainingFailed: no trial of any row has finished, or a run failed.
@@ -281,15 +281,15 @@ def confirm_all(
 
 
 def open_comparison(folder: Path, wanted: ComparisonFile) -> ComparisonFile:
-    """The comparison of a folder, begun if there is none.
+    """Opens the comparison in a folder, or creates it if there is none.
 
     Raises:
-        UserError: the folder holds another comparison, or something else.
+        UserError: the folder holds a different comparison, or other files.
     """
     path = folder / "comparison.yaml"
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is not empty and not a comparison; use another --name")
+            raise UserError(f"{folder}: is neither empty nor a comparison; use another --name")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, wanted.to_yaml())
         return wanted
@@ -304,12 +304,12 @@ def open_comparison(folder: Path, wanted: ComparisonFile) -> ComparisonFile:
 
 
 def row_folder(folder: Path, row: str) -> Path:
-    """Where the sweep of a row is kept."""
+    """The folder of a row's sweep."""
     return folder / _plain(row)
 
 
 def confirm_folder(folder: Path, row: str, trial: Trial, seed: int, split: str) -> Path:
-    """Where the run of a row's best trial with another seed is kept, as `lfm_ray.confirm` keeps them."""
+    """The folder of a row's best trial retrained with a seed, laid out as by `lfm_ray.confirm`."""
     kept = "confirm" if split == "test" else f"confirm-{split}"
     return (row_folder(folder, row) / kept / f"{trial.number:04d}-seed{seed}").absolute()
 

@@ -1,4 +1,4 @@
-"""The paper's tables for any dataset: every method tuned alike, its figures over seeds, ranks and significance."""
+"""The paper's tables for any dataset: statistics over seeds, ranks and significance of equally tuned methods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lfm_ray.training.run_folder import read_epochs
 
 
 def paper_frame(best: Mapping[str, Trial], folders: Mapping[str, Sequence[Path]], seeds: Sequence[int]) -> pd.DataFrame:
-    """One row for each confirming run: the table's row, trial, validation accuracy, seed, seconds an epoch, metrics."""
+    """One row per confirmation run: the table's row, trial, validation accuracy, seed, seconds per epoch, metrics."""
     return pd.DataFrame(
         [
             {"row": row, "trial": best[row].number, "selected_by": best[row].accuracy, "seed": seed}
@@ -35,11 +35,11 @@ def paper_frame(best: Mapping[str, Trial], folders: Mapping[str, Sequence[Path]]
 
 
 def summary(frame: pd.DataFrame, split: str, second: str, baseline: str = CONCAT) -> pd.DataFrame:
-    """One line for each row of the table, in its order; figures in per cent, over seeds.
+    """One line per row of the table, in its order; values over seeds, in per cent.
 
-    accuracy, std, `second` (map or macro_f1), each modality's accuracy, gap, rank (mean over seeds of
-    the rank by accuracy; 1 is best), minus concat (mean of the differences from the baseline seed by seed;
-    named after it), p (two-sided paired t-test against it, corrected by Holm for all rows), and seconds of an epoch.
+    accuracy, std, `second` (map or macro_f1), each modality's accuracy, gap, rank (by accuracy, mean over
+    seeds; 1 is best), minus concat (mean difference from the baseline, paired by seed; named after the
+    baseline), p (two-sided paired t-test against it, Holm-corrected over all rows), and seconds per epoch.
     """
     accuracy = frame.pivot(index="seed", columns="row", values=f"{split}/fused/accuracy")
     ranks = accuracy.rank(axis=1, ascending=False).mean()
@@ -61,7 +61,7 @@ def summary(frame: pd.DataFrame, split: str, second: str, baseline: str = CONCAT
 
 
 def friedman(frame: pd.DataFrame, split: str) -> float:
-    """The p-value of Friedman's test that all rows are alike; seeds are its blocks. nan below 3 rows or 2 seeds."""
+    """The p-value of Friedman's test that all rows are equal, with seeds as blocks; nan below 3 rows or 2 seeds."""
     from scipy import stats
 
     accuracy = frame.pivot(index="seed", columns="row", values=f"{split}/fused/accuracy")
@@ -71,7 +71,7 @@ def friedman(frame: pd.DataFrame, split: str) -> float:
 
 
 def cells(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """The summary as text, with a line of dashes for each row of `order` that the data rule out."""
+    """The summary as text, with a line of dashes for each row of `order` that was left out."""
     shown = figures.set_index("row")
     lines = []
     for row in order:
@@ -85,7 +85,7 @@ def cells(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 
 def paper_table(title: str, shown: pd.DataFrame) -> Table:
-    """For the terminal."""
+    """A table for the terminal."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
@@ -106,13 +106,13 @@ def settings_cells(best: Mapping[str, Trial], spaces: Mapping[str, Space]) -> pd
 
 
 def second_metric(card: DatasetCard, frame: pd.DataFrame, split: str) -> str:
-    """MAP where the paper gives MAP, on data with sound; macro F1 elsewhere. frame: of `paper_frame`."""
+    """MAP on data with sound, where the paper reports MAP; else macro F1. frame: of `paper_frame`."""
     kinds = [card.modalities[name].kind for name in modalities_in(frame, split)]
     return "map" if "audio" in kinds else "macro_f1"
 
 
 def modalities_in(frame: pd.DataFrame, split: str) -> list[str]:
-    """The modalities whose accuracies on a split a frame of runs has."""
+    """The modalities whose accuracies on a split are in a frame of runs."""
     return [name for name in measured(frame, split) if name != "fused"]
 
 

@@ -7,5 +7,5 @@ import optuna
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", message="Constraints have been set")  # CMA-ES never sees the draws that broke one
+warnings.filterwarnings("ignore", message="Constraints have been set")  # CMA-ES never sees draws that violate one
 logging.getLogger("optuna").setLevel(logging.ERROR)

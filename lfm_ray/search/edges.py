@@ -1,4 +1,4 @@
-"""Whether the best trials of a sweep crowd at an end of what was searched: then better ones may lie beyond it."""
+"""Warns when the best trials of a sweep crowd at one end of a search range: better ones may lie beyond it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 
-BEST, CROWD = 5, 4  # so many of the best trials
-EDGE = 0.15  # of the range of a setting; by chance, four of five lie in one of its two ends in 0.4 % of sweeps
+BEST, CROWD = 5, 4  # trials: how many of the best are looked at, and how many of those make a crowd
+EDGE = 0.15  # share of the range; by chance, four of five trials lie at the same end in 0.4 % of sweeps
 
 
 def at_the_edge(space: Space, trials: Sequence[Trial]) -> list[str]:
-    """A line for each searched number of which the best finished trials nearly all lie at one end of its range.
+    """One line per searched number for which nearly all of the best finished trials lie at one end of its range.
 
-    Only where a run would allow values beyond that end. On a logarithmic scale for loguniform.
+    Ends beyond which a run allows no value are left out. loguniform ranges are measured on a log scale.
     """
     drawn = [space.searched_values(trial.config) for trial in ranked(trials)]
     said = []
@@ -38,7 +38,7 @@ def at_the_edge(space: Space, trials: Sequence[Trial]) -> list[str]:
 
 
 def _scaled(value: float, distribution: Distribution) -> float:
-    """From 0 at the lower bound to 1 at the upper."""
+    """The value scaled to 0 at the lower bound and 1 at the upper."""
     low, high = distribution.bounds
     if distribution.loguniform is not None:
         return math.log(value / low) / math.log(high / low)
@@ -46,7 +46,7 @@ def _scaled(value: float, distribution: Distribution) -> float:
 
 
 def _allowed_beyond(space: Space, name: str, distribution: Distribution, end: float, other: float) -> bool:
-    """Whether a run takes a value a little beyond an end."""
+    """Whether a run accepts a value slightly beyond an end."""
     if distribution.loguniform is not None:
         beyond = end * (end / other) ** EDGE
     elif distribution.integer is not None:

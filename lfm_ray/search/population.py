@@ -1,17 +1,17 @@
 """Population based training of a schedule: alpha and the learning rate change while the members train.
 
 Jaderberg et al., "Population based training of neural networks", 2017. All members train side by
-side, a few epochs a round. After a round each of the lowest quarter goes on from the state of one
-of the highest quarter (exploit), with another alpha and another factor of the learning rate from
-there on (explore). What a member ends with is the schedule of its line of ancestors, one alpha and
-one learning rate for each epoch: settings like any other (`alpha.strategy: table`,
-`optimizer.schedule: table`). All members have the sweep's seed, so a run of those settings alone
-gives the same numbers again.
+side, a few epochs per round. After each round, every member of the lowest quarter continues from the
+state of one in the highest quarter (exploit), with a new alpha and a new learning rate factor from
+then on (explore). A member ends with the schedule of its line of ancestors, one alpha and one
+learning rate per epoch, which are ordinary settings (`alpha.strategy: table`,
+`optimizer.schedule: table`). All members use the sweep's seed, so a single run with those settings
+reproduces the member's numbers.
 
-Ray's own PBT and PB2 are not used: they keep what they decided in the driver's memory, copy
-checkpoints through a storage of their own, and compare members whenever one happens to report.
-Here a round is over when all have ended it, so neither a kill nor the number of CPUs changes the
-result. Members are compared by the measure that trials are pruned by, for the same reason.
+Ray's own PBT and PB2 are not used: they keep their decisions in the driver's memory, copy
+checkpoints through their own storage, and compare members whenever one happens to report. Here a
+round ends when all members have finished it, so neither a kill nor the number of CPUs changes the
+result. Members are compared by the measure that pruning uses (`Pruning.by`), for the same reason.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, 
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"
 JOURNAL = "population.jsonl"
-ROUNDS = 10  # of a run, where it has so many epochs
-ALPHA_STEP = 0.3  # alpha is changed by at most this
+ROUNDS = 10  # per run, if it has at least as many epochs
+ALPHA_STEP = 0.3  # the largest change of alpha
 RATE_FACTORS = (0.8, 1.25)
 
 
 def population_space(space: Space, members: int) -> Space:
-    """The space of a population: alpha and the learning rate are tables, what else it searches is drawn.
+    """The space of a population: alpha and the learning rate are tables; other searched settings are drawn.
 
     Raises:
-        UserError: there are too few members, or the space cannot be searched so.
+        UserError: there are too few members, or a population cannot search the space.
     """
     if members < 4:
-        raise UserError(f"--population {members}: takes at least 4 members, of which a quarter follows another quarter")
+        raise UserError(f"--population {members}: takes at least 4 members, as its lowest quarter follows the highest")
     if space.base.method.name != "lfm" or "epochs" in space.search:
         raise UserError("--population needs method lfm and a fixed number of epochs")
     if space.constraints or len(space.objective) > 1:
-        raise UserError("--population knows no constraints, and one objective")
+        raise UserError("--population supports a single objective and no constraints")
     changes = {
         "alpha": {"strategy": "table", "values": [0.5] * space.base.epochs},
         "optimizer": {
@@ -69,29 +69,29 @@ def population_space(space: Space, members: int) -> Space:
 
 
 def check_population(workers: int, folder: Path) -> None:
-    """Refuses a way to run a population that it has not.
+    """Checks that a population can be run this way.
 
     Raises:
-        UserError: members of several workers, or a sweep that is kept in an object store.
+        UserError: members have several workers, or the sweep is kept in an object store.
     """
     if workers > 1:
         raise UserError(
-            "--population trains each member in one process: a round is a few epochs, and Ray Train's workers would"
-            " have to be started anew for each; leave out --workers-per-trial"
+            "--population trains each member in one process, since Ray Train's workers would have to be restarted"
+            " for every round of a few epochs; leave out --workers-per-trial"
         )
     if "://" in name_of(folder):
-        raise UserError("--population copies checkpoints between its members: give a --storage that is a folder")
+        raise UserError("--population copies checkpoints between its members; --storage must be a folder")
 
 
 def rounds(space: Space) -> int:
-    """How many rounds each member trains; 0 where the space is no population's."""
+    """How many rounds each member trains; 0 if the space is not that of a population."""
     return -(-space.base.epochs // space.epochs_a_round) if space.epochs_a_round else 0
 
 
 def rate_factors(settings: OptimizerSettings, epochs: int) -> list[float]:
-    """The schedule of the settings as a table: its learning rate in each epoch, over the highest.
+    """The learning rate schedule as a table: the rate in each epoch as a factor of the learning rate setting.
 
-    That of `plateau` is flat: it is for the population to lower it.
+    The table of `plateau` is flat: lowering the rate is left to the population.
     """
     if settings.schedule == "table":
         given = settings.table or [1.0]
@@ -106,7 +106,7 @@ def rate_factors(settings: OptimizerSettings, epochs: int) -> list[float]:
 
 
 def explored(settings: dict[str, Any], epoch: int, random: np.random.Generator) -> dict[str, Any]:
-    """Settings whose alpha and learning rate after `epoch` are others; what has been trained with stays."""
+    """Settings with a new alpha and learning rate after `epoch`; earlier epochs keep theirs."""
     changed = copy.deepcopy(settings)
     alphas, rates = changed[ALPHAS], changed[RATES]
     alpha = float(np.clip(alphas[epoch] + random.uniform(-ALPHA_STEP, ALPHA_STEP), 0, 1))
@@ -119,12 +119,12 @@ def explored(settings: dict[str, Any], epoch: int, random: np.random.Generator) 
 def next_round(
     settings: list[dict[str, Any]], scores: list[float], epoch: int, random: np.random.Generator
 ) -> list[tuple[int, dict[str, Any]]]:
-    """For each member the member that it goes on from, itself or another, and its settings after `epoch`.
+    """For each member: the member it continues from, itself or another, and its settings after `epoch`.
 
-    scores: what members are compared by; nan for one that failed, which always follows another.
+    scores: what members are compared by; nan for a failed member, which always continues from another.
 
     Raises:
-        TrainingFailed: there is nobody to follow.
+        TrainingFailed: every member that could be continued from has failed.
     """
     order = sorted(range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
     quarter = len(order) // 4
@@ -143,11 +143,12 @@ def next_round(
 
 
 class Population:
-    """The rounds of a population, on disk: what every member does next, and when a round is over.
+    """The rounds of a population, kept on disk: what every member does next, and when a round is over.
 
-    Members are the trials of the sweep; trials/0003 holds member 3. population.jsonl has a line for
-    each round: whom each member goes on from, and its settings. It is written before anything is
-    copied, and a parent is never a follower, so a copy that a kill interrupted is made again.
+    Members are the trials of the sweep; trials/0003 holds member 3. population.jsonl has one line per
+    round: the member that each one continues from, and its settings. It is written before any
+    checkpoint is copied, and a parent never follows another member in the same round, so a copy that
+    is interrupted by a kill can simply be repeated.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -166,7 +167,7 @@ class Population:
 
     @property
     def until(self) -> int:
-        """The epoch at which the present round ends."""
+        """The epoch at which the current round ends."""
         return min(len(self.rounds) * self.every, self.T)
 
     @property
@@ -175,21 +176,21 @@ class Population:
         return all(self.sweep.study.ended(member) for member in range(self.space.trials))
 
     def remaining(self) -> int:
-        """How many rounds of members are still to be trained."""
+        """How many rounds are still to be trained, over all members."""
         return self.space.trials * (rounds(self.space) - len(self.rounds) + 1)
 
     def next(self) -> tuple[int, dict[str, Any]] | None:
-        """A member that is to train until the end of the round, or None while others still do."""
+        """A member that has yet to train in this round, with its settings; None if all have been handed out."""
         if not self._waiting:
             return None
         number = self._waiting.pop(0)
         return number, self.rounds[-1][number][1]
 
     def ended(self, number: int, reason: str | None = None) -> None:
-        """A member has ended the round, or failed for a reason. The last of a round begins the next.
+        """Records that a member finished the round, or why it failed. The last one starts the next round.
 
-        One that failed follows another, and its reason is a notice in its folder; the population is
-        over when all have.
+        A failed member continues from another, and the reason is added to its folder as a notice; if
+        all members fail, the population ends.
         """
         self._open.discard(number)
         if reason is not None:
@@ -214,7 +215,7 @@ class Population:
                 study.finish(member, read_epochs(self._folder(member))[-1])
 
     def _first(self) -> list[dict[str, Any]]:
-        """Settings of the first round: drawn from the space, with alpha spread evenly over [0, 1]."""
+        """Settings of the first round, drawn from the space, with alpha spread evenly over [0, 1]."""
         spread = np.linspace(0, 1, self.space.trials)
         rates = list(self.space.base.optimizer.table or [])
         drawn = [self.sweep.study.ask()[1] for _ in spread]
@@ -230,7 +231,7 @@ class Population:
         self._begin()
 
     def _begin(self) -> None:
-        """Puts every member where its round starts, and opens the round."""
+        """Brings every member to the start of the round, and opens the round."""
         self.failed = {}
         for number, (parent, settings) in enumerate(self.rounds[-1]):
             if not self.sweep.study.ended(number):  # a kill may have come between the ends of two members
@@ -251,9 +252,9 @@ class Population:
 
 
 def take_over(parent: Path, child: Path, config: RunConfig) -> None:
-    """Makes the run in `child` one of `config` that has trained the parent's epochs. It may have been done before.
+    """Turns the run in `child` into a run of `config` that has trained the parent's epochs. Can be repeated.
 
-    The learning rate of the next step, which the optimiser and the last row hold, is that of the new table.
+    The optimiser and the last row of metrics get the learning rate that the new table has for the next epoch.
     """
     values = config.model_dump(mode="json")
     if (child / CHECKPOINT).exists() and checkpoint.load(child / CHECKPOINT)["config"] == values:
@@ -268,4 +269,4 @@ def take_over(parent: Path, child: Path, config: RunConfig) -> None:
     write_atomically(child / EPOCHS, "".join(json.dumps(row) + "\n" for row in state["history"]))
     write_atomically(child / CONFIG, config.to_yaml())
     checkpoint.save(child / CHECKPOINT, state)
-    checkpoint.previous(child / CHECKPOINT).unlink(missing_ok=True)  # it is of another line of ancestors
+    checkpoint.previous(child / CHECKPOINT).unlink(missing_ok=True)  # it belongs to another line of ancestors

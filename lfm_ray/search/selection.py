@@ -9,11 +9,11 @@ from statistics import mean
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.sweep import Trial
 
-COMPARED = ("alpha = 0", "heuristic")  # what `lfm_ray.confirm` trains beside the best
+COMPARED = ("alpha = 0", "heuristic")  # baselines that `lfm_ray.confirm` trains as well
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """The finished trial of the highest score: constraints first, then the objective (`Trial.score`)."""
+    """The finished trial with the highest `Trial.score`: constraints first, then the objective."""
     return max((trial for trial in trials if trial.state == "finished"), key=lambda trial: trial.score, default=None)
 
 
@@ -23,7 +23,7 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
-    """For each strategy its best finished trial, best strategy last."""
+    """The best finished trial of each strategy, the best strategy last."""
     names = {trial.strategy for trial in trials}
     best = {name: best_of([trial for trial in trials if trial.strategy == name]) for name in names}
     found = {name: trial for name, trial in best.items() if trial is not None}
@@ -32,22 +32,22 @@ def by_strategy(trials: list[Trial]) -> dict[str, Trial]:
 
 @dataclass(frozen=True)
 class Pool:
-    """Finished trials, the best first, and how many of them are to be confirmed."""
+    """Candidates for confirmation: finished trials, the best first, and how many of them are wanted."""
 
     trials: list[Trial]
     wanted: int
 
     def best(self, known: Mapping[int, Sequence[Trial]]) -> list[Trial]:
-        """The wanted ones, by the mean score of what is known of each.
+        """The `wanted` trials with the best mean score.
 
-        known: number of a trial -> itself, or its runs with other seeds.
+        known: trial number -> what its mean is taken over: the trial itself, or its runs with other seeds.
         """
         scores = {n: tuple(map(mean, zip(*(one.score for one in runs), strict=True))) for n, runs in known.items()}
         return sorted(self.trials, key=lambda trial: scores[trial.number], reverse=True)[: self.wanted]
 
 
 def pools(trials: list[Trial], top: int, among: int) -> list[Pool]:
-    """What is worth confirming: `top` of the `among` best trials, and one of the `among` best of each baseline."""
+    """Pools to confirm from: `top` of the `among` best trials, and one of the `among` best of each baseline."""
     finished = ranked(trials)
     baselines = [[trial for trial in finished if trial.strategy == name] for name in COMPARED]
     found = [Pool(finished[:among], top), *(Pool(baseline[:among], 1) for baseline in baselines)]
@@ -55,9 +55,9 @@ def pools(trials: list[Trial], top: int, among: int) -> list[Pool]:
 
 
 def schedule_of(trial: Trial) -> tuple[Polynomial, float]:
-    """A trial's alpha(t) as a polynomial, and the root mean square of what it leaves out.
+    """A trial's alpha(t) as a polynomial, and the root mean square residual.
 
-    Exact for a polynomial trial; for any other a cubic fitted to the alpha of its epochs.
+    Exact for a polynomial trial; for any other, a cubic fitted to its alpha in each epoch.
     """
     if isinstance(trial.config.alpha, Polynomial):
         return trial.config.alpha, 0.0

@@ -1,13 +1,13 @@
-"""A sweep on disk, running or finished: what was asked, what every trial did, what is best.
+"""A sweep on disk, running or finished: its search space, what every trial did, and which is best.
 
 STORAGE/NAME/
   sweep.yaml      the space with all overrides, the seed, the data's fingerprint, the versions
-  study.journal   Optuna's journal: the settings and the fate of every trial
+  study.journal   Optuna's journal: the settings and outcome of every trial
   trials/0007/    one run each: config.yaml, epochs.jsonl, checkpoint.pt
   tensorboard/    one TensorBoard run each
   .lock           held by the process that runs the sweep
-  learned/        the run that --from-learned began with
-  warm_start.jsonl   the trials of earlier sweeps that --warm-start took
+  learned/        the learned run that --from-learned starts with
+  warm_start.jsonl   the trials taken from earlier sweeps by --warm-start
   trials.csv, strategies.png, best.yaml, report.html   written at the end
 """
 
@@ -55,19 +55,19 @@ class SweepFile(Settings):
 
     space: Space
     seed: int
-    fingerprint: str = Field(description="of the shards; a sweep goes on only with the same data")
+    fingerprint: str = Field(description="of the shards; a sweep can only be resumed on the same data")
     created: str
     versions: dict[str, str]
-    command: str = Field("", description="what was typed")
+    command: str = Field("", description="the command line that started the sweep")
     hardware: str = Field("", description="of the cluster")
     from_learned: bool = Field(
-        False, description="a learned run is still to be made, and its fit to be searched around"
+        False, description="the learned run has yet to finish; its fit then becomes a known point"
     )
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: as Optuna keeps it."""
+    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: Optuna's record of it."""
 
     number: int
     label: str
@@ -85,17 +85,17 @@ class Trial:
 
     @property
     def violation(self) -> float:
-        """By how much the metrics of the last epoch break the space's constraints; 0 if they do not."""
+        """By how much the last epoch's metrics violate the space's constraints in total; 0 if they hold."""
         return sum(max(0.0, amount) for amount in self.space.outcomes(self.config, self.rows[-1]).values())
 
     @property
     def score(self) -> tuple[float, ...]:
-        """What trials are compared by: the constraints, the objectives in their order, the lower validation loss."""
+        """What trials are compared by, higher is better: constraints, objectives in order, then validation loss."""
         return -self.violation, *signed(self.space.objective, self.rows[-1]), -self.rows[-1]["val/fused/loss"]
 
     @property
     def strategy(self) -> str:
-        """The strategy in a word or two, as tables show it."""
+        """The short name of the strategy, as tables show it."""
         return strategy_name(self.config)
 
 
@@ -109,17 +109,19 @@ class Sweep:
 
     @staticmethod
     def check_free(folder: Path) -> None:
-        """Refuses a folder that cannot become a new sweep.
+        """Checks that a folder can become a new sweep.
 
         Raises:
-            UserError: there is a sweep, or something else, already.
+            UserError: it already holds a sweep, or other files.
         """
         pull(folder, skip=_only_trials_need)
         where = shown(folder)
         if (folder / SWEEP).exists():
-            raise UserError(f"{where}: is a sweep already; go on with --resume {folder.name}, or use another --name")
+            raise UserError(
+                f"{where}: already holds a sweep; continue it with --resume {folder.name}, or use another --name"
+            )
         if folder.exists() and any(item.name != LOCK for item in folder.iterdir()):
-            raise UserError(f"{where}: is not empty and not a sweep; use another --name")
+            raise UserError(f"{where}: is neither empty nor a sweep; use another --name")
 
     @classmethod
     def create(
@@ -133,7 +135,7 @@ class Sweep:
         prior_trials: Sequence[PriorTrial] = (),
         from_learned: bool = False,
     ) -> Sweep:
-        """Makes the folder of a new sweep, and holds it; `fingerprint` is that of its shards.
+        """Creates the folder of a new sweep and locks it; `fingerprint` is that of its shards.
 
         Raises:
             UserError: what `check_free` and `hold` raise.
@@ -165,7 +167,7 @@ class Sweep:
         """Opens a sweep.
 
         Raises:
-            UserError: there is none in the folder.
+            UserError: the folder holds no sweep.
         """
         pull(folder, skip=_only_trials_need)
         if not (folder / SWEEP).exists():
@@ -173,9 +175,9 @@ class Sweep:
         return cls(folder, load(SweepFile, folder / SWEEP))
 
     def hold(self) -> None:
-        """Keeps the sweep to this process for as long as this object is there; only then may it be changed.
+        """Locks the sweep for this process for the life of this object; only the holder may change it.
 
-        On a file system without locks nobody can be kept out, and the sweep runs all the same.
+        A file system without locks cannot keep other processes out; the sweep runs there all the same.
 
         Raises:
             UserError: another process holds it.
@@ -193,14 +195,14 @@ class Sweep:
             self._held = None
 
     def extend(self, trials: int | None = None, epoch_budget: int | None = None) -> None:
-        """Changes the number of trials of the sweep, or their epochs altogether."""
+        """Changes the number of trials or the epoch budget."""
         changes = {"trials": trials, "epoch_budget": epoch_budget}
         given = {name: value for name, value in changes.items() if value is not None}
         if given:
             self._rewrite(space=self.space.model_copy(update=given))
 
     def start_around(self, space: Space) -> None:
-        """The learned run has ended; `space` has its fit among the points."""
+        """Records that the learned run has ended; `space` has its fit among the known points."""
         self._rewrite(space=space, from_learned=False)
 
     def _rewrite(self, **changes: Any) -> None:
@@ -210,14 +212,14 @@ class Sweep:
         push(self.folder / SWEEP)
 
     def check_data(self, fingerprint: str) -> None:
-        """Refuses to go on with other data.
+        """Checks that the data has not changed.
 
         Raises:
-            UserError: the shards are not those that the sweep began with.
+            UserError: the shards are not those that the sweep started with.
         """
         if fingerprint != self.file.fingerprint:
             path = self.space.base.data.path
-            raise UserError(f"{path}: these are not the shards that the sweep began with (their fingerprint differs)")
+            raise UserError(f"{path}: these are not the shards that the sweep started with (their fingerprint differs)")
 
     @cached_property
     def study(self) -> Study:
@@ -226,11 +228,11 @@ class Sweep:
         return Study(self.folder / JOURNAL, self.space, self.file.seed, prior_trials)
 
     def trials(self) -> list[Trial]:
-        """All trials that have been started, by number. Nothing is written: the sweep may be running."""
+        """All started trials, by number. Writes nothing, so the sweep may be running."""
         return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
 
     def trial(self, frozen: FrozenTrial) -> Trial:
-        """What Optuna knows as `frozen`."""
+        """The trial that Optuna records as `frozen`."""
         return Trial(
             number=frozen.number,
             label=frozen.user_attrs.get(LABEL, ""),
@@ -243,7 +245,7 @@ class Sweep:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a trial: its state, its settings, the metrics of its last epoch."""
+        """One row per trial: its state, its settings, the metrics of its last epoch."""
         return pd.DataFrame(
             [
                 {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
@@ -256,12 +258,12 @@ class Sweep:
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
-    """Where trial `number` of the sweep in a folder keeps its run."""
+    """The run folder of trial `number` in the sweep folder `sweep`."""
     return sweep / "trials" / f"{number:04d}"
 
 
 def _only_trials_need(name: str) -> bool:
-    """Files that the command which runs a sweep does not read from the store."""
+    """Whether the command that runs a sweep can do without this file of the object store."""
     return name == LOCK or name.endswith(".pt") or name.startswith(("ray/", "tensorboard/"))
 
 

@@ -1,8 +1,8 @@
-"""Starts a search from what is known: a learned alpha(t), or the trials of earlier sweeps.
+"""Starts a search from earlier results: a learned alpha(t), or the trials of earlier sweeps.
 
-A run that has ended (`--start-from RUN`), or one that is made first (`--from-learned`), gives its
-alpha(t), fitted by a polynomial, as a known point. An earlier sweep (`--warm-start SWEEP`) gives its
-finished trials as evidence for the sampler.
+A finished run (`--start-from RUN`), or one trained first (`--from-learned`), contributes a polynomial
+fitted to its alpha(t) as a known point. An earlier sweep (`--warm-start SWEEP`) contributes its
+finished trials, which the sampler learns from.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from lfm_ray.settings import flatten, load
 from lfm_ray.training.run_folder import CONFIG, read_epochs
 
 COEFFICIENTS = "alpha.coefficients"
-NEIGHBOURS, SPREAD = 3, 0.15  # known points around a learned run's fit; standard deviation of their coefficients
-# Settings that do not change what a strategy is: a trial that differs in them is still evidence.
+NEIGHBOURS, SPREAD = 3, 0.15  # extra points around a learned run's fit; standard deviation of their coefficients
+# A trial that differs only in these settings still says something about its strategy.
 ELSEWHERE = ("data.", "model.", "epochs")
 WITHOUT_EFFECT = ("seed", "device", "compute.", "data.path", "data.memory_share", "data.reader_cpus")
 
 
 def with_fitted_point(space: Space, run: Path, neighbours: int = 0) -> Space:
-    """The space with known points from a run: its alpha(t) as a polynomial, and its other settings.
+    """Adds known points from a run to the space: its alpha(t) as a polynomial, with its other settings.
 
-    The degree is that of the searched coefficients (paper section 4.4 fits a cubic). Settings of
-    the run that the space does not search, or not at that value, are left out. neighbours: further
-    points, whose coefficients are those of the fit plus Gaussian noise, within their bounds.
+    The polynomial has the degree of the searched coefficients (paper section 4.4 fits a cubic).
+    Settings of the run that the space does not search, or whose range excludes the run's value, are
+    left out. neighbours: how many extra points to add, with Gaussian noise on the fitted
+    coefficients, clipped to their bounds.
 
     Raises:
         UserError: the folder holds no run, or the space searches no Bernstein coefficients.
@@ -58,23 +59,23 @@ def with_fitted_point(space: Space, run: Path, neighbours: int = 0) -> Space:
 
 
 def check_takes_fit(space: Space, flag: str) -> None:
-    """Refuses a space in which a fitted alpha(t) has no place; `flag` is who asks.
+    """Checks that a fitted alpha(t) can be a point of the space; `flag` names the option in the error.
 
     Raises:
-        UserError: the space does not search Bernstein coefficients, each for itself.
+        UserError: the space does not search Bernstein coefficients independently of each other.
     """
     searched = space.search.get(COEFFICIENTS)
     monotone = isinstance(space.base.alpha, Polynomial) and space.base.alpha.monotone != "no"
     if searched is None or searched.length is None or searched.order is not None or monotone:
-        raise UserError(f"{flag}: the space does not search {COEFFICIENTS} freely, so the fit has no place")
+        raise UserError(f"{flag}: the space does not search {COEFFICIENTS} freely, so it cannot hold the fit")
 
 
 def prior_trials_from(sweep: Sweep, space: Space, fingerprint: str) -> list[PriorTrial]:
     """The finished trials of an earlier sweep that the space could have drawn.
 
-    fingerprint: of this sweep's shards. A trial on other data, of other length or with another
-    model is ranked within its own sweep; one that differs in another setting, which the space holds
-    fixed, is left out, as is one that lacks a metric of the objective.
+    fingerprint: of the new sweep's shards. A trial on other data, with another number of epochs or
+    another model is ranked within its own sweep. A trial that differs in any other setting that the
+    space holds fixed is left out, as is one that lacks a metric of the objective.
     """
     found = []
     for trial in sweep.trials():
@@ -90,9 +91,9 @@ def prior_trials_from(sweep: Sweep, space: Space, fingerprint: str) -> list[Prio
 
 
 def _differences(trial: Trial, space: Space) -> list[str] | None:
-    """The settings in which a trial differs from the run that the space would make of what it searches.
+    """The fixed settings in which a trial differs from a run of the space with the same searched settings.
 
-    Only those that matter for how its metrics compare; None if the space could not have drawn it.
+    Settings that do not affect metrics are ignored. None if the space could not have drawn the trial.
     """
     values = flatten(trial.config.model_dump())
     searched = {}

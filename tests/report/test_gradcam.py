@@ -238,8 +238,8 @@ def test_samples_are_numbers_ids_and_rows_but_not_of_the_test_split(runs: Path) 
         ("train", 5), ("val", 7), ("val", 2), ("train", 0),
     ]  # fmt: skip
     for sample, reason in {
-        "test/0": "test is read by lfm_ray.confirm",
-        "test-3": "no id of the splits val and train",
+        "test/0": "only lfm_ray.confirm reads the test split",
+        "test-3": "neither an id in val or train",
         "val/24": "val has rows 0 to 23",
         "0": "nor a row such as val/7",
     }.items():
@@ -290,7 +290,7 @@ def test_the_command_writes_the_figure(
 
 def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for source, reason in {tmp_path / "empty": "is no run, no sweep", runs / "gone": "is no run, no sweep"}.items():
+    for source, reason in {tmp_path / "empty": "is not a run, sweep", runs / "gone": "is not a run, sweep"}.items():
         with pytest.raises(UserError, match=reason):
             Kept.of(source)
     checkpoint.save(tmp_path / "other.pt", {"epoch": 1})
@@ -301,5 +301,5 @@ def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
     (other / "dataset.json").write_text(text)
     config = load(RunConfig, None, [f"data.path={other}", "epochs=1", "device=cpu"])
     execute(Launch(config, DataSource(Shards(other), {}), tmp_path / "run"), report=lambda row: None)
-    with pytest.raises(UserError, match="other shards than those of the first run"):
+    with pytest.raises(UserError, match="not the same shards as those of the first run"):
         list(look([*Kept.of(runs / "joint"), *Kept.of(tmp_path / "run")], ["1"]))

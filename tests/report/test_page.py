@@ -155,7 +155,7 @@ def test_the_space_on_the_page_is_that_of_the_sweep(tmp_path: Path) -> None:
 def test_a_sweep_that_has_just_begun_or_runs_is_shown_as_far_as_it_is_and_only_read(tmp_path: Path) -> None:
     make_sweep(tmp_path / "empty", 0, planned=24)
     (tmp_path / "empty/study.journal").unlink()
-    assert "No trial has begun yet; 24 are planned" in report(tmp_path / "empty")
+    assert "No trial has started yet; 24 are planned" in report(tmp_path / "empty")
     assert not (tmp_path / "empty/study.journal").exists()
 
     make_sweep(tmp_path / "running", 7, planned=24, ends=("finished", "running", "pruned"))
@@ -186,7 +186,7 @@ def test_a_half_written_sweep_is_shown_as_far_as_it_goes(tmp_path: Path) -> None
     assert "6 trials of 12 epochs" in page
     (lost,) = cells(page, "failed")[1:]
     assert lost[:2] == ["2", "2, 3"]
-    assert "epochs.jsonl is not whole" in lost[-1]
+    assert "epochs.jsonl is incomplete" in lost[-1]
     (folder / "sweep.yaml").write_text("space: [")
     with pytest.raises(UserError, match="not valid YAML"):
         report(folder)
@@ -211,7 +211,7 @@ def test_figures_of_confirm_are_on_the_page_once_there_are_some(tmp_path: Path) 
     ]
     pd.DataFrame(runs).to_csv(tmp_path / "s/confirm.csv", index=False)
     page = report(tmp_path / "s")
-    assert "Trained anew with 2 other seeds, it reaches 82.0 ± 2.8 % on the test split, against 51.0 ± 1.4 %" in page
+    assert "Retrained with 2 other seeds, it reaches 82.0 ± 2.8 % on the test split, against 51.0 ± 1.4 %" in page
     header, *rows = cells(page, "confirmed-test-0")
     assert [row[header.index("fused")] for row in rows] == ["51.0 ± 1.4", "82.0 ± 2.8"]
     assert cells(page, "confirmed-test-1")[1][4] == "+31.0"
@@ -238,6 +238,6 @@ def test_a_large_sweep_is_thinned_and_says_so(tmp_path: Path) -> None:
     plot = Plot("p", "", "x", "y", curves, "Note.").thinned(1000)
     assert [len(curve.x) for curve in plot.curves] == [100] + [20] * 49
     assert (plot.curves[1].x[0], plot.curves[1].x[-1]) == (0, 99)
-    assert plot.note == "Note. To keep the page small, thin curves are drawn by at most 20 of their points; " \
+    assert plot.note == "Note. To keep the page small, thin curves show at most 20 of their points; " \
         "the CSV has all."  # fmt: skip
     assert len(Plot("p", "", "x", "y", curves).frame()) == 5000

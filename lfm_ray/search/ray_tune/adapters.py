@@ -1,8 +1,8 @@
-"""Ray Tune on one side, the study on the other: Tune runs the trials, the study decides.
+"""Adapters between Ray Tune, which runs the trials, and the study, which makes the decisions.
 
-Ray's own `OptunaSearch` tells Optuna the last value of a stopped trial as if it were final, and
-keeps what it knows in the memory of the driver. These small classes ask the study instead, and
-keep the sweep's folder in order.
+Ray's own `OptunaSearch` reports the last value of a stopped trial to Optuna as if it were final, and
+keeps its state in the driver's memory. These small classes ask the study instead, and keep the
+sweep's folder in order.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ NUMBER, FAILED = "number", "failed"
 
 
 class DriverOnly:
-    """Pickled as nothing. Ray saves what it is given for a restore that a sweep never uses."""
+    """Pickled as a plain object: Ray would only save it for a restore, which a sweep never uses."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
 
 
 class StudySearcher(DriverOnly, Searcher):
-    """Tune's source of trials: a trial's Tune config is its number and its drawn settings."""
+    """Gives Tune its trials; the Tune config of a trial is its number and its drawn settings."""
 
     def __init__(self, study: Study, folder: Path) -> None:
-        super().__init__(metric=next(iter(study.space.objective)), mode="max")  # Tune wants one; the study decides
+        super().__init__(metric=next(iter(study.space.objective)), mode="max")  # Tune requires one; the study decides
         self.study, self.folder = study, folder
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; none for now, or none any more, when the epoch budget has no room for it."""
+        """The next trial; while the epoch budget has no room for it, None, or FINISHED once no trial is running."""
         if not self.study.has_epochs():
             running = any(not self.study.ended(number) for number in self._numbers.values())
             return None if running else Searcher.FINISHED
@@ -53,10 +53,10 @@ class StudySearcher(DriverOnly, Searcher):
         return {NUMBER: number, SETTINGS: settings}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Results go to the study through the scheduler, which needs its answer."""
+        """Does nothing: the scheduler passes results to the study, since it needs the answer."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells the study how a trial ended; one that ran out of the sweep's time is left open."""
+        """Tells the study how a trial ended; a trial cut short by the time budget stays open."""
         number = self._numbers[trial_id]
         if self.study.ended(number):
             return
@@ -68,21 +68,21 @@ class StudySearcher(DriverOnly, Searcher):
             self.study.finish(number, result)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's journal is the state."""
+        """Does nothing: the study's journal is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Does nothing, likewise."""
 
 
 class StudyScheduler(DriverOnly, FIFOScheduler):
-    """Tune's pruning: reports every epoch to the study, which says whether the trial goes on."""
+    """Prunes trials: reports every epoch to the study, which decides whether the trial continues."""
 
     def __init__(self, study: Study) -> None:
         super().__init__()
         self.study = study
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Continue or stop."""
+        """Tells Tune to continue or stop the trial."""
         if FAILED in result:
             return TrialScheduler.CONTINUE
         number = trial.config[NUMBER]
@@ -92,14 +92,14 @@ class StudyScheduler(DriverOnly, FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's journal is the state."""
+        """Does nothing: the study's journal is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Does nothing, likewise."""
 
 
 class PopulationSearcher(DriverOnly, Searcher):
-    """Tune's source of trials where a trial is one round of one member of a population."""
+    """Gives Tune its trials; here each is one round of one member of a population."""
 
     def __init__(self, population: Population) -> None:
         super().__init__(metric=next(iter(population.space.objective)), mode="max")
@@ -107,7 +107,7 @@ class PopulationSearcher(DriverOnly, Searcher):
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next member that can train; none while the round waits for others, or none any more."""
+        """The next member to train; None while the round waits for others, FINISHED at the end."""
         following = self.population.next()
         if following is None:
             return Searcher.FINISHED if self.population.over else None
@@ -115,10 +115,10 @@ class PopulationSearcher(DriverOnly, Searcher):
         return {NUMBER: following[0], SETTINGS: following[1]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: a round is judged when it is over."""
+        """Does nothing: members are compared when the round is over."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells the population; a member that ran out of the sweep's time has not ended."""
+        """Tells the population how a member did; one cut short by the time budget stays open."""
         number = self._numbers[trial_id]
         if error:
             self.population.ended(number, died_reason(trial_folder(self.population.sweep.folder, number)))
@@ -128,33 +128,33 @@ class PopulationSearcher(DriverOnly, Searcher):
             self.population.ended(number)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the population's files are the state."""
+        """Does nothing: the population's files are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Does nothing, likewise."""
 
 
 class PopulationScheduler(DriverOnly, FIFOScheduler):
-    """Stops a member where its round ends."""
+    """Stops a member at the end of its round."""
 
     def __init__(self, population: Population) -> None:
         super().__init__()
         self.population = population
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Continue or stop."""
+        """Tells Tune to continue or stop the trial."""
         over = FAILED not in result and result["epoch"] >= self.population.until
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the population's files are the state."""
+        """Does nothing: the population's files are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Does nothing, likewise."""
 
 
 class Recoveries(DriverOnly, Callback):
-    """Notes in a trial's folder that it had to be started again."""
+    """Notes in a trial's folder that the trial had to be restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -165,10 +165,10 @@ class Recoveries(DriverOnly, Callback):
 
 
 class Forget(DriverOnly, Callback):
-    """Drops what Tune would keep of a trial that has ended: averages of each of its metrics, some 100 kB."""
+    """Frees what Tune keeps about an ended trial: running averages of every metric, about 100 kB."""
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Drops it."""
+        """Frees it."""
         trial.run_metadata.metric_analysis.clear()
         trial.run_metadata.metric_n_steps.clear()
 
@@ -176,7 +176,7 @@ class Forget(DriverOnly, Callback):
 
 
 class Mirror(DriverOnly, Callback):
-    """Keeps a copy of the journal in the store, where a sweep has one: at least every few seconds."""
+    """Copies the journal of a sweep in an object store there every few seconds."""
 
     EVERY = 5.0  # s
 
@@ -185,14 +185,14 @@ class Mirror(DriverOnly, Callback):
         self._pushed = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Copies it if it is time."""
+        """Copies it if it is due."""
         if time.monotonic() - self._pushed > self.EVERY:
             self._pushed = time.monotonic()
             patiently(lambda: push(self.journal), self.journal)
 
 
 class KeepBest(DriverOnly, Callback):
-    """Removes the checkpoints of trials that have ended, but for those of the best."""
+    """Removes the checkpoints of ended trials, except those of the best."""
 
     def __init__(self, sweep: Sweep, keep: int) -> None:
         self.sweep, self.keep = sweep, keep
@@ -200,13 +200,13 @@ class KeepBest(DriverOnly, Callback):
         self._removed: set[int] = set()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Removes what the end of a trial has made needless."""
+        """Removes checkpoints that are no longer needed."""
         self.tidy()
 
     on_trial_error = on_trial_complete
 
     def tidy(self) -> None:
-        """Leaves the checkpoints of the best `keep` finished trials, and of those that have not ended."""
+        """Removes all checkpoints except those of the best `keep` finished trials and of trials that have not ended."""
         ended = {frozen.number: frozen for frozen in self.sweep.study.started() if frozen.state.is_finished()}
         for number in ended.keys() - self._scores.keys():
             fetch(trial_folder(self.sweep.folder, number) / EPOCHS)
@@ -221,16 +221,16 @@ class KeepBest(DriverOnly, Callback):
 
 
 class TimeBudget(Stopper):
-    """Stops what runs after so many seconds from now; setting the machine's clock makes no difference, unlike Tune's.
+    """Stops a sweep some seconds after this object is made; unlike Tune's stopper, it ignores clock changes.
 
-    One that a learned run and then the sweep are given bounds both together.
+    A learned run and the sweep that follows can share one, which then limits their total time.
     """
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Single trials are not stopped."""
+        """Never stops a single trial."""
         return False
 
     def stop_all(self) -> bool:

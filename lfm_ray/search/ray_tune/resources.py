@@ -1,4 +1,4 @@
-"""What of a cluster a sweep uses: how many trials fit, and whether every node can do its part."""
+"""How a sweep uses a cluster: how many trials fit, and whether every node can run them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lfm_ray.storage import exists, in_store, name_of, shown, working_folder
 from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
 
-# Of a trial that only waits for its workers; Ray refuses an empty request, and this is the least it counts.
-# A worker leaves a hundred times as much, so that a hundred drivers on one node take no worker's place.
+# CPUs of a trial's driver, which only waits for its workers. Ray refuses an empty request; this is the smallest it
+# counts. A worker requests a hundred times this less, which leaves room for a hundred drivers on a node.
 DRIVER_CPUS = 0.0001
 
 ROUNDING = 1e-9  # a third of a GPU fits three times
@@ -30,9 +30,9 @@ ROUNDING = 1e-9  # a third of a GPU fits three times
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes, and how many trials run at once (None: as many as fit).
+    """The resources of one trial, and how many trials run at once (None: as many as fit).
 
-    reader_cpus: CPUs on which Ray Data prepares the batches of one worker, beside the worker's own.
+    reader_cpus: CPUs on which Ray Data prepares the batches of one worker, in addition to the worker's own.
     """
 
     workers: Workers
@@ -40,12 +40,12 @@ class Resources:
     reader_cpus: int = 0
 
     def trials_at_once(self, at_least_one: bool = False) -> int:
-        """How many trials the cluster can run side by side without waiting for one another.
+        """How many trials the cluster can run at the same time without waiting for one another.
 
-        What the tasks of Ray Data need is left free, so that no trial waits for its data for ever.
+        The CPUs that Ray Data's tasks need are kept free, so that no trial waits for its data forever.
 
         Raises:
-            UserError: not even one trial fits (with `at_least_one`, 1 is returned: it waits for a node).
+            UserError: not even one trial fits; with `at_least_one`, returns 1 instead, which waits for a node.
         """
         nodes = [node["Resources"] for node in alive()]
         fits = max(self.fits(nodes), int(at_least_one))
@@ -61,9 +61,9 @@ class Resources:
         return min(fits, self.concurrency or fits)
 
     def fits(self, nodes: list[dict[str, float]]) -> int:
-        """How many trials nodes with these resources hold side by side: all their workers, each on one node.
+        """How many trials fit on nodes with these resources at the same time, each worker within one node.
 
-        All workers ask for the same, so it does not matter in which order nodes are filled.
+        All workers request the same, so the order in which nodes are filled does not matter.
         """
         workers = self.workers
         places = sum(
@@ -74,30 +74,30 @@ class Resources:
         return min(places // workers.count, int(cpus / (workers.count * (workers.cpus + self.reader_cpus)) + ROUNDING))
 
     def request(self) -> dict[str, float]:
-        """What Tune reserves for a trial: its worker, or the driver of its workers."""
+        """What Tune reserves for a trial: its only worker, or the driver of several."""
         if self.workers.count > 1:
             return {"CPU": DRIVER_CPUS}
         return {"CPU": self.workers.cpus} | ({"GPU": self.workers.gpus} if self.workers.gpus else {})
 
     def nested(self) -> Workers:
-        """The Ray Train workers of a trial; what drivers need comes off their CPUs."""
+        """The Ray Train workers of a trial, with the drivers' share taken off their CPUs."""
         return replace(self.workers, cpus=self.workers.cpus - 100 * DRIVER_CPUS)
 
 
 def _gpu_shares(gpus: float, each: float) -> int:
-    """How many requests for `each` GPUs a node with `gpus` can grant; a part of a GPU is never of two."""
+    """How many requests for `each` GPUs a node with `gpus` can grant; a fraction never spans two GPUs."""
     if not each:
         return sys.maxsize
     return int(gpus) * int(1 / each + ROUNDING) if each < 1 else int(gpus / each + ROUNDING)
 
 
 def alive() -> list[dict[str, Any]]:
-    """The nodes of the cluster, as Ray describes them, without those that have left."""
+    """The nodes currently in the cluster, as Ray describes them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def cluster_hardware() -> str:
-    """The cluster in a line: `2 CPUs (Intel Xeon ...), 1 GPU (NVIDIA H100), 16 GB, 1 node`."""
+    """The cluster in one line: `2 CPUs (Intel Xeon ...), 1 GPU (NVIDIA H100), 16 GB, 1 node`."""
     nodes = [node["Resources"] for node in alive()]
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU", "memory")}
     kinds = {name.removeprefix("accelerator_type:") for node in nodes for name in node if name.startswith("accel")}
@@ -112,12 +112,12 @@ def cluster_hardware() -> str:
 
 
 def check_nodes(source: DataSource, written: Path) -> None:
-    """Asks every node of a cluster whether it can read the data and the file `written`, which this node wrote.
+    """Checks that every node of a cluster can read the data and the file `written`, which this node wrote.
 
-    Shards in an object store are copied to all nodes at once. A node that joins later does so then.
+    Shards in an object store are copied to all nodes at the same time; nodes that join later copy them then.
 
     Raises:
-        UserError: one cannot, and has not left, which is named; nothing has been started.
+        UserError: a node cannot and is still there; the message names it. No trial has started yet.
     """
     nodes = alive()
     if len(nodes) < 2:
@@ -134,7 +134,7 @@ def check_nodes(source: DataSource, written: Path) -> None:
             missing = ray.get(answer)
         except ray.exceptions.RayError as error:
             if node["NodeID"] not in [one["NodeID"] for one in alive()]:
-                continue  # it has left since; a node that is lost is noticed late
+                continue  # it has left since; Ray notices lost nodes late
             lines = str(error).strip().splitlines()
             raise UserError(f"node {address}: cannot run lfm_ray: {lines[-1]}") from None
         if missing:
@@ -142,7 +142,7 @@ def check_nodes(source: DataSource, written: Path) -> None:
 
 
 def _missing(source: DataSource, written: str) -> str:
-    """What the node that this runs on lacks for a trial; nothing: it lacks nothing."""
+    """What this node lacks to run a trial; empty if it lacks nothing."""
     path = source.shards.path
     try:
         if not source.in_memory and read_card(path).fingerprint != source.shards.card.fingerprint:
@@ -159,12 +159,12 @@ def _missing(source: DataSource, written: str) -> str:
         if exists(working_folder(written)):
             return ""
     except OSError as error:
-        return f"cannot read {written} ({str(error).splitlines()[0]}); it needs the keys that this machine has"
-    return f"does not see {written}; give a --storage that all nodes share (NFS) or reach (s3://, gs://)"
+        return f"cannot read {written} ({str(error).splitlines()[0]}); it needs the credentials of this machine"
+    return f"cannot find {written}; give a --storage that all nodes share (NFS) or reach (s3://, gs://)"
 
 
 class Growth(DriverOnly, tune.Callback):
-    """Lets a sweep use the nodes that join the cluster while it runs; those that leave are seen as well."""
+    """Adapts the number of concurrent trials to nodes that join or leave the cluster during a sweep."""
 
     EVERY = 5.0  # s
 
@@ -173,7 +173,7 @@ class Growth(DriverOnly, tune.Callback):
         self._looked = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Counts how many trials fit, from time to time."""
+        """Recounts every few seconds how many trials fit."""
         if time.monotonic() - self._looked > self.EVERY:
             self._looked = time.monotonic()
             self.limiter.max_concurrent = self.resources.trials_at_once(at_least_one=True)

@@ -46,9 +46,9 @@ def run_sweep(
     time_budget: TimeBudget | None,
     callbacks: list[tune.Callback],
 ) -> None:
-    """Runs every trial of the sweep that has not ended; returns when they have, or time is up.
+    """Runs every trial of the sweep that has not ended; returns when all have ended or time is up.
 
-    Trials that are cut short by the time budget go on under `--resume`.
+    Trials cut short by the time budget continue with `--resume`.
     """
     study = sweep.study
     if not study.remaining() or not study.has_epochs():
@@ -99,13 +99,13 @@ def run_configs(
     measure: str | None,
     time_budget: TimeBudget | None = None,
 ) -> None:
-    """Runs given configurations, each in its folder; those that have ended are not repeated.
+    """Trains the given configurations, each in its folder; runs that have ended are not repeated.
 
-    The last epoch of each is also measured on the split `measure`, where one is named. Runs that the
-    time budget cuts short go on when they are run again.
+    After its last epoch, each is also evaluated on the split `measure`, if given. Runs cut short by
+    the time budget continue when this is called again.
 
     Raises:
-        TrainingFailed: one of them failed; the others have run.
+        TrainingFailed: one of them failed; the others have been run.
     """
     for folder, reason in run_each(runs, source, resources, callbacks, measure, time_budget).items():
         raise TrainingFailed(f"{folder}: {reason}")
@@ -119,10 +119,10 @@ def run_each(
     measure: str | None,
     time_budget: TimeBudget | None = None,
 ) -> dict[Path, str]:
-    """What `run_configs` does; returns the folders of the runs that failed, with the reasons.
+    """Like `run_configs`, but returns the folders of failed runs with the reasons.
 
     Raises:
-        KeyboardInterrupt: Tune was interrupted before all had ended and before the time was up.
+        KeyboardInterrupt: Tune was interrupted before all runs had ended and before time was up.
     """
     launches = [Launch(run, source, folder, resources.nested(), measure) for folder, run in runs.items()]
     trainable = tune.with_parameters(_run_one, launches=launches)
@@ -157,14 +157,14 @@ def _tune(
     grid: dict[str, Any] | None = None,
     stop: tune.Stopper | None = None,
 ) -> tune.ResultGrid:
-    """Runs trials on Ray Tune, which keeps files of its own under `folder`/ray.
+    """Runs trials on Ray Tune, which keeps its own files under `folder`/ray.
 
-    A trial whose process died (killed from outside, out of memory, its node lost) is started again.
+    A trial whose process died (killed from outside, out of memory, node lost) is restarted.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is recorded with its reason, and printed
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we record and print failures ourselves
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports its reason and no metrics
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # what is worth keeping, we keep
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports a reason instead of metrics
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # we keep all state that matters
     if config.search_alg is None:
         config.max_concurrent_trials = resources.trials_at_once()
     config.reuse_actors = True
@@ -191,7 +191,7 @@ def _tune(
 
 
 def _run(folder: Path, launch_of: Callable[[], Launch]) -> None:
-    """One run. If it fails, or cannot be described, it reports why, and what else there is to run goes on."""
+    """One run. If it fails, or its settings cannot be built, it reports why, and other runs continue."""
     try:
         launch = launch_of()
         if launch.workers.count > 1:

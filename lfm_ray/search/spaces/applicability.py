@@ -1,4 +1,4 @@
-"""What of a search space is defined for the modalities of a dataset; the rest is left out before a search begins."""
+"""Restricts a search space to what is defined for the modalities of a dataset, before the search starts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CHOSEN: Mapping[str, Mapping[str, Any]] = {"method.name": METHODS, "model.fusion
 
 
 def for_modalities(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
-    """The space without the methods and fusion heads that know two modalities only, if there are not two.
+    """Unless there are two modalities, removes methods and fusion heads that are defined only for two.
 
-    Settings and points that only these have go with them. Returns the space, and a line that says
-    what was left out and why, for each setting from whose choice something was.
+    Settings and points that exist only with these are removed too. Returns the space, and for each
+    setting that lost a choice a line that says what was left out and why.
 
     Raises:
-        UserError: nothing is left to choose from.
+        UserError: no choice is left.
     """
     names = space.base.data.modalities or list(card.modalities)
     lines: list[str] = []
@@ -41,11 +41,11 @@ def for_modalities(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
 
 
 def _without(space: Space, setting: str, values: list[Any]) -> Space:
-    """The space in which a setting never has these values."""
+    """The space with these values removed from the choices of a setting."""
     kept = [value for value in space.search[setting].choice or [] if value not in values]
 
     def narrowed(distribution: Distribution) -> Distribution | None:
-        """With what is left of its condition; None: it can no longer hold."""
+        """The distribution with what is left of its condition; None if that can no longer hold."""
         if setting not in distribution.when:
             return distribution
         allowed = distribution.when[setting]
@@ -62,5 +62,5 @@ def _without(space: Space, setting: str, values: list[Any]) -> Space:
 
 
 def _base(space: Space, setting: str) -> Any:
-    """A setting's value where it is not drawn."""
+    """The value of a setting when it is not drawn."""
     return space.base.method.name if setting == "method.name" else space.base.model.fusion

@@ -1,7 +1,7 @@
-"""Distributions: where the value of a searched setting is drawn from.
+"""Distributions that the values of searched settings are drawn from.
 
-Each can be turned into Optuna's parameters and back, so that known points and the trials of earlier
-sweeps mean the same to a sampler as what it drew itself.
+Values can be converted to Optuna's parameters and back, so that a sampler treats known points and
+trials of earlier sweeps like its own draws.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ KINDS = ("choice", "uniform", "loguniform", "integer", "same_as")
 
 
 class Distribution(Settings):
-    """Where a setting's value is drawn from: exactly one of choice, uniform, loguniform, integer and same_as.
+    """The distribution of a setting: exactly one of choice, uniform, loguniform, integer and same_as.
 
-    With `length` the value is a list. With `order` the list is ordered, and uniformly distributed
-    over all ordered lists: Optuna then draws, from a box, the share that each entry has of what the
-    entry before it leaves, raised to a power (Devroye, "Non-uniform random variate generation",
-    1986, chapter V.3). So no draw is ever thrown away for being out of order.
+    With `length`, the value is a list. With `order`, it is an ordered list, uniformly distributed
+    over all ordered lists: Optuna draws a point in a box, and a power of each coordinate is the
+    share that an entry takes of what the entry before it leaves (Devroye, "Non-uniform random variate
+    generation", 1986, chapter V.3). No draw has to be rejected for being out of order.
     """
 
     choice: list[Any] | None = Field(None, min_length=1, description="one of these values")
@@ -33,11 +33,11 @@ class Distribution(Settings):
     loguniform: list[float] | None = Field(None, min_length=2, max_length=2, description="[low, high], 0 < low")
     integer: list[int] | None = Field(None, min_length=2, max_length=2, description="whole numbers, [low, high]")
     same_as: str | None = Field(None, description="the value of this setting")
-    length: int | None = Field(None, ge=1, description="with uniform: a list of that many values")
+    length: int | None = Field(None, ge=1, description="with uniform: a list of this many values")
     order: Literal["decreasing", "increasing"] | None = Field(
-        None, description="with length: no entry is above (below) the one before it"
+        None, description="with length: no entry is above (decreasing) or below (increasing) the one before it"
     )
-    when: dict[str, Any] = Field({}, description="setting -> value, or list of values, under which this one exists")
+    when: dict[str, Any] = Field({}, description="setting -> value, or list of values, for which this setting exists")
     source: str = Field("", description="where the range comes from, in a few words; --describe prints it")
 
     @field_validator("when")
@@ -63,7 +63,7 @@ class Distribution(Settings):
         return self
 
     def __str__(self) -> str:
-        """In a few words: `uniform 0 ... 1, 4 values, decreasing`."""
+        """A short description: `uniform 0 ... 1, 4 values, decreasing`."""
         if self.same_as is not None:
             return f"same as {self.same_as}"
         if self.choice is not None:
@@ -80,14 +80,14 @@ class Distribution(Settings):
         return low, high
 
     def extremes(self) -> Iterator[Any]:
-        """The values that show whether the whole range is allowed: all choices, or the two ends."""
+        """All choices, or both ends of the range; if a run accepts these, it accepts the whole range."""
         if self.choice is not None:
             yield from self.choice
         elif self.same_as is None:
             yield from ([end] * self.length if self.length else end for end in self.bounds)
 
     def allows(self, value: Any) -> bool:
-        """Whether this can draw a value; any, where it is another setting's."""
+        """Whether `value` can be drawn; with same_as, any can."""
         if self.same_as is not None:
             return True
         if self.choice is not None:
@@ -100,7 +100,7 @@ class Distribution(Settings):
         return numbers and ordered
 
     def possible(self, fixed: Mapping[str, Any]) -> bool:
-        """Whether its condition can hold, given settings that are fixed."""
+        """Whether the condition `when` can hold, given fixed settings."""
         return all(
             fixed[name] in (allowed if isinstance(allowed, list) else [allowed])
             for name, allowed in self.when.items()
@@ -131,7 +131,7 @@ class Distribution(Settings):
         return drawn if self.length else drawn[0]
 
     def drawn(self, path: str, value: Any) -> dict[str, Any]:
-        """The values of Optuna's parameters from which `suggest` makes `value`."""
+        """The values of Optuna's parameters from which `suggest` would return `value`."""
         if self.choice is not None:
             values = [_label(value)]
         elif self.order is not None:
@@ -141,7 +141,7 @@ class Distribution(Settings):
         return dict(zip(self.parameters(path), values, strict=False))
 
     def _ordered(self, shares: list[float]) -> list[float]:
-        """Shares in [0, 1] -> an ordered list; uniform shares give the order statistics of uniform entries."""
+        """Shares in [0, 1] -> an ordered list; uniform shares yield order statistics of uniform entries."""
         low, high = self.bounds
         values, top = [], 1.0
         for i, share in enumerate(shares):
@@ -150,7 +150,7 @@ class Distribution(Settings):
         return values
 
     def _shares(self, values: list[float]) -> list[float]:
-        """The inverse of `_ordered`; where an entry leaves nothing, the next one's share is 1."""
+        """The inverse of `_ordered`; if an entry leaves nothing, the share of the next is 1."""
         low, high = self.bounds
         shares, before = [], 1.0
         for i, value in enumerate(values):
@@ -172,5 +172,5 @@ def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any
 
 
 def _label(value: Any) -> Any:
-    """A choice as Optuna's plots can show it: lists and mappings as text."""
+    """A choice in a form that Optuna's plots can show: lists and mappings become text."""
     return json.dumps(value) if isinstance(value, list | dict) else value

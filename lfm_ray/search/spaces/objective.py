@@ -1,10 +1,10 @@
-"""What a search looks for: metrics to raise or lower, and relations that have to hold.
+"""Objective and constraints of a search: metrics to maximise or minimise, and relations that must hold.
 
 objective: val/fused/map
 objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}
 constraints:
-  - alpha.low <= alpha.high          of settings: a draw that breaks it is never run
-  - val/*/accuracy >= 0.5            of metrics: a trial that breaks it is never the best
+  - alpha.low <= alpha.high          on settings: a draw that violates it is never run
+  - val/*/accuracy >= 0.5            on metrics: a trial that violates it is never the best
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOWER_IS_BETTER = ("loss", "gap")
 
 
 def objective_of(given: Any) -> Any:
-    """A metric, a list of metrics or a mapping metric -> direction, as such a mapping.
+    """Converts a metric, a list of metrics or a mapping metric -> direction to such a mapping.
 
     A direction that is left out is `minimize` for losses and gaps, else `maximize`. Metrics are
     those of the validation split; a `METRIC=DIRECTION` (as on the command line) is taken apart. One's
@@ -59,7 +59,7 @@ def metric_name(metric: str) -> str:
 
 
 def signed(objective: Mapping[str, Direction], row: Mapping[str, float]) -> tuple[float, ...]:
-    """The objective's values in a row of metrics, each with the sign that makes larger better."""
+    """The objective's values in a row of metrics, negated where lower is better."""
     return tuple(row[name] if direction == "maximize" else -row[name] for name, direction in objective.items())
 
 
@@ -67,8 +67,8 @@ def signed(objective: Mapping[str, Direction], row: Mapping[str, float]) -> tupl
 class Relation:
     """`left sign right`, each side a setting, a metric (with a slash) or a number.
 
-    A metric may hold `*`, which stands for every name: the relation must then hold for each metric
-    that fits (`val/*/accuracy` are the fused one and those of all modalities).
+    A metric may contain the wildcard `*`: the relation must then hold for every matching metric
+    (`val/*/accuracy` matches the fused accuracy and that of each modality).
     """
 
     text: str
@@ -81,7 +81,7 @@ class Relation:
         """Reads `left <= right`, with <=, <, >= or >.
 
         Raises:
-            ValueError: it is written otherwise.
+            ValueError: it is not written like this.
         """
         match = re.fullmatch(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([^\s<>=]+)\s*", text)
         if not match:
@@ -93,18 +93,18 @@ class Relation:
 
     @property
     def names(self) -> list[str]:
-        """The settings and metrics that it names."""
+        """The settings and metrics in the relation."""
         return [side for side in (self.left, self.right) if _number(side) is None]
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that it names, which are known when a trial has ended."""
+        """The metrics in the relation, known only when a trial has ended."""
         return [name for name in self.names if "/" in name]
 
     def violation(self, values: Mapping[str, Any]) -> float | None:
-        """By how much settings or metrics break it: above 0 if they do; None where one of them is absent.
+        """How far the values violate the relation: above 0 if they do; None if one of them is absent.
 
-        Of several metrics that fit a pattern, the worst counts.
+        Of several metrics that match a pattern, the worst counts.
         """
         sides = [_values(side, values) for side in (self.left, self.right)]
         if not all(sides):
@@ -117,7 +117,7 @@ class Relation:
 
 
 def check_metrics(objective: Iterable[str], relations: Iterable[Relation], modalities: Iterable[str]) -> None:
-    """Refuses metrics that runs on these modalities do not have.
+    """Checks that runs on these modalities have all of these metrics.
 
     Raises:
         UserError: a metric is unknown.

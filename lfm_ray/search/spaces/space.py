@@ -1,8 +1,8 @@
-"""Search spaces: a run's settings, some of them distributions, in one YAML file.
+"""Search spaces: YAML files with the settings of a run, some of them given as distributions.
 
     question: Which alpha(t) trains the best classifier?
-    extends: temperature.yaml             # or a list; what stands here is put over what is there
-    run:                                  # settings shared by all trials; the rest has its default
+    extends: temperature.yaml             # or a list of files; this file overrides them
+    run:                                  # settings shared by all trials; others keep their defaults
       epochs: 20
     search:
       alpha.strategy: {choice: [heuristic, polynomial, learned]}
@@ -10,22 +10,22 @@
       alpha.inner_iters: {integer: [2, 10], when: {alpha.strategy: learned}}
       optimizer.learning_rate: {loguniform: [1e-3, 3e-2], source: "a decade around the default"}
       model.width: {same_as: model.embedding_size}
-      loss.tau: null                      # no longer searched, though temperature.yaml does
+      loss.tau: null                      # no longer searched, although temperature.yaml searches it
     constraints:
-      - alpha.low <= alpha.high           # a draw that breaks it is never run
-      - val/*/accuracy >= 0.5             # a trial that breaks it is never the best
+      - alpha.low <= alpha.high           # a draw that violates it is never run
+      - val/*/accuracy >= 0.5             # a trial that violates it is never the best
     objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}      # or one metric
     points:                               # tried first and never pruned
       heuristic: {alpha.strategy: heuristic}
 
-A setting with `when` exists only in trials in which the named settings have the given values (one,
-or a list of which one holds). `length` makes a list of independent values, `order` an ordered one.
+A setting with `when` exists only in trials where the named settings have the given values (one value,
+or a list of alternatives). `length` makes a list of independent values, `order` an ordered list.
 `extends` names files beside this one or in the repository; `run` is merged setting by setting, `search`
-and `points` name by name (null takes one away), `constraints` are added, and anything else is replaced.
+and `points` name by name (null removes an entry), `constraints` are added, and all else is replaced.
 
-Optuna is told of a draw that is never run that it breaks its constraint, and by how much, so TPE
-draws fewer of them; the same holds for a trial whose metrics break one. Settings that a run refuses
-by itself (`lfm_ray/config.py`) are such constraints without being named.
+When a draw violates a constraint, Optuna is told by how much, so that TPE draws fewer of them; the
+same holds for trials whose metrics violate one. Settings that a run rejects (`lfm_ray/config.py`) are
+treated in the same way.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Pruning(Settings):
         " ASHA, which is unfair to schedules that start with alpha near 1",
     )
     first_rung: int | None = Field(
-        None, ge=1, description="epoch at which trials are compared for the first time; null: 1 of 24, at least 1"
+        None, ge=1, description="epoch of the first comparison; null: 1/24 of the epochs, at least 1"
     )
-    reduction: int = Field(3, ge=2, description="one in that many goes on; also the factor between rungs")
+    reduction: int = Field(3, ge=2, description="one trial in this many continues; also the factor between rungs")
 
     def first_of(self, epochs: int) -> int:
-        """The epoch of the first rung of trials of so many epochs."""
+        """The epoch of the first rung, for trials of `epochs` epochs."""
         return self.first_rung or max(1, round(epochs / 24))
 
 
@@ -75,17 +75,17 @@ class Space(Settings):
     """A search space file."""
 
     question: str = Field("", description="the question that the search answers, in one sentence")
-    run: dict[str, Any] = Field({}, description="settings of every trial, as in a run's YAML file")
+    run: dict[str, Any] = Field({}, description="settings shared by all trials, as in a run's YAML file")
     search: dict[str, Distribution] = Field({}, description="setting -> distribution")
-    points: dict[str, dict[str, Any]] = Field({}, description="name -> settings that are tried first and never pruned")
+    points: dict[str, dict[str, Any]] = Field({}, description="name -> settings of a trial run first and never pruned")
     objective: dict[str, Direction] = Field(
         {FUSED_ACCURACY: "maximize"},
         min_length=1,
-        description="metric -> maximize or minimize, or only the metric; of several, the Pareto front is searched",
+        description="metric -> maximize or minimize, or just the metric; several metrics: search for the Pareto front",
     )
     constraints: list[str] = Field([], description="relations between settings, metrics and numbers that must hold")
     from_learned: dict[str, Any] = Field(
-        {}, description="settings of the learned run that --from-learned begins with, beside those of `run`"
+        {}, description="settings of the learned run that --from-learned starts with, in addition to `run`"
     )
     trials: int = Field(24, ge=1, description="number of trials")
     epoch_budget: int | None = Field(None, ge=1, description="epochs of all trials together; null: no limit")
@@ -96,10 +96,12 @@ class Space(Settings):
     )
     pruning: Pruning = Pruning()
     epochs_a_round: int | None = Field(
-        None, ge=1, description="of a population (lfm_ray.search.population), set by --population; null: none"
+        None,
+        ge=1,
+        description="epochs per round, set by --population (lfm_ray.search.population); else null",
     )
     keep_checkpoints: int = Field(
-        10, ge=0, description="how many of the finished trials, the best, keep their checkpoint; all keep their curves"
+        10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
     )
 
     @field_validator("search")
@@ -157,7 +159,7 @@ class Space(Settings):
 
     @cached_property
     def base(self) -> RunConfig:
-        """The run with every searched setting at its default."""
+        """The run in which every searched setting has its default."""
         return build(RunConfig, self.run)
 
     @cached_property
@@ -178,7 +180,7 @@ class Space(Settings):
         return True
 
     def conditions(self, distribution: Distribution) -> dict[str, Any]:
-        """Settings under which a searched one exists, following the conditions of its conditions."""
+        """Settings with which a searched setting exists, including the conditions of its conditions."""
         needed: dict[str, Any] = {}
         for name, allowed in distribution.when.items():
             if name in self.search:
@@ -192,12 +194,12 @@ class Space(Settings):
         return [path for path, distribution in self.search.items() if self.conditions_hold(distribution, values)]
 
     def searched_values(self, config: RunConfig) -> dict[str, Any]:
-        """The values of the searched settings that exist in a run; those of a list entry by entry, `PATH.0` first."""
+        """The values of the searched settings that exist in a run; lists are split into entries, `PATH.0` first."""
         values = flatten(config.model_dump(mode="json"))
         return _entries({path: values[path] for path in self.searched_in(config)})
 
     def searched_examples(self) -> dict[str, list[Any]]:
-        """The names that `searched_values` can have, each with the ends of its range or all of its choices."""
+        """The names that `searched_values` can return, each with both ends of its range or all of its choices."""
         examples: dict[str, list[Any]] = {}
         for path, distribution in self.search.items():
             while distribution.same_as in self.search:
@@ -226,15 +228,15 @@ class Space(Settings):
         return drawn
 
     def config(self, drawn: Mapping[str, Any]) -> RunConfig:
-        """The run with the drawn settings in place."""
+        """The run with the drawn settings."""
         return build(RunConfig, merge(self.run, drawn))
 
     def learned_run(self) -> RunConfig:
-        """The learned run that --from-learned begins with: `run` and `from_learned` together."""
+        """The learned run that --from-learned starts with: `run` and `from_learned` combined."""
         return build(RunConfig, merge(self.run, {"alpha.strategy": "learned", **flatten(self.from_learned)}))
 
     def broken(self, drawn: Mapping[str, Any]) -> dict[str, float]:
-        """What keeps drawn settings from being run: constraint -> by how much it is broken, above 0."""
+        """The constraints that forbid running drawn settings: constraint -> amount of the violation, above 0."""
         refused: dict[str, float] = {}
         values: Mapping[str, Any] = drawn
         try:
@@ -245,17 +247,17 @@ class Space(Settings):
         return {text: amount for text, amount in amounts.items() if amount > 0} or refused
 
     def outcomes(self, config: RunConfig, row: Mapping[str, float]) -> dict[str, float]:
-        """What a run's metrics say of the constraints on metrics: constraint -> above 0 where it is broken.
+        """Evaluates the constraints on metrics for a run: constraint -> violation, above 0 if violated.
 
-        A constraint on something that the run does not have holds.
+        A constraint on a setting or metric that the run does not have counts as satisfied.
         """
         values = {**flatten(config.model_dump()), **row}
         return {one.text: one.violation(values) or 0.0 for one in self.relations if one.metrics}
 
     def known_points(self) -> dict[str, dict[str, Any]]:
-        """The points in Optuna's names; searched settings that a point leaves open have their default.
+        """The points as Optuna's parameters; searched settings that a point does not set have their default.
 
-        Where the default is outside of what is searched, the sampler draws a value.
+        If a default lies outside the search range, the sampler draws a value.
         """
         points = {}
         for label, point in self.points.items():
@@ -264,7 +266,7 @@ class Space(Settings):
         return points
 
     def drawn(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of Optuna's parameters that draw a run's (flattened) settings, as far as they can be drawn."""
+        """Optuna's parameters for a run's (flattened) settings, where the space can draw them."""
         drawn: dict[str, Any] = {}
         for path, distribution in self.search.items():
             if path in values and self.conditions_hold(distribution, values) and distribution.allows(values[path]):
@@ -273,7 +275,7 @@ class Space(Settings):
 
 
 def _entries(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with `PATH.0`, `PATH.1`, ... in place of a list."""
+    """The settings, with lists replaced by entries `PATH.0`, `PATH.1`, ..."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= {f"{name}.{i}": entry for i, entry in enumerate(value)} if isinstance(value, list) else {name: value}

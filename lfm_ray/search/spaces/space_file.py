@@ -1,6 +1,6 @@
-"""Reads a space file: what it extends, what the command line fixes, and whether it can be searched at all.
+"""Reads a space file with the files it extends, applies the command line, and checks that it can be searched.
 
-What such a file can say is in `lfm_ray.search.spaces.space`.
+The format is described in `lfm_ray.search.spaces.space`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.settings import Overrides, build, flatten, line_of, merge, nearest, parse_overrides, read_yaml
 
-TRIED_DRAWS = 1000  # a space of which so many random draws all break a constraint is refused
+TRIED_DRAWS = 1000  # a space is refused if this many random draws all violate a constraint
 
 
 def load_space(source: Path | Mapping[str, Any] | Space, overrides: Overrides = (), **changes: Any) -> Space:
-    """Reads a space: a file, or what would stand in one.
+    """Reads a space from a file or its contents. An overridden setting is fixed and no longer searched.
 
-    An overridden setting is fixed for all trials, and no longer searched. Nor is one whose condition
-    an overridden setting contradicts.
+    A setting whose condition contradicts an overridden one is not searched either.
 
-    changes: fields of the space to replace, such as trials=50; None leaves one as it is.
+    changes: fields of the space to replace, such as trials=50; None leaves a field unchanged.
 
     Raises:
-        UserError: an unknown key, a wrong type, a bound that is impossible or outside what the
-            setting allows, a condition on a setting that does not exist, a constraint that no draw
+        UserError: an unknown key, a wrong type, a bound that is impossible or that the setting does
+            not allow, a condition on a setting that does not exist, or a constraint that no draw
             satisfies.
     """
     values, files = _read(source)
@@ -58,7 +57,7 @@ def load_space(source: Path | Mapping[str, Any] | Space, overrides: Overrides = 
 
 
 def _in_order(search: Mapping[str, Distribution]) -> list[str]:
-    """The searched settings in their order, but each after those that it depends on."""
+    """The searched settings in their order, except that each comes after those it depends on."""
     placed: dict[str, None] = {}
 
     def place(name: str, dependants: tuple[str, ...] = ()) -> None:
@@ -75,7 +74,7 @@ def _in_order(search: Mapping[str, Distribution]) -> list[str]:
 def _read(
     source: Path | Mapping[str, Any] | Space, extending: tuple[Path, ...] = ()
 ) -> tuple[dict[str, Any], list[Path]]:
-    """A space over the files that it extends, and all files that it was read from, its own first."""
+    """The contents of a space merged over the files it extends, and all files read, its own first."""
     files: list[Path] = []
     if isinstance(source, Path):
         if source.resolve() in extending:
@@ -103,7 +102,7 @@ def _read(
 
 
 def _over(own: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """A space's keys put over those of a space that it extends."""
+    """Merges the keys of a space over those of a space that it extends."""
     result = {**inherited, **own}
     for key in ("search", "points"):
         if key in result:
@@ -120,7 +119,7 @@ def _without_null(values: Any) -> Any:
 
 
 def _place(files: Sequence[Path], *keys: str) -> str:
-    """Where something stands, for an error: file, line and keys; in the first of the files that has it."""
+    """The position of keys for an error message: file, line and keys, in the first file that has them."""
     for file in files:
         line = line_of(file, keys, whole=True)
         if line:
@@ -129,7 +128,7 @@ def _place(files: Sequence[Path], *keys: str) -> str:
 
 
 def _check_run(space: Space, files: Sequence[Path], fixed: Mapping[str, Any]) -> None:
-    """Whether the run can be built; the error names `--set` where the setting comes from there."""
+    """Checks that the run can be built; the error names `--set` if the setting comes from there."""
     try:
         build(RunConfig, space.run, changed=fixed)
     except UserError as error:
@@ -176,7 +175,7 @@ def _check_points(space: Space, files: Sequence[Path]) -> None:
             if distribution is None and values.get(name) != flatten(space.base.model_dump()).get(name):
                 raise UserError(f"{where}: {name} is not searched; allowed: {', '.join(space.search)}")
             if distribution is not None and not distribution.allows(values[name]):
-                raise UserError(f"{where}: {name}: {value} is outside of what is searched: {distribution}")
+                raise UserError(f"{where}: {name}: {value} is outside the search range: {distribution}")
         for relation in space.relations:
             if (relation.violation(point) or 0.0) > 0:
                 raise UserError(f"{where}: breaks the constraint {relation.text}")

@@ -1,4 +1,4 @@
-"""Optuna's journal file on storage that can fail, and after a kill in the middle of a line."""
+"""Optuna's journal file, made safe against failing storage and against a kill in the middle of a line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lfm_ray.storage import patiently
 
 
 class NoLock(JournalFileSymlinkLock):
-    """Instead of Optuna's lock, a link that a killed process leaves behind, and for which the next waits, silently.
+    """Replaces Optuna's lock, a symlink that a killed process leaves behind and the next one silently waits for.
 
-    Where the journal's path is relative, the link points nowhere, and Optuna waits for ever.
+    If the journal's path is relative, the link is broken and Optuna waits forever.
     """
 
     def acquire(self) -> bool:
-        """Nothing to wait for."""
+        """Does nothing."""
         return True
 
     def release(self) -> None:
-        """Nothing to give back."""
+        """Does nothing."""
 
 
 class PatientJournal(JournalFileBackend):
-    """A journal whose writes and reads are done again while storage fails.
+    """A journal that retries reads and writes while storage fails.
 
-    A write that failed, or that a kill cut short, leaves no part of a line behind, which would make
-    the file unreadable. One process at a time may have such a journal on a file: `Sweep.hold` sees to it.
+    A write that fails or is cut short by a kill leaves no partial line behind, which would make the
+    file unreadable. Only one process at a time may open a file this way; `Sweep.hold` ensures it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class PatientJournal(JournalFileBackend):
         os.truncate(path, end_of_last_line(path))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends all of `logs`, once."""
+        """Appends all of `logs`, exactly once."""
         size = self.path.stat().st_size
 
         def append() -> None:
@@ -50,12 +50,12 @@ class PatientJournal(JournalFileBackend):
         patiently(append, self.path, _notice)
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """What stands in the journal from a record on."""
+        """The records of the journal from number `log_number_from` on."""
         yield from patiently(lambda: list(super(PatientJournal, self).read_logs(log_number_from)), self.path, _notice)
 
 
 def end_of_last_line(path: Path) -> int:
-    """The size of a file without an unfinished line at its end, in bytes."""
+    """The size of a file in bytes, not counting an unfinished last line."""
     content = path.read_bytes()
     return content.rfind(b"\n") + 1
 

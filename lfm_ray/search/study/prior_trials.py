@@ -1,15 +1,15 @@
-"""What earlier sweeps found, as evidence for the sampler of a new one (`tune --warm-start SWEEP`).
+"""Trials of earlier sweeps that the sampler of a new sweep learns from (`tune --warm-start SWEEP`).
 
-The values of another sweep are not on the scale of this one: on other data, or with another number
-of epochs, the best accuracy is another, and taken as they are either all old trials would look
-better than all new ones, or worse. So within each sweep values are replaced by normal scores: the
-value of rank r of n becomes Phi^-1((r - 1/2) / n), as in quantile-based transfer (Salinas, Shen and
-Perrone, "A quantile-based approach for hyperparameter transfer learning", ICML 2020). Trials of the
-same data with the same fixed settings are ranked together with the new ones.
+Values of different sweeps are not on the same scale: on other data, or with another number of
+epochs, accuracies differ, so that raw values could make every old trial look better than every new
+one, or worse. Values are therefore replaced, sweep by sweep, with normal scores: the value of rank r
+of n becomes Phi^-1((r - 1/2) / n), as in quantile-based transfer (Salinas, Shen and Perrone, "A
+quantile-based approach for hyperparameter transfer learning", ICML 2020). Prior trials on the same
+data with the same fixed settings are ranked together with the new ones.
 
-The study on disk keeps the sweep's own trials with their own values; what is pooled lives in memory
-for one draw. The evidence itself is kept in the sweep's folder, so a sweep goes on without the
-folders of those that it started from.
+The study on disk keeps only the sweep's own trials, with their own values; the pooled study lives in
+memory for a single draw. Prior trials are copied into the sweep's folder, so that the sweep can be
+resumed without the folders that they came from.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lfm_ray.search.spaces.space import Space
 class PriorTrial:
     """One finished trial of an earlier sweep.
 
-    group: the sweep that its values are ranked within; empty: with this sweep's own.
-    params: Optuna's parameters; values: of this sweep's objective; constraints: above 0 if broken.
+    group: the sweep that its values are ranked within; empty to rank them with the new sweep's own.
+    params: Optuna's parameters; values: of the new sweep's objective; constraints: above 0 if violated.
     """
 
     group: str
@@ -48,7 +48,7 @@ def write_prior_trials(file: Path, prior_trials: Iterable[PriorTrial]) -> None:
 
 
 def read_prior_trials(file: Path) -> list[PriorTrial]:
-    """What `write_prior_trials` wrote; nothing, where there is no file."""
+    """Reads what `write_prior_trials` wrote; empty if there is no file."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [PriorTrial(**json.loads(line)) for line in lines]
 
@@ -91,7 +91,7 @@ def pooled(
 
 
 def normal_scores(values: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Values (n, objectives) -> Phi^-1((rank - 1/2) / n), each objective for itself; equal values share a rank."""
+    """Values (n, objectives) -> Phi^-1((rank - 1/2) / n), each objective on its own; ties share a rank."""
     from scipy.stats import rankdata
 
     if not values:

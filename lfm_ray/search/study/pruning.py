@@ -13,13 +13,14 @@ PROTECTED = "protected"  # user attribute of trials that are never pruned
 class SuccessiveHalving(optuna.pruners.BasePruner):
     """ASHA's stopping rule (Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020).
 
-    Rungs are at the epochs `first_rung * reduction**k`. A trial that reaches a rung goes on if its
-    value there is among the best 1/`reduction` of all values seen at that rung so far (`goes_on`).
-    What the rungs compare is decided by the caller, see `lfm_ray.search.spaces.space.Pruning.by`; the best
-    is the highest, or the lowest where the study minimises.
+    Rungs are at the epochs `first_rung * reduction**k`. A trial that reaches a rung continues if its
+    value there is among the best 1/`reduction` of all values at that rung so far (`goes_on`). The
+    caller decides which value is compared (`lfm_ray.search.spaces.space.Pruning.by`); the best is the
+    highest, or the lowest if the study minimises.
 
-    Everything is computed from the values in the study, so a resumed sweep decides as one that was
-    never interrupted. Protected trials (known points) take part in the comparison but go on.
+    Everything is computed from the values in the study, so a resumed sweep makes the same decisions
+    as an uninterrupted one. Protected trials (known points) take part in the comparison, but always
+    continue.
     """
 
     def __init__(self, first_rung: int, reduction: int) -> None:
@@ -32,7 +33,7 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
         return epoch == self.first_rung
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether the trial, which has just reported its last value, is to be stopped."""
+        """Whether to stop the trial, given the value it has just reported."""
         epoch = trial.last_step
         if epoch is None or not self.is_rung(epoch) or trial.user_attrs.get(PROTECTED):
             return False
@@ -46,9 +47,9 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
 
 
 def goes_on(value: float, others: Sequence[float], reduction: int) -> bool:
-    """Whether a value is among the best 1/`reduction` of those at a rung, its own included; higher is better.
+    """Whether a value is among the best 1/`reduction` at a rung, counting itself; higher is better.
 
-    Every trial goes on before `reduction` of them have reached the rung.
+    Until `reduction` trials have reached the rung, every trial continues.
     """
     values = sorted([*others, value], reverse=True)
     return len(values) < reduction or value >= values[math.ceil(len(values) / reduction) - 1]

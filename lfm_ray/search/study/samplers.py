@@ -1,16 +1,16 @@
-"""How the settings of a trial are drawn, by Optuna's samplers.
+"""Optuna's samplers, which draw the settings of a trial.
 
 tpe     the default: a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), multivariate
-        within each group of settings that occur together, so conditional spaces are no obstacle.
-        Trials that run beside the new one count as bad ("constant liar"), so that it is not drawn
-        in the same place. The only one that learns from trials that were stopped early.
-gp      a Gaussian process with log expected improvement. Best with few, slow trials.
-cmaes   CMA-ES (Hansen and Ostermeier, Evolutionary Computation 2001), with the package cmaes. For
-        numbers only, and for many trials: it begins to adapt after a generation of 4 + 3 ln(n).
+        within each group of settings that occur together, so that it handles conditional spaces.
+        Running trials count as bad ("constant liar"), so that new ones are drawn elsewhere. The only
+        sampler that learns from pruned trials.
+gp      a Gaussian process with log expected improvement. Best for few, slow trials.
+cmaes   CMA-ES (Hansen and Ostermeier, Evolutionary Computation 2001), from the package cmaes. Only
+        for numbers and many trials: it starts to adapt after a generation of 4 + 3 ln(n) trials.
 random  independent draws: the baseline of every comparison.
 
-gp and cmaes model the settings that every trial has, cmaes only the numbers among them; `drawn_at_random`
-names the others. Trial n is drawn by a sampler of its own, seeded by (seed of the sweep, n).
+gp and cmaes only model settings that every trial has, and cmaes only numbers; `drawn_at_random` lists
+the rest. Trial n is drawn by a sampler of its own, seeded with (seed of the sweep, n).
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ def drawn_at_random(space: Space) -> list[str]:
 
 
 def check_sampler(space: Space) -> None:
-    """Refuses a sampler that can do nothing for a space.
+    """Checks that the sampler can search the space.
 
     Raises:
-        UserError: with what to use instead.
+        UserError: it cannot; the message says what to use instead.
     """
     if space.sampler != "cmaes":
         return
     if len(space.objective) > 1:
-        raise UserError("sampler cmaes: raises or lowers one metric; with several objectives use tpe or gp")
+        raise UserError("sampler cmaes: cannot search for several objectives; use tpe or gp")
     if any(relation.metrics for relation in space.relations):
-        raise UserError("sampler cmaes: knows no constraints on metrics; use tpe or gp")
+        raise UserError("sampler cmaes: supports no constraints on metrics; use tpe or gp")
     if len(drawn_at_random(space)) == len([one for one in space.search.values() if one.same_as is None]):
         raise UserError("sampler cmaes: no searched setting is a number that every trial has; use tpe")

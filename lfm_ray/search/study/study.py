@@ -1,9 +1,9 @@
-"""The Optuna study of a sweep: every decision of the search is in one journal file.
+"""The Optuna study of a sweep: a single journal file records every decision of the search.
 
-The journal is appended to as things happen, so a sweep whose driver was killed goes on from it:
-trials that had finished are known, those that were running are handed out again under their old
-number, and the sampler for trial n is seeded by (seed, n), so it does not matter how often the
-sweep was interrupted. optuna-dashboard and Optuna's plots open the same file:
+The journal is appended to as things happen, so a sweep whose driver was killed resumes from it:
+finished trials are known, and trials that were running are handed out again under their old number.
+Since the sampler of trial n is seeded with (seed, n), interruptions do not change what it draws.
+optuna-dashboard and Optuna's plots open the same file:
 
     storage = JournalStorage(JournalFileBackend("sweeps/NAME/study.journal"))
     optuna.visualization.matplotlib.plot_param_importances(optuna.load_study(study_name=None, storage=storage))
@@ -32,7 +32,7 @@ SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
 
 
 def read_trials(journal: Path) -> list[FrozenTrial]:
-    """The trials in a study's journal, by number. Only reads, so another process may write meanwhile."""
+    """The trials in a study's journal, by number. Only reads, so another process may be writing."""
     if not journal.exists():
         return []
     storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -41,15 +41,15 @@ def read_trials(journal: Path) -> list[FrozenTrial]:
 
 
 class Study:
-    """Hands out trials of a space and is told how they went.
+    """Hands out trials of a space and records their results.
 
-    What Optuna learns of a stopped trial: that it was pruned, with the values it reported up to
-    then. TPE ranks such trials behind all finished ones, by how far they came; it never takes an
-    early accuracy for a final one. So they tell it where not to look, which is all that is known
-    of them: a final value that was guessed from an early one would favour fast starters again.
+    Optuna is told that a stopped trial was pruned, with the values it reported until then. TPE ranks
+    such trials behind all finished ones, by how far they got, and never takes an early accuracy for
+    a final one. They tell it where not to look, which is all we know about them: a final value
+    extrapolated from an early one would again favour fast starters.
 
-    A draw that the space's constraints forbid is told to Optuna and never handed out; it has a
-    number, but no settings.
+    A draw that violates the space's constraints is reported to Optuna but never handed out; it has a
+    number but no settings.
 
     prior_trials: trials of earlier sweeps that the sampler also learns from (`lfm_ray.search.study.prior_trials`).
     """
@@ -80,10 +80,10 @@ class Study:
             if SETTINGS not in trial.user_attrs:
                 self.fail(trial.number, "interrupted before its settings were drawn")
         self._reached: dict[int, int] = {}
-        self._configs: dict[int, RunConfig] = {}  # what has been validated once
+        self._configs: dict[int, RunConfig] = {}  # validated configurations
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; draws that were never handed out and points that wait are among them."""
+        """All trials, by number, including forbidden draws and known points that are still waiting."""
         return self._study.get_trials(deepcopy=False)
 
     def started(self) -> list[FrozenTrial]:
@@ -91,11 +91,11 @@ class Study:
         return [trial for trial in self.trials() if SETTINGS in trial.user_attrs]
 
     def remaining(self) -> int:
-        """How many trials are still to be handed out, those that were interrupted included."""
+        """How many trials are still to be handed out, counting interrupted ones."""
         return max(0, self.space.trials - len(self.started())) + len(self._again)
 
     def epochs_taken(self) -> int:
-        """Epochs of all trials: those that ended, and all that the running ones may take."""
+        """Epochs of all trials: those trained by trials that ended, and all that running trials may train."""
         return sum(
             trial.user_attrs[EPOCHS] if EPOCHS in trial.user_attrs else self.epochs(trial.number)
             for trial in self.started()
@@ -103,7 +103,7 @@ class Study:
         )
 
     def has_epochs(self) -> bool:
-        """Whether the epoch budget has room for one more trial, however long it may be."""
+        """Whether the epoch budget has room for one more trial of the greatest possible length."""
         if self.space.epoch_budget is None:
             return True
         searched = self.space.search.get("epochs")
@@ -111,7 +111,7 @@ class Study:
         return self.epochs_taken() + longest <= self.space.epoch_budget
 
     def front(self) -> list[int]:
-        """The numbers of the trials on the Pareto front, of those that satisfy all constraints."""
+        """The numbers of the trials on the Pareto front, among those that satisfy all constraints."""
         return [trial.number for trial in self._study.best_trials]
 
     def ask(self) -> tuple[int, dict[str, Any]]:
@@ -132,7 +132,7 @@ class Study:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _next(self) -> optuna.Trial:
-        """A new trial of Optuna's: the next known point, or one that the sampler draws."""
+        """A new Optuna trial: the next known point, or a draw of the sampler."""
         number = next((t.number for t in self.trials() if t.state == TrialState.WAITING), len(self.trials()))
         sampler = sampler_for(self.space, self.seed, number)
         if self.prior_trials and number == len(self.trials()):
@@ -144,36 +144,36 @@ class Study:
         return self._study.ask()
 
     def change(self, number: int, settings: dict[str, Any]) -> None:
-        """Gives a running trial other settings, which members of a population take on."""
+        """Replaces the settings of a running trial, as members of a population do."""
         self._trial(number).set_user_attr(SETTINGS, settings)
         self._configs.pop(number, None)
 
     def report(self, number: int, epoch: int, row: Mapping[str, float]) -> bool:
-        """Records an epoch of a trial. Returns whether the trial is to be stopped."""
+        """Records an epoch of a trial. Returns whether to stop the trial."""
         self._reached[number] = epoch
         if self.space.pruning.by == "none":
             return False
         frozen = self.trials()[number]
         told = frozen.intermediate_values
-        if epoch in told and epoch < max(told):  # a resumed trial tells again what was decided before
+        if epoch in told and epoch < max(told):  # a resumed trial reports old epochs again
             return False
         trial = optuna.trial.Trial(self._study, frozen._trial_id)
         if epoch not in told:
-            # Optuna ranks stopped trials by these values in the direction of the objective.
+            # Optuna ranks pruned trials by these values in the direction of the objective.
             sign = 1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
             trial.report(sign * row[f"val/{self.space.pruning.by}"], epoch)
         return epoch < self.epochs(number) and trial.should_prune()
 
     def epochs(self, number: int) -> int:
-        """T of a trial."""
+        """The number of epochs T of a trial."""
         return self._config(number).epochs
 
     def ended(self, number: int) -> bool:
-        """Whether the study knows how the trial ended."""
+        """Whether the study has recorded how the trial ended."""
         return self.trials()[number].state.is_finished()
 
     def finish(self, number: int, row: Mapping[str, float]) -> None:
-        """The trial ended with these metrics."""
+        """Records that the trial finished with these metrics."""
         values = [row[name] for name in self.space.objective]
         if not all(math.isfinite(value) for value in values):
             self.fail(number, f"{', '.join(self.space.objective)}: not a finite number")
@@ -185,12 +185,12 @@ class Study:
         self._study.tell(number, values)
 
     def prune(self, number: int) -> None:
-        """The trial was stopped early."""
+        """Records that the trial was stopped early."""
         self._set_epochs(number)
         self._study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """The trial could not go on."""
+        """Records that the trial failed, and why."""
         self._set_reason(number, reason)
         self._set_epochs(number)
         self._study.tell(number, state=TrialState.FAIL)
