@@ -1,4 +1,4 @@
-"""The cards of known raw datasets: data/NAME.yaml, read by lfm_ray/datasets/readers/NAME.py."""
+"""Cards of the known raw datasets: data/NAME.yaml, each with a reader lfm_ray/datasets/preparing/readers/NAME.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = REPOSITORY / "data"
 
 
 class RawCard(Settings):
-    """What a card says."""
+    """The contents of a card."""
 
     title: str
     paper: str = Field(description="where the dataset is described")
@@ -28,8 +28,8 @@ class RawCard(Settings):
     licence: str
     layout: str = Field(description="the files under --root")
     layout_source: str = Field(description="the public repository whose layout this is")
-    splits: str = Field(description="how train, val and test come about")
-    classes: list[str] | int = Field(description="the labels that there can be, or only how many")
+    splits: str = Field(description="where train, val and test come from")
+    classes: list[str] | int = Field(description="the possible labels, or just their number")
     modalities: dict[str, Kind]
     preprocessing: dict[str, Any] = Field({}, description="settings of PrepareConfig, paper section 4.1")
 
@@ -38,7 +38,7 @@ def raw_card(name: str) -> RawCard:
     """The card of a dataset.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no card of that name.
     """
     file = FOLDER / f"{name}.yaml"
     if not file.is_file():
@@ -52,7 +52,7 @@ def names() -> list[str]:
 
 
 def raw_manifest(name: str, root: Path) -> pd.DataFrame:
-    """The manifest of a raw dataset under `root`, by its reader.
+    """The manifest of the raw dataset under `root`, made by its reader.
 
     Raises:
         UserError: the folder does not exist, or is not laid out as the card says.
@@ -61,5 +61,5 @@ def raw_manifest(name: str, root: Path) -> pd.DataFrame:
         raise UserError(f"--root {root}: there is no such folder")
     table: pd.DataFrame = importlib.import_module(f"lfm_ray.datasets.preparing.readers.{name}").read(root.absolute())
     if table.empty:
-        raise UserError(f"--root {root}: holds nothing that the card data/{name}.yaml describes")
+        raise UserError(f"--root {root}: contains nothing that data/{name}.yaml describes")
     return table
