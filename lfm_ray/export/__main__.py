@@ -4,8 +4,8 @@
     python -m lfm_ray.export sweeps/mine --out exported/mine                  the best trial of a sweep
     python -m lfm_ray.export sweeps/mine/trials/0007 --out exported/seven     any other trial
 
-It holds the weights (safetensors; their moving average where the run has one), the settings, the
-classes and the preprocessing, and no code. In Python, raw files are then classified by
+The folder holds the weights (safetensors; their moving average if the run has one), the settings, the
+classes and the preprocessing, but no code. In Python, classify raw files with
 
     import lfm_ray
     model = lfm_ray.load("exported/mine")
@@ -27,9 +27,9 @@ def main() -> None:
     """The command."""
     arguments = parser("export", __doc__ or "", settings=False)
     arguments.add_argument(
-        "run", type=storage_folder, metavar="RUN", help="folder of a run, of a trial, or of a sweep; or its URI"
+        "run", type=storage_folder, metavar="RUN", help="folder of a run, a trial or a sweep, or its URI"
     )
-    arguments.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    arguments.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to create")
     given = arguments.parse_args()
 
     from lfm_ray.export.model_folder import check_free, write
@@ -42,7 +42,7 @@ def main() -> None:
     names = ["fused", *card.dataset.modalities]
     figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)
     weights = ", the moving average of the weights" if card.averaged else ""
-    unfinished = "" if card.epoch == card.run.epochs else " [yellow](it was stopped, or has not ended)[/]"
+    unfinished = "" if card.epoch == card.run.epochs else " [yellow](it was stopped, or is still running)[/]"
     sample = ", ".join(
         f'"{name}": "{"TEXT" if one.kind == "text" else "FILE"}"' for name, one in card.dataset.modalities.items()
     )
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint in a run's folder, or of the best trial of a sweep.
+    """The checkpoint of a run, or of a sweep's best trial.
 
     Raises:
         UserError: there is none.
@@ -69,7 +69,7 @@ def checkpoint_of(path: Path) -> Path:
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT
     if not exists(path / SWEEP):
-        raise UserError(f"{shown(path)}: holds no run ({CHECKPOINT}) and no sweep ({SWEEP})")
+        raise UserError(f"{shown(path)}: holds neither a run ({CHECKPOINT}) nor a sweep ({SWEEP})")
     best = best_of(Sweep.open(path).trials())
     if best is None:
         raise UserError(f"{shown(path)}: no trial of this sweep has finished; name one of its folders under trials/")
