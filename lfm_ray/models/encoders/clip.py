@@ -65,7 +65,7 @@ class ClipImageEncoder(nn.Module):
 
     @property
     def last_map(self) -> nn.Module:
-        """The layer whose output the last attention reads, (B, 1 + patches, K); later only the first position counts."""
+        """The layer whose output the last attention reads, (B, 1 + patches, K); then only the first position counts."""
         return self.body.encoder.layers[-1].layer_norm1
 
     @property
