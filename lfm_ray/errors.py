@@ -1,12 +1,12 @@
-"""The product's own errors. A command prints them as one line, without a traceback."""
+"""lfm_ray's own errors. Commands print them as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user can put right: a wrong setting, a broken file, a missing column.
+    """Something that the user can fix: a wrong setting, a broken file, a missing column.
 
-    The message is one line that names the thing and says what to do. Exit status 2.
+    The message is one line that says what is wrong and what to do. Exit status 2.
     """
 
 
 class TrainingFailed(Exception):
-    """A run that cannot go on (NaN loss, ...). The message is the reason, in one line. Exit status 1."""
+    """A run cannot continue (NaN loss, ...). The message is the reason, in one line. Exit status 1."""

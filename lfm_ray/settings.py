@@ -1,4 +1,4 @@
-"""What every typed setting in lfm_ray shares: strictness, YAML, `--set`, and errors of one line.
+"""What all typed settings in lfm_ray share: strict checks, YAML, `--set`, and one-line errors.
 
 A settings class is a pydantic model derived from `Settings`. `load` builds one from a YAML file
 and `--set path.to.setting=value` overrides, and turns whatever is wrong into one `UserError` that
@@ -23,12 +23,12 @@ from lfm_ray.errors import UserError
 AnySettings = TypeVar("AnySettings", bound="Settings")
 Overrides = Sequence[str] | Mapping[str, Any]  # `--set` of a command, or `settings` of a function
 
-# Sections that are a choice between kinds, and the key that says which; changing it starts the section afresh.
+# Sections that choose between kinds, and the key that makes the choice; changing it empties the rest of the section.
 KINDS = {"alpha": "strategy", "method": "name"}
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values are final once checked."""
+    """Base of all settings: unknown keys are rejected, and values are immutable once checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class Settings(BaseModel):
         return None
 
     def to_yaml(self, defaults: bool = True) -> str:
-        """The settings as YAML that `load` reads back to an equal object; `defaults`: also those at their default."""
+        """The settings as YAML that `load` reads back to an equal object; defaults: include those at their default."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=not defaults), sort_keys=False)
 
 
@@ -60,7 +60,7 @@ def build(
     source: Path | None = None,
     changed: Mapping[str, Any] | None = None,
 ) -> AnySettings:
-    """Checks `values` against `cls`; `source` and `changed` only make the error message precise."""
+    """Checks `values` against `cls`; `source` and `changed` only serve to make error messages precise."""
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
@@ -108,7 +108,7 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of nested `values` in which dotted keys are replaced.
 
-    A change of `alpha.strategy` empties the section `alpha` first: the settings of one strategy
+    Changing `alpha.strategy` first empties the section `alpha`, since the settings of one strategy
     mean nothing to another. So does `method.name`; a bare `method: NAME` is short for it.
     """
     result = _deep_copy(values)
@@ -125,7 +125,7 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             if inner is None:
                 inner = section[name] = {}
             if not isinstance(inner, dict):
-                raise UserError(f"{dotted}: {name} is a single value, it has no setting {key!r}")
+                raise UserError(f"{dotted}: {name} is a single value and has no setting {key!r}")
             section = inner
         if dotted in kind_keys and section.get(key) != changes[dotted]:
             section.clear()
@@ -134,7 +134,7 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def in_full(key: str) -> str:
-    """`method` -> `method.name`: the key that says which kind a section is, where only the section is named."""
+    """`method` -> `method.name`: for the name of a section, the key that chooses its kind."""
     return f"{key}.{KINDS[key]}" if key in KINDS else key
 
 
@@ -150,7 +150,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
-    """`; did you mean X?`, or all that is allowed where nothing is close."""
+    """`; did you mean X?`, or all allowed names if none is close."""
     similar = _similar(name, allowed)
     return similar or (f"; allowed: {', '.join(sorted(allowed))}" if allowed else "")
 
@@ -180,7 +180,7 @@ def _explain(
     elif first["type"] == "unknown_part":
         message = first["msg"]
     elif first["type"] == "missing":
-        message = "is missing, and has no default"
+        message = "is missing and has no default"
     else:
         text = first["msg"].removeprefix("Value error, ")
         message = f"{text[0].lower()}{text[1:]}"
@@ -200,7 +200,7 @@ def _where(dotted: str, keys: Sequence[str], source: Path | None, changed: Mappi
 
 
 def line_of(source: Path, keys: Sequence[str], *, whole: bool = False) -> int | None:
-    """The line (from 1) on which the last of `keys` that the file contains stands; of all of them, if `whole`."""
+    """The line, from 1, of the last of `keys` that the file contains; None if `whole` and it does not contain all."""
     node, line = _composed(source.read_text(encoding="utf-8")), None
     for key in keys:
         found = [pair for pair in node.value if pair[0].value == key] if isinstance(node, yaml.MappingNode) else []
@@ -212,15 +212,15 @@ def line_of(source: Path, keys: Sequence[str], *, whole: bool = False) -> int | 
 
 @lru_cache(maxsize=8)
 def _composed(text: str) -> yaml.Node | None:
-    """The tree of a YAML text. A space is asked for the place of each of its settings before any is found wrong."""
+    """The tree of a YAML text; cached, since a search space looks up the line of every setting, even a right one."""
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _walk(cls: type[BaseModel], loc: Sequence[int | str], values: Any) -> tuple[list[str], list[str]]:
-    """Pydantic's location in `values` -> the keys as a user writes them, and the settings valid beside the last."""
+    """Pydantic's location in `values` -> the keys as a user writes them, and the settings valid there."""
     model: type[BaseModel] | None = cls
     beside: list[str] = []
-    of_each: type[BaseModel] | None = None  # what a mapping from the user's own names leads to
+    of_each: type[BaseModel] | None = None  # the class of the values in a mapping with the user's own keys
     for part in loc:
         values = values.get(part) if isinstance(values, Mapping) else None
         beside = list(model.model_fields) if model else []
@@ -247,6 +247,6 @@ def _chosen(model: type[BaseModel], values: Any) -> type[BaseModel]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The class of settings behind an annotation."""
+    """The settings class in an annotation."""
     found = [one for one in (annotation, *typing.get_args(annotation)) if isinstance(one, type)]
     return next((one for one in found if issubclass(one, BaseModel)), None)

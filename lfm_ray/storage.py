@@ -1,13 +1,13 @@
 """Where runs, sweeps and shards are kept: a folder, local or shared (NFS), or a URI of an object store.
 
-`s3://BUCKET/PATH` and `gs://BUCKET/PATH` are reached through pyarrow. A node works in a folder of its
-own, below ~/.cache/lfm_ray, which stands for the URI: `working_folder` gives it, `push` and `pull` copy
-its files to the store and back; `copied` gives a node's own copy of a file that never changes. For any
-other folder they do nothing, so whoever writes a file and pushes it need not know where it is kept. An
-object is replaced whole: a reader finds the old one or the new one.
+`s3://BUCKET/PATH` and `gs://BUCKET/PATH` are reached through pyarrow. For a URI, each node works in its
+own folder below ~/.cache/lfm_ray: `working_folder` returns it, `push` and `pull` copy its files to the
+store and back, and `copied` returns a node's own copy of a file that never changes. For any other folder
+these functions do nothing, so code that writes and pushes a file need not know where it is kept. Objects
+are replaced as a whole: a reader finds the old one or the new one.
 
-Keys come from where the store's own tools find them (AWS_ACCESS_KEY_ID, a profile, the machine's role,
-GOOGLE_APPLICATION_CREDENTIALS) and are never part of a URI, so they reach no log and no file of ours.
+Credentials come from where the store's own tools find them (AWS_ACCESS_KEY_ID, a profile, the machine's
+role, GOOGLE_APPLICATION_CREDENTIALS). They are never part of a URI, so they reach no log and no file of ours.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from lfm_ray.errors import TrainingFailed, UserError
 Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs")
-LOCK = ".lock"  # the file in a folder by which one process holds it
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
-PATIENCE = 300.0  # s, for which a failing file is tried again
-LONGEST_WAIT = 10.0  # s, between two tries
-GS_RETRIES = 10  # s, for which Google's client itself tries again; its default is a quarter of an hour
-GS_EMULATOR = "CLOUD_STORAGE_EMULATOR_ENDPOINT"  # the variable by which that client finds a server for tests
+LOCK = ".lock"  # the file with which a process locks a folder
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of a file system without locks
+PATIENCE = 300.0  # s, for which failed access to storage is retried
+LONGEST_WAIT = 10.0  # s, between retries
+GS_RETRIES = 10  # s, for which Google's client itself retries; its default is 15 minutes
+GS_EMULATOR = "CLOUD_STORAGE_EMULATOR_ENDPOINT"  # the variable that points that client to a test server
 
 
 def working_folder(text: str) -> Path:
-    """The folder in which this node works on what is kept at `text`, a folder or a URI.
+    """The folder in which this node works for `text`, a folder or a URI.
 
     Raises:
-        UserError: a URI of another kind, or one that holds a key or settings.
+        UserError: the URI has another scheme, or contains a key or settings.
     """
     if "://" not in text:
         return Path(text)
@@ -51,14 +51,14 @@ def working_folder(text: str) -> Path:
         raise UserError(f"{uri.scheme}://...: give a folder, s3://BUCKET/PATH or gs://BUCKET/PATH")
     if "@" in uri.netloc or uri.query or uri.fragment:
         raise UserError(
-            f"{uri.scheme}://...: give keys, region and endpoint by the environment (AWS_ACCESS_KEY_ID,"
+            f"{uri.scheme}://...: set keys, region and endpoint in the environment (AWS_ACCESS_KEY_ID,"
             " AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL), not in the URI, which is shown and saved"
         )
     return _cache() / uri.scheme / uri.netloc / uri.path.strip("/")
 
 
 def name_of(path: Path) -> str:
-    """What `working_folder` takes on any node: the URI that a path stands for, or the absolute path."""
+    """The name that any node can pass to `working_folder`: the URI that a path stands for, or the absolute path."""
     parts = _parts(path)
     return f"{parts[0]}://{'/'.join(parts[1:])}" if parts else str(path.absolute())
 
@@ -74,13 +74,13 @@ def in_store(path: Path) -> bool:
 
 
 def exists(file: Path) -> bool:
-    """Whether a file is where it is kept."""
+    """Whether a file exists: in the store if its path stands for a URI."""
     place = _place(file)
     return place.store.get_file_info(place.path).is_file if place else file.exists()
 
 
 def push(*files: Path) -> None:
-    """Copies files to the store, those that exist; of a folder, all that is in it."""
+    """Copies those of the files that exist to the store; of a folder, everything in it."""
     for file in files:
         if not (place := _place(file)):
             return
@@ -98,10 +98,10 @@ def fetch(file: Path) -> None:
 
 
 def copied(file: Path, sha256: str) -> Path:
-    """A copy on this machine of a file in the store with this checksum; for any other file, the file itself.
+    """This machine's copy of a file in the store with this checksum; any other file is returned as it is.
 
-    One process copies it for all, and the others wait. It is kept under its checksum, so that a file that
-    is replaced in the store is copied anew.
+    One process copies it for all, and the others wait. The copy is named after its checksum, so that a file
+    that is replaced in the store is copied again.
 
     Raises:
         UserError: it is not in the store, or was altered there.
@@ -123,19 +123,19 @@ def copied(file: Path, sha256: str) -> Path:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
             if found != sha256:
                 temporary.unlink()
-                raise UserError(f"{shown(file)}: its checksum differs, it was altered; copy it there again")
+                raise UserError(f"{shown(file)}: its checksum differs, so it was altered; copy it there again")
             temporary.replace(result)
     return result
 
 
 def hold(folder: Path, busy: str) -> TextIO:
-    """Keeps a folder to this process until what is returned is closed, or the process ends, even by a kill.
+    """Locks a folder for this process until the returned file is closed, or the process ends or is killed.
 
-    Processes on other machines are kept out where all share the folder, as on NFS with locks.
+    The lock also keeps out other machines that share the folder, as on NFS with locks.
 
     Raises:
         UserError: `busy`: another process holds it.
-        OSError: it cannot be written, or is on a file system without locks (`NO_LOCKS`).
+        OSError: the folder cannot be written, or is on a file system without locks (`NO_LOCKS`).
     """
     file = (folder / LOCK).open("w", encoding="utf-8")
     try:
@@ -149,13 +149,13 @@ def hold(folder: Path, busy: str) -> TextIO:
 
 
 def copy(file: Path, to: Path) -> None:
-    """Copies a file to another of the same bucket, in the store only."""
+    """Copies a file to another path in the same bucket; does nothing outside a store."""
     if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
         place.store.copy_file(place.path, "/".join(_parts(to)[1:]))
 
 
 def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None:
-    """Makes a folder what it is in the store; names (relative to it) for which `skip` holds are left alone."""
+    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left alone."""
     import pyarrow.fs
 
     if not (place := _place(folder)):
@@ -175,7 +175,7 @@ def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None
 
 
 def remove(*files: Path) -> None:
-    """Removes files here and in the store, where there are any."""
+    """Removes files here and in the store, if they exist."""
     for file in files:
         file.unlink(missing_ok=True)
         if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
@@ -185,10 +185,9 @@ def remove(*files: Path) -> None:
 def patiently(
     action: Callable[[], Result], where: Path, notice: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
 ) -> Result:
-    """What `action` returns, which is done again for `PATIENCE` seconds while storage fails (OSError).
+    """Returns the result of `action`, which is retried for `PATIENCE` seconds while storage fails (OSError).
 
-    action: must do the same when it is done twice. notice: is told when storage begins to fail, and
-    when it works again.
+    action: must be safe to repeat. notice: is told when storage begins to fail, and when it works again.
 
     Raises:
         TrainingFailed: it failed all that time.
@@ -203,7 +202,7 @@ def patiently(
             if time.monotonic() - began + wait > PATIENCE:
                 raise TrainingFailed(f"{reason}, for {PATIENCE:.0f} s; start this again when it works") from None
             if not failed:
-                notice(f"{reason}; trying again for {PATIENCE:.0f} s")
+                notice(f"{reason}; retrying for {PATIENCE:.0f} s")
             failed = reason
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
@@ -217,7 +216,7 @@ def _cache() -> Path:
 
 
 def _parts(path: Path) -> tuple[str, ...]:
-    """Scheme, bucket and the names below it, of a path that stands for a URI; nothing for any other."""
+    """Scheme, bucket and the names below it, for a path that stands for a URI; empty for any other."""
     try:
         parts = path.absolute().relative_to(_cache().absolute()).parts
     except ValueError:
@@ -256,7 +255,7 @@ def _download(place: Place, file: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds the old one or the new one, never a part."""
+    """Writes a text file so that a reader finds the old one or the new one, never a partial one."""
     temporary = path.with_name(f"{path.name}.writing")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

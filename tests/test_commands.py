@@ -18,7 +18,7 @@ import lfm_ray
     ("name", "arguments", "said"),
     [
         ("confirm", ["absent", "--select", "1"], "--select 1: must be above 1, the number of trials that are taken"),
-        ("export", ["absent", "--out", "x"], "absent: holds no run (checkpoint.pt) and no sweep (sweep.yaml)"),
+        ("export", ["absent", "--out", "x"], "absent: holds neither a run (checkpoint.pt) nor a sweep (sweep.yaml)"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_folder_that_is_there_or_a_failure_leaves_everything_as_it_was(
     two: tuple[Manifest, Shards], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = trained(two[1]).state_dict()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         write(state, exported)
     with pytest.raises(UserError, match="earlier version"):
         write({key: value for key, value in state.items() if key != "card"}, tmp_path / "out")
@@ -233,9 +233,9 @@ def with_card(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
     ("spoil", "said"),
     [
         (shutil.rmtree, "there is no such folder; make one with: python -m lfm_ray.export"),
-        (lambda folder: (folder / CONFIG).unlink(), "is no exported model, it has no config.json"),
+        (lambda folder: (folder / CONFIG).unlink(), "is not an exported model: it has no config.json"),
         (lambda folder: (folder / CONFIG).write_text("{"), "cannot be read"),
-        (lambda folder: (folder / CONFIG).write_text('{"model_type": "bert"}'), "not of the format 'lfm_ray model 1'"),
+        (lambda folder: (folder / CONFIG).write_text('{"model_type": "bert"}'), "not in the format 'lfm_ray model 1'"),
         (lambda folder: (folder / WEIGHTS).unlink(), "model.safetensors: this file of the exported model is missing"),
         (alter(WEIGHTS), "model.safetensors: checksum differs"),
         (with_card(lambda card: card["run"]["loss"].update(tua=1)), "run.loss.tua: unknown setting; did you mean tau"),
@@ -276,7 +276,7 @@ def test_what_is_no_whole_exported_model_is_named(
         ({"picture": "absent.png"}, "sample 1: picture: absent.png: there is no such file"),
         ({"picture": __file__}, "test_export.py: cannot identify image file"),
         ({"start": -1}, "sample 1: start must be a number of seconds"),
-        ({"start": 2, "end": 1.5}, "sample 1: end must lie after start"),
+        ({"start": 2, "end": 1.5}, "sample 1: end must be after start"),
     ],
 )
 def test_a_sample_that_cannot_be_used_is_named(

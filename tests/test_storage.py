@@ -96,8 +96,8 @@ def machine(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("http://host/path", "a folder, s3://BUCKET/PATH or gs://BUCKET/PATH"),
         ("s3:///path", "a folder, s3://BUCKET/PATH"),
-        (f"s3://key:{KEY}@bucket/path", "give keys, region and endpoint by the environment"),
-        (f"s3://bucket/path?secret_key={KEY}", "give keys, region and endpoint by the environment"),
+        (f"s3://key:{KEY}@bucket/path", "set keys, region and endpoint in the environment"),
+        (f"s3://bucket/path?secret_key={KEY}", "set keys, region and endpoint in the environment"),
     ],
 )
 def test_a_uri_of_another_kind_or_with_a_key_is_refused_and_the_key_not_repeated(uri: str, said: str) -> None:
@@ -275,7 +275,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for_and_said(tmp_path: Path) 
     threading.Timer(0.6, file.unlink).start()
     storage.patiently(lambda: file.write_text("a"), file, notices.append)
     assert file.read_text() == "a"
-    assert [notice.split("; ")[1] for notice in notices] == ["trying again for 300 s", "then it worked again"]
+    assert [notice.split("; ")[1] for notice in notices] == ["retrying for 300 s", "then it worked again"]
     assert "No space left on device" in notices[0]
 
 
@@ -320,7 +320,7 @@ def test_a_sweep_in_a_bucket_that_is_away_for_a_while_goes_on_from_another_machi
                 begun = "s3://bucket/sweeps/one/sweep.yaml"  # and no trial has been handed out yet
                 wait_for(lambda uri=begun: storage.exists(storage.working_folder(uri)), process)
                 server.stop()
-                wait_for(lambda: "trying again" in (tmp_path / "said").read_text(), process)
+                wait_for(lambda: "retrying for" in (tmp_path / "said").read_text(), process)
                 server.start()
             assert process.wait(timeout=300) == 0, (tmp_path / "said").read_text()
         said += (tmp_path / "said").read_text()

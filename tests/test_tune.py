@@ -282,13 +282,13 @@ def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
         ("tune", ["--time-budget", "soon"], "such as 90s"),
         ("tune", ["--gpus-per-worker", "1.5"], "a share of one GPU"),
         ("train", ["best.yaml", "--gpus-per-worker", "nan"], "a share of one GPU"),
-        ("tune", ["--storage", "s3://key@bucket/path"], "by the environment"),
+        ("tune", ["--storage", "s3://key@bucket/path"], "in the environment"),
         ("tune", ["--data", "shards/tiny", "--name", "y", "--cpus-per-worker", "999"], "needs 999 CPUs"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
         ("confirm", ["absent"], "absent: there is no sweep here"),
         ("confirm", ["sweeps/one", "--select", "1"], "--select 1: must be above 1"),
-        ("export", ["absent", "--out", "x"], "absent: holds no run (checkpoint.pt) and no sweep (sweep.yaml)"),
-        ("export", ["sweeps/one", "--out", "shards"], "--out shards: is there already"),
+        ("export", ["absent", "--out", "x"], "absent: holds neither a run (checkpoint.pt) nor a sweep (sweep.yaml)"),
+        ("export", ["sweeps/one", "--out", "shards"], "--out shards: already exists"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -1,4 +1,4 @@
-"""One modality of many samples, as the shards hold it: an array, or compressed frames. Both can be shared."""
+"""One modality of many samples, as the shards store it: an array, or compressed frames. Processes can share both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class PackedFrames:
-    """N samples of F files each, of as many bytes as they need: file (n, f) is data[begin[n, f] : end[n, f]].
+    """N samples of F files each, of any length: file (n, f) is data[begin[n, f] : end[n, f]].
 
     data: (bytes,) uint8; begin, end: (N, F) int64.
     """
@@ -22,7 +22,7 @@ class PackedFrames:
 
     @classmethod
     def from_arrow(cls, column: pa.FixedSizeListArray) -> PackedFrames:
-        """A view of a column `fixed_size_list<binary>`."""
+        """A view of a `fixed_size_list<binary>` column, whose files are not copied."""
         files = column.flatten()
         _, offsets, data = files.buffers()
         bounds = np.frombuffer(offsets, np.int32)[files.offset :][: len(files) + 1].astype(np.int64)
@@ -31,7 +31,7 @@ class PackedFrames:
 
     @classmethod
     def pack(cls, samples: Sequence[Sequence[bytes]]) -> PackedFrames:
-        """A copy of the given files."""
+        """Copies the given files into one buffer."""
         sizes = np.array([[len(file) for file in files] for files in samples], np.int64)
         end = np.cumsum(sizes.ravel()).reshape(sizes.shape)
         data = np.frombuffer(b"".join(file for files in samples for file in files), np.uint8)
@@ -47,7 +47,7 @@ class PackedFrames:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """Size of the arrays in bytes."""
         return self.data.nbytes + self.begin.nbytes + self.end.nbytes
 
 
@@ -58,9 +58,9 @@ Columns = dict[str, Column]
 def gather(
     columns: Sequence[Column], which: Sequence[int] | np.ndarray, rows: np.ndarray, frames: np.ndarray | None = None
 ) -> Column:
-    """A copy of the samples `rows[i]` of `columns[which[i]]`, for every i.
+    """Copies sample `rows[i]` of `columns[which[i]]`, for every i.
 
-    frames: (len(rows), F), which frames of each sample to take; None: the whole samples.
+    frames: (len(rows), F) frame numbers to take from each sample; None: whole samples.
     """
     first = columns[0]
     if isinstance(first, PackedFrames):

@@ -1,4 +1,4 @@
-"""The kinds of modalities, and how shards can hold them."""
+"""The kinds of modality, and the ways in which shards can store them."""
 
 from __future__ import annotations
 

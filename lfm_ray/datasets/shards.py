@@ -1,8 +1,8 @@
-"""The shard format: a folder of Arrow IPC files and one `dataset.json`. No Ray here.
+"""The shard format: a folder of Arrow IPC files and one `dataset.json`. This module does not need Ray.
 
-A shard holds its rows as one record batch: `id` (string), `label` (int64) and a column per modality,
+A shard stores its rows as one record batch: `id` (string), `label` (int64) and a column per modality,
 of the canonical extension type `arrow.fixed_shape_tensor`, or `fixed_size_list<binary>` for JPEG
-files. It is opened as a memory map and read without a copy.
+files. Shards are memory-mapped and read without copying.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ CONTACT_SHEET = "contact_sheet.png"
 
 
 class ModalityCard(Settings):
-    """What one modality's arrays are like."""
+    """Shape, type and statistics of one modality."""
 
     kind: Kind
     shape: list[PositiveInt] = Field(
-        description="of one sample as models see it, such as [1, 257, 299] for a spectrogram"
+        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram"
     )
-    dtype: str = Field(description="of it, NumPy's name, such as float16")
-    storage: Storage = Field("tensor", description="how the shards hold it, see PrepareConfig")
+    dtype: str = Field(description="NumPy dtype of one sample as models see it, such as float16")
+    storage: Storage = Field("tensor", description="how the shards store it; see PrepareConfig")
     stored_shape: list[PositiveInt] = Field(
-        [], description="waveform: [samples]; jpeg: [frames]; tensor: empty, it is shape"
+        [], description="waveform: [samples]; jpeg: [frames]; tensor: empty, since `shape` applies"
     )
-    mean: float = Field(description="over all entries of the train split")
-    std: float = Field(description="over all entries of the train split; 0 where they are all the same")
-    vocabulary: int | None = Field(None, description="text: every token is an integer from 0 to below this")
-    padding: int = Field(0, description="text: the token that fills up a short text")
+    mean: float = Field(description="mean of all entries of the train split")
+    std: float = Field(description="standard deviation of all entries of the train split; 0 if they are all equal")
+    vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
+    padding: int = Field(0, description="text: the token that pads short texts")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if self.dtype not in NUMBERS:
             raise ValueError(f"dtype must be one of {', '.join(NUMBERS)}, not {self.dtype!r}")
         if self.storage != "tensor" and not self.stored_shape:
-            raise ValueError(f"stored_shape is missing, which storage {self.storage} needs")
+            raise ValueError(f"stored_shape is missing; storage {self.storage} needs it")
         return self
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """Of the column in a shard."""
+        """Arrow type of the column in a shard."""
         if self.storage == "jpeg":
             return pa.list_(pa.binary(), self.stored_shape[0])
         if self.storage == "waveform":
@@ -68,7 +68,7 @@ class ModalityCard(Settings):
 class ShardFile(Settings):
     """One Arrow file of a split."""
 
-    file: str = Field(pattern=r"^[^/\\]+$", description="its name in the folder")
+    file: str = Field(pattern=r"^[^/\\]+$", description="file name in the folder")
     rows: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -97,10 +97,10 @@ class Shards:
     Files are opened when they are first needed and stay open. A pickled copy opens them afresh. Those
     in an object store are first copied to this machine, once for all its processes.
 
-    path: a folder, or the URI of one (`lfm_ray.storage`).
+    path: a folder, or its URI (`lfm_ray.storage`).
 
     Raises:
-        UserError: the folder or its `dataset.json` is missing, or is not of this format.
+        UserError: the folder or its `dataset.json` is missing, or has another format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -119,14 +119,14 @@ class Shards:
         self.__dict__ |= state | {"path": working_folder(state["path"])}  # another machine has its own copies
 
     def fetch(self, splits: Iterable[str], track: Callable[[list[ShardFile]], Iterable[ShardFile]] = iter) -> None:
-        """Copies the files of some splits to this machine, where they are in an object store and not here yet."""
+        """Copies the files of the given splits from an object store to this machine, unless they are already here."""
         for shard in track([shard for split in splits for shard in self._shards(split)]):
             copied(self.path / shard.file, shard.sha256)
 
     def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """A whole split: modality -> (N, ...) array as stored, and labels (N,) int64.
 
-        The arrays of a split with a single shard are read-only views of the memory map.
+        If the split has a single shard, the arrays are read-only views of its memory map.
         """
         batches = [self._open(shard) for shard in self._shards(split)]
         if len(batches) != 1:
@@ -140,9 +140,9 @@ class Shards:
         modalities: Sequence[str] | None = None,
         frames: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[Columns, np.ndarray]:
-        """The given row numbers of a split, in the given order; types as in `arrays`.
+        """The given rows of a split, in the given order; types as in `arrays`.
 
-        frames: modality -> (len(rows), F) numbers of the frames to take of each row, for videos.
+        frames: modality -> (len(rows), F) frame numbers to take from each row, for videos.
 
         Raises:
             IndexError: a row number is negative or too large.
@@ -165,11 +165,11 @@ class Shards:
         return columns, labels
 
     def ids(self, split: str) -> list[str]:
-        """The ids of a split's rows, in their order."""
+        """The ids of a split's rows, in row order."""
         return [name for shard in self._shards(split) for name in self._open(shard).column("id").to_pylist()]
 
     def nbytes(self, split: str, modalities: Sequence[str] | None = None) -> int:
-        """Bytes that `arrays` takes for a split, labels included."""
+        """Bytes that `arrays` needs for a split, labels included."""
         columns = ["label", *self._names(modalities)]
         return sum(self._open(shard).column(name).nbytes for shard in self._shards(split) for name in columns)
 
@@ -185,7 +185,7 @@ class Shards:
                 raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
             if sha256(path) != shard.sha256:
                 raise UserError(
-                    f"{path}: checksum differs from {CARD}, the file was altered; run lfm_ray.prepare again"
+                    f"{path}: checksum differs from {CARD}, so the file was altered; run lfm_ray.prepare again"
                 )
             self._open(shard)
 
@@ -202,7 +202,7 @@ class Shards:
         return known if modalities is None else list(modalities)
 
     def _column(self, batch: pa.RecordBatch, name: str) -> Column:
-        """A modality of a shard, as a view of the memory map."""
+        """One modality of a shard, as a view of the memory map."""
         column = batch.column(name)
         return (
             PackedFrames.from_arrow(column)
@@ -224,45 +224,45 @@ class Shards:
             for name, card in self.card.modalities.items():
                 wanted = card.arrow_type
                 if name not in batch.schema.names or batch.schema.field(name).type != wanted:
-                    raise UserError(f"{path}: column {name!r} is missing or not the {wanted} that {CARD} says")
+                    raise UserError(f"{path}: column {name!r} is missing or not of type {wanted}, as {CARD} says")
             self._check(path, batch)
             self._open_files[shard.file] = batch
         return self._open_files[shard.file]
 
     def _check(self, path: Path, batch: pa.RecordBatch) -> None:
-        """Refuses what an altered file can hold and training would fail of."""
+        """Rejects contents that only an altered file can have and that would make training fail."""
         empty = next((name for name in batch.schema.names if batch.column(name).null_count), None)
         if empty:
-            raise UserError(f"{path}: column {empty!r} lacks values; run lfm_ray.prepare again")
+            raise UserError(f"{path}: column {empty!r} has missing values; run lfm_ray.prepare again")
         if "label" not in batch.schema.names or batch.schema.field("label").type != pa.int64():
-            raise UserError(f"{path}: column 'label' is missing or not the int64 of this format")
+            raise UserError(f"{path}: column 'label' is missing or not of type int64")
         labels = _labels(batch)
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.card.classes):
-            raise UserError(f"{path}: a label is none of the {len(self.card.classes)} classes that {CARD} names")
+            raise UserError(f"{path}: a label is outside the {len(self.card.classes)} classes that {CARD} names")
 
 
 def read_card(path: Path) -> DatasetCard:
-    """Reads and checks `dataset.json` of a dataset folder, or of the one that `path` stands for in a store.
+    """Reads and checks the `dataset.json` of a dataset folder, local or in an object store.
 
     Raises:
-        UserError: it is missing or is not of this format.
+        UserError: it is missing or has another format.
     """
     file = path / CARD
     how = f"make it with: python -m lfm_ray.prepare MANIFEST --audio COLUMN --image COLUMN --out {path}"
     if in_store(path):
         if not exists(file):
-            raise UserError(f"{shown(path)}: there is no {CARD}; copy a folder there that lfm_ray.prepare has made")
+            raise UserError(f"{shown(path)}: there is no {CARD}; copy a folder made by lfm_ray.prepare there")
         fetch(file)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such dataset folder; {how}")
     if not file.is_file():
-        raise UserError(f"{path}: is not a dataset folder, it has no {CARD}; {how}")
+        raise UserError(f"{path}: is not a dataset folder: it has no {CARD}; {how}")
     try:
         return DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file}: {where}: {first['msg']}; it is no card of {FORMAT!r}") from None
+        raise UserError(f"{file}: {where}: {first['msg']}; the file is not in the format {FORMAT!r}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
 
@@ -270,13 +270,13 @@ def read_card(path: Path) -> DatasetCard:
 def write_shard(
     path: Path, ids: Sequence[str], labels: Sequence[int], values: Mapping[str, np.ndarray | Sequence[Sequence[bytes]]]
 ) -> None:
-    """Writes one shard; equal content gives equal bytes, and no reader ever sees half a file.
+    """Writes one shard. Equal content gives equal bytes, and no reader ever sees a partial file.
 
     Args:
-        path: file to write or to replace.
-        ids: N names of the samples.
+        path: file to write or replace.
+        ids: N sample names.
         labels: N indices into the classes.
-        values: modality -> (N, ...) array, or N times F files.
+        values: modality -> (N, ...) array, or N lists of F files.
     """
     columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "label": pa.array(labels, pa.int64())}
     for name, value in values.items():

@@ -4,8 +4,8 @@
     python -m lfm_ray.export sweeps/mine --out exported/mine                  the best trial of a sweep
     python -m lfm_ray.export sweeps/mine/trials/0007 --out exported/seven     any other trial
 
-It holds the weights (safetensors; their moving average where the run has one), the settings, the
-classes and the preprocessing, and no code. In Python, raw files are then classified by
+The folder holds the weights (safetensors; their moving average if the run has one), the settings, the
+classes and the preprocessing, but no code. In Python, classify raw files with
 
     import lfm_ray
     model = lfm_ray.load("exported/mine")
@@ -35,7 +35,7 @@ def main() -> None:
     names = ["fused", *card.dataset.modalities]
     figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)
     weights = ", the moving average of the weights" if card.averaged else ""
-    unfinished = "" if card.epoch == card.run.epochs else " [yellow](it was stopped, or has not ended)[/]"
+    unfinished = "" if card.epoch == card.run.epochs else " [yellow](it was stopped, or is still running)[/]"
     sample = ", ".join(
         f'"{name}": "{"TEXT" if one.kind == "text" else "FILE"}"' for name, one in card.dataset.modalities.items()
     )

@@ -1,11 +1,11 @@
-"""A trained model as a folder that needs nothing else: no run, no shards, no Ray, no network.
+"""A trained model as a self-contained folder: it needs no run, no shards, no Ray and no network.
 
     config.json           the run's settings, the classes, the modalities, the preprocessing (`ModelCard`)
     model.safetensors     the weights
-    tokenizer/            of its texts, where they have one
-    encoders/MODALITY/    the architecture of an encoder that began with pretrained weights
+    tokenizer/            of the texts, if they have one
+    encoders/MODALITY/    the architecture of an encoder that started from pretrained weights
 
-None of these files is code, and reading them executes none.
+The files contain no code, and reading them executes none.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ class ModelCard(Settings):
 
     format: Literal["lfm_ray model 1"] = "lfm_ray model 1"
     run: RunConfig
-    dataset: DatasetCard = Field(description="of the shards it was trained on, without the list of their files")
-    epoch: int = Field(description="after which the weights were taken")
-    averaged: bool = Field(description="whether they are the moving average, see optimizer.ema_decay")
-    metrics: dict[str, float] = Field(description="of that epoch")
-    files: dict[str, str] = Field(description="sha256 of every other file of the folder")
+    dataset: DatasetCard = Field(description="card of the shards it was trained on, without their list of files")
+    epoch: int = Field(description="the weights are those after this epoch")
+    averaged: bool = Field(description="whether the weights are the moving average, see optimizer.ema_decay")
+    metrics: dict[str, float] = Field(description="metrics of that epoch")
+    files: dict[str, str] = Field(description="file -> sha256, of every other file in the folder")
     versions: dict[str, str]
 
     @property
     def preprocessing(self) -> PrepareConfig:
-        """How raw media become inputs; no setting is null."""
+        """How raw media become model inputs; no setting is null."""
         return PrepareConfig.model_validate(self.dataset.preprocessing)
 
 
 def check_free(out: Path) -> None:
     """Raises a UserError unless `out` can become a new folder."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already; name another folder, or remove it")
+        raise UserError(f"--out {out}: already exists; choose another folder, or remove this one")
 
 
 def write(state: Mapping[str, Any], out: Path) -> ModelCard:
-    """Writes the folder `out` from a checkpoint (`Trainer.state_dict`), and opens it once to see that it can.
+    """Writes the folder `out` from a checkpoint (`Trainer.state_dict`), and reads it back once as a check.
 
-    The weights are the moving average where there is one, which is what was evaluated. `out` is
-    there as a whole or not at all.
+    The weights are the moving average if there is one, since that was evaluated. `out` is written
+    as a whole or not at all.
 
     Raises:
-        UserError: `out` is in the way or cannot be written, or a tokenizer or the config of a
-            pretrained encoder is no longer where the run had it from.
+        UserError: `out` already exists or cannot be written, or a tokenizer or a pretrained encoder's
+            config is no longer where the run loaded it from.
     """
     check_free(out)
     if "card" not in state:
@@ -84,7 +84,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             folder = Path(scratch) / out.name
             folder.mkdir()
-            # save_file's would be readable by their owner only
+            # a file of save_file would be readable by its owner only
             (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
             for name in used:
                 if source := config.model.of(name).pretrained:
@@ -112,20 +112,20 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
 
 
 def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
-    """The card and the model of a folder that `write` made; the model on the CPU, in float32, for evaluation.
+    """The card and the model in a folder that `write` made; the model is on the CPU, in float32 and evaluation mode.
 
     Raises:
-        UserError: the folder is no exported model, or one of its files is missing or altered.
+        UserError: the folder is not an exported model, or one of its files is missing or altered.
     """
     card = read_card(folder)
     for name, checksum in card.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: this file of the exported model is missing; export it again")
         if sha256(folder / name) != checksum:
-            raise UserError(f"{folder / name}: checksum differs from {CONFIG}, the file was altered; export it again")
+            raise UserError(f"{folder / name}: checksum differs from {CONFIG}, so it was altered; export it again")
     if needed := [name for name in _needed(card) if name not in card.files]:
-        raise UserError(f"{folder / CONFIG}: lists no {needed[0]}, without which the model cannot be made")
-    with torch.random.fork_rng(devices=[]), architecture_only():  # weights that are drawn here are replaced
+        raise UserError(f"{folder / CONFIG}: lists no {needed[0]}, without which the model cannot be built")
+    with torch.random.fork_rng(devices=[]), architecture_only():  # the weights drawn here are replaced
         model = build_model(_with_local_encoders(card.run, folder), card.dataset)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
@@ -139,25 +139,25 @@ def read_card(folder: Path) -> ModelCard:
     """Reads and checks `config.json`.
 
     Raises:
-        UserError: it is missing or is not of this format.
+        UserError: it is missing or has another format.
     """
     how = f"make one with: python -m lfm_ray.export RUN --out {folder}"
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; {how}")
     file = folder / CONFIG
     if not file.is_file():
-        raise UserError(f"{folder}: is no exported model, it has no {CONFIG}; {how}")
+        raise UserError(f"{folder}: is not an exported model: it has no {CONFIG}; {how}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{file}: is not of the format {FORMAT!r}; {how}")
+        raise UserError(f"{file}: is not in the format {FORMAT!r}; {how}")
     return build(ModelCard, content, source=file)
 
 
 def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:
-    """How raw media become inputs of the model in a folder: with its tokenizer, and without noise."""
+    """How raw media become inputs of an exported model: with the folder's tokenizer, and without noise."""
     config = card.preprocessing
     if config.text.tokenizer:
         config = config.model_copy(
@@ -167,7 +167,7 @@ def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:
 
 
 def _with_local_encoders(config: RunConfig, folder: Path) -> RunConfig:
-    """The settings with the folder's own architectures in place of where pretrained weights were had from."""
+    """The settings, with pretrained encoders built from the folder instead of their original source."""
     encoders = {
         name: one.model_copy(update={"pretrained": str(folder / ENCODERS / name)}) if one.pretrained else one
         for name, one in config.model.encoders.items()
@@ -176,7 +176,7 @@ def _with_local_encoders(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def _needed(card: ModelCard) -> list[str]:
-    """Files without which the model would be looked for elsewhere."""
+    """Files that the folder must have, or parts of the model would be looked up elsewhere."""
     pretrained = [name for name in card.dataset.modalities if card.run.model.of(name).pretrained]
     tokens = any(one.kind == "text" for one in card.dataset.modalities.values()) and card.preprocessing.text.tokenizer
     return [
@@ -192,10 +192,10 @@ def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
         return
     found = text.vocabulary_and_padding(settings)
     if any((card.vocabulary, card.padding) != found for card in dataset.modalities.values() if card.kind == "text"):
-        raise UserError(f"text.tokenizer: {settings.tokenizer} is another one than the shards were made with")
+        raise UserError(f"text.tokenizer: {settings.tokenizer} is not the tokenizer that the shards were made with")
     text.load_tokenizer(settings.tokenizer).save_pretrained(folder / TOKENIZER)
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As safetensors takes them: contiguous, where a run can have them in channels_last."""
+    """The weights as safetensors needs them: contiguous, while a run may hold them in channels_last."""
     return {name: value.contiguous() for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Predictions for raw media files, by an exported model. No Ray here.
+"""Predictions for raw media files by an exported model. This module does not need Ray.
 
 model = lfm_ray.load("exported/mine")
 model.predict({"audio": "seven.wav", "image": "seven.png"}).label
@@ -35,10 +35,10 @@ TIMES = ("start", "end")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one sample.
+    """The model's prediction for one sample.
 
-    label: the likeliest class; probabilities: class -> probability, by the fusion of the training
-    method; unimodal: modality -> class -> probability, by that modality alone.
+    label: the most likely class; probabilities: class -> probability, of the training method's fused
+    prediction; unimodal: modality -> class -> probability, of that modality alone.
     """
 
     label: str
@@ -49,24 +49,23 @@ class Prediction:
 class Predictor:
     """An exported model (`lfm_ray.export.model_folder`), ready to classify raw media.
 
-    A sample names a file for each modality, or the text itself, as a row of a manifest does, and
-    optionally `start` and `end`, the seconds of a clip within its files. Files are decoded by the
-    code and the settings with which the training data were prepared, the way they were stored
-    included (`storage`: JPEG, 16-bit sound). Two things of the preparation are left out: `noise`,
-    which made the task harder, and augmentation, which evaluation has none of either.
+    Like a row of a manifest, a sample names a file for each modality, or the text itself, and
+    optionally `start` and `end`, the seconds of a clip within its files. Files are decoded with the
+    code and the settings that prepared the training data, and pass through the same storage
+    (`storage`: JPEG, 16-bit sound). Two things are left out: `noise`, which only made the task
+    harder, and augmentation, which evaluation does not have either.
 
-    Computes in float32, whatever the precision of training was. device: auto is the GPU where
-    there is one.
+    Computes in float32, whatever the precision of training. device: auto is the GPU if there is one.
 
     Raises:
-        UserError: the folder is no exported model, or is not as it was written.
+        UserError: the folder is not an exported model, or was altered.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto") -> None:
         folder = Path(folder)
         if device != "cpu" and not torch.cuda.is_available():
             if device != "auto":
-                raise UserError(f"device: {device} was asked for, and there is no usable GPU")
+                raise UserError(f"device: {device} was asked for, but there is no usable GPU")
             device = "cpu"
         self.card, model = read(folder)
         self.device = torch.device("cuda" if device == "auto" else device)
@@ -97,11 +96,11 @@ class Predictor:
         ]
 
     def outputs(self, samples: Sequence[Sample]) -> Outputs:
-        """Logits and embeddings of the samples, as one batch, as the model gives them in evaluation."""
+        """Logits and embeddings of the samples, computed as one batch in evaluation mode."""
         return self._outputs([self._row(number, sample) for number, sample in enumerate(samples)])
 
     def _row(self, number: int, sample: Sample) -> Row:
-        """A sample as a row of a manifest, whose texts have no white space at their ends."""
+        """A sample as a row of a manifest, with white space stripped from the ends of its texts."""
         where = f"sample {number}"
         if not isinstance(sample, Mapping):
             raise UserError(f"{where}: must be a mapping from modality to file or text, not {type(sample).__name__}")
@@ -117,7 +116,7 @@ class Predictor:
             values[name] = str(value).strip() if kind == "text" else os.fspath(value)
         start, end = (_seconds(where, name, sample.get(name)) for name in TIMES)
         if end is not None and end <= (start or 0):
-            raise UserError(f"{where}: end must lie after start")
+            raise UserError(f"{where}: end must be after start")
         return Row(str(number), 0, values, start, end)
 
     def _outputs(self, rows: Sequence[Row]) -> Outputs:
@@ -156,4 +155,4 @@ class Predictor:
 def _seconds(where: str, name: str, value: object) -> float | None:
     if value is None or (isinstance(value, int | float) and 0 <= value < float("inf")):
         return value
-    raise UserError(f"{where}: {name} must be a number of seconds from 0 on")
+    raise UserError(f"{where}: {name} must be a number of seconds, 0 or more")

@@ -1,4 +1,4 @@
-"""The multimodal classifier: an encoder for each modality, joined by a fusion head."""
+"""The multimodal classifier: one encoder per modality, joined by a fusion head."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ModelSettings(Settings):
     projection_size: int | None = Field(
         None,
         ge=1,
-        description="size of a projection head, whose outputs InfoNCE matches; null: none",
+        description="size of the projection heads' outputs, which the alignment loss then compares; null: no heads",
     )
     fusion: str = Field(
         "sum",
@@ -79,17 +79,17 @@ class ModelSettings(Settings):
         return own.model_copy(update=filled)
 
 
-LOWEST_TAU, HIGHEST_TAU = 0.01, 10.0  # of a learned tau; CLIP's bound, and that of the setting
+LOWEST_TAU, HIGHEST_TAU = 0.01, 10.0  # bounds of a learned tau: CLIP's, and that of the setting
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the classifier says of B samples.
+    """The classifier's outputs for B samples.
 
-    fused: (B, C), logits of the fusion; unimodal: modality -> (B, C), logits of it alone;
-    embeddings: modality -> (B, d), the z of paper section 3.1; projections: modality -> (B, p),
-    what is matched in place of the embeddings, empty without a projection head; tau: the learned
-    temperature, a scalar, or None; extra: name -> (B, any), what a method adds in `Method.forward`.
+    fused: (B, C), logits of the fusion; unimodal: modality -> (B, C), logits of that modality alone;
+    embeddings: modality -> (B, d), z in section 3.1 of the paper; projections: modality -> (B, p), which
+    the alignment loss compares instead of embeddings, empty without projection heads; tau: the learned
+    temperature, a scalar, or None; extra: name -> (B, any), added by a method in `Method.forward`.
     """
 
     fused: Tensor
@@ -100,11 +100,11 @@ class Outputs:
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def columns(self) -> Tensor:
-        """Everything that has a row for each sample, side by side: (B, all columns)."""
+        """All outputs with one row per sample, side by side: (B, all columns)."""
         return torch.cat(self._parts(), dim=1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
-        """Applies a function of rows to everything in one call: (B, all columns) -> (B', all columns)."""
+        """Applies a row-wise function to all outputs in one call: (B, all columns) -> (B', all columns)."""
         columns = iter(function(self.columns()).split([part.shape[1] for part in self._parts()], dim=1))
         fused = next(columns)
         unimodal, embeddings, projections, extra = (
@@ -113,13 +113,13 @@ class Outputs:
         return Outputs(fused, unimodal, embeddings, projections, self.tau, extra)
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Outputs:
-        """Applies a function of rows to every part by itself, so that a loss of one part has no graph to the others."""
+        """Applies a row-wise function to each output separately, so that a loss of one has no graph to the others."""
         named = ({name: function(value) for name, value in values.items()} for values in self._named())
         unimodal, embeddings, projections, extra = named
         return Outputs(function(self.fused), unimodal, embeddings, projections, self.tau, extra)
 
     def detach(self) -> Outputs:
-        """The same without the graph."""
+        """The same outputs, detached from the graph."""
         return replace(self.each(Tensor.detach), tau=None if self.tau is None else self.tau.detach())
 
     def _named(self) -> list[dict[str, Tensor]]:
@@ -138,17 +138,17 @@ class Outputs:
 class MultimodalClassifier(nn.Module):
     """Encoders, dropout and a fusion head for the given modalities.
 
-    modalities: name -> card with kind, shape, mean and std; inputs are standardised by the card,
-    so the weights and the preprocessing travel together. projection_size: p of a projection head
-    for matching (Linear, ReLU, Linear, as in SimCLR), None for none. tau: the initial value of a
-    learned temperature, None where it is not learned.
+    modalities: name -> card with kind, shape, mean and std; inputs are standardised with the card's
+    figures, so that preprocessing and weights stay together. projection_size: p of the projection heads
+    for the alignment loss (Linear, ReLU, Linear, as in SimCLR), or None. tau: the initial value of a
+    learned temperature, or None if it is not learned.
 
-    `autocast` says which modalities' encoders compute in half precision (`lfm_ray.runtime.compute`); the
-    embeddings, and all that is made of them, are in the dtype of the weights.
+    `autocast`: modality -> the half-precision dtype of its encoder (`lfm_ray.runtime.compute`); the
+    embeddings, and everything computed from them, have the dtype of the weights.
 
     Raises:
         UserError: an encoder or the fusion head does not fit the modalities, or pretrained weights
-            are not there.
+            cannot be loaded.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class MultimodalClassifier(nn.Module):
         self.log_tau = None if tau is None else nn.Parameter(torch.tensor(math.log(tau)))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        """inputs: modality -> (B, ...) as the shards hold it."""
+        """inputs: modality -> (B, ...) with the shape and dtype of its card."""
         embeddings = {name: self.dropout[name](self._embedding(name, inputs[name])) for name in self.encoders}
         fused, unimodal = self.head(embeddings)
         projections = {name: project(embeddings[name]) for name, project in self.projections.items()}
@@ -192,7 +192,7 @@ class MultimodalClassifier(nn.Module):
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Passes inside compute in the dtype of the weights everywhere."""
+        """Inside, the whole model computes in the dtype of the weights."""
         autocast, self.autocast = self.autocast, {}
         try:
             yield
@@ -200,7 +200,7 @@ class MultimodalClassifier(nn.Module):
             self.autocast = autocast
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; a frozen encoder stays in the latter (BatchNorm, dropout)."""
+        """Sets training or evaluation mode; frozen encoders stay in evaluation mode (BatchNorm, dropout)."""
         super().train(mode)
         for name in self.frozen:
             self.encoders[name].eval()
@@ -211,16 +211,16 @@ class MultimodalClassifier(nn.Module):
         return None if self.log_tau is None else self.log_tau.exp()
 
     def clamp_tau(self) -> None:
-        """Puts a learned temperature back into its bounds."""
+        """Clamps a learned temperature to its bounds."""
         if self.log_tau is not None:
             with torch.no_grad():
                 self.log_tau.clamp_(math.log(LOWEST_TAU), math.log(HIGHEST_TAU))
 
 
 def modality_of(parameter: str, modalities: Collection[str]) -> str:
-    """The modality that a named parameter of the classifier serves alone; empty where several share it.
+    """The modality that a named parameter of the classifier belongs to; empty if several share it.
 
-    Alone: of its encoder, its projection head, or its own part of the fusion head.
+    A modality's own are its encoder, its projection head, and its part of the fusion head.
     """
     owner, first, second = [*parameter.split("."), "", ""][:3]
     name = second if owner == "head" else first
@@ -228,10 +228,10 @@ def modality_of(parameter: str, modalities: Collection[str]) -> str:
 
 
 def check_model(settings: ModelSettings, modalities: Mapping[str, ModalityCard]) -> None:
-    """Refuses encoders and a fusion head that do not fit the modalities; builds nothing.
+    """Checks that the encoders and the fusion head fit the modalities; builds nothing.
 
     Raises:
-        UserError: names the setting.
+        UserError: one does not fit; names the setting.
     """
     for name in settings.encoders:
         if name not in modalities:

@@ -1,9 +1,8 @@
-"""Fusion heads: embeddings -> logits of the fusion, and logits of each modality on its own.
+"""Fusion heads: embeddings -> fused logits, and logits of each modality alone.
 
-A head takes embeddings
-z_1 ... z_m, each (B, d), and gives fused logits (B, C) and logits (B, C) for each modality. Where a
-head has no classifier for a modality alone, its unimodal logits are what the fused classifier says
-when the other embeddings are zeros: no weights are added, and training the fusion trains them.
+A head takes embeddings z_1 ... z_m, each (B, d), and returns fused logits (B, C) and logits (B, C) for
+each modality. If a head has no classifier for a single modality, its unimodal logits are the fused
+ones with the other embeddings set to zero: no weights are added, and training the fusion trains them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Logits = tuple[Tensor, dict[str, Tensor]]
 
 
 class Head(nn.Module):
-    """What all fusion heads have in common.
+    """Base of all fusion heads.
 
     modalities: their names, in the order in which a head takes them; embedding_size: d; classes: C. A
     head with settings of its own takes them as further keyword arguments.
@@ -34,7 +33,7 @@ class Head(nn.Module):
     """What `model.fusion_settings` may hold: nothing."""
 
     exactly_two: ClassVar[bool] = False
-    """Whether the definition knows no other number of modalities."""
+    """Whether the head is defined for two modalities only."""
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__()
@@ -62,7 +61,7 @@ class Weight(Sum):
     """Prediction weighting: fused = sum_j w_j l_j with l_j = W_j z_j + b_j, w = softmax over modalities.
 
     The weight of a modality is learned and depends on the sample: w_j is the softmax of
-    v . tanh(U z_j + a), an attention network that the modalities share, as in Yang et al.,
+    v . tanh(U z_j + a), an attention network shared by the modalities, as in Yang et al.,
     "Comprehensive semi-supervised multi-modal learning", IJCAI 2019.
     """
 
@@ -102,9 +101,9 @@ class Concat(Head):
 
 
 class Multitask(Concat):
-    """Concat, and a linear classifier of its own for each modality, l_j = V_j z_j + c_j.
+    """Concat, and a separate linear classifier for each modality, l_j = V_j z_j + c_j.
 
-    For methods whose loss has a term for each modality; the others do not train the l_j.
+    For methods whose loss has a term for each modality; other methods do not train the l_j.
     """
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
@@ -133,8 +132,8 @@ class Shared(Head):
 class Affine(Head):
     """FiLM (Perez et al., AAAI 2018): the first modality scales and shifts the second, channel by channel.
 
-    [gamma; beta] = U z_1 + a, fused = W (gamma * z_2 + beta) + b. Two modalities exactly; their
-    order is that of `data.modalities`.
+    [gamma; beta] = U z_1 + a, fused = W (gamma * z_2 + beta) + b. Takes exactly two modalities, in the
+    order of `data.modalities`.
     """
 
     exactly_two = True
@@ -145,7 +144,7 @@ class Affine(Head):
         self.classifier = nn.Linear(embedding_size, classes)
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """The unimodal logits are the fused ones with the other embedding zero."""
+        """The unimodal logits are the fused ones with the other embedding set to zero."""
         first, second = self.modalities
         return _with_zeros(self._fused, embeddings[first], embeddings[second], self.modalities)
 
@@ -158,7 +157,7 @@ class Gated(Head):
     """The first modality gates the second: fused = W (sigmoid(U z_1 + a) * (V z_2 + c)) + b.
 
     Kiela et al., "Efficient large-scale multi-modal classification", AAAI 2018, in the form that
-    OGM-GE (CVPR 2022) compares with. Two modalities exactly; their order is that of `data.modalities`.
+    OGM-GE (CVPR 2022) compares with. Takes exactly two modalities, in the order of `data.modalities`.
     """
 
     exactly_two = True
@@ -170,7 +169,7 @@ class Gated(Head):
         self.classifier = nn.Linear(embedding_size, classes)
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """The unimodal logits are the fused ones with the other embedding zero."""
+        """The unimodal logits are the fused ones with the other embedding set to zero."""
         first, second = self.modalities
         return _with_zeros(self._fused, embeddings[first], embeddings[second], self.modalities)
 
@@ -183,8 +182,8 @@ class Channel(Head):
 
     s = ReLU(U [z_1; ...; z_m] + a) with m d / 4 entries, as the paper sets it; each modality's
     channels are rescaled by 2 sigmoid(V_j s + c_j), and l_j = W_j (2 sigmoid(V_j s + c_j) * z_j) + b_j.
-    The fused logits are the mean of the l_j, as where MMTM fuses two streams late. On embeddings the
-    paper's squeeze, a mean over space, has been taken by the encoder, so encoders of any kind serve.
+    The fused logits are the mean of the l_j, as in MMTM's late fusion of two streams. The paper's
+    squeeze, a mean over space, is left to the encoders, so encoders of any kind can be used.
     """
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
@@ -195,7 +194,7 @@ class Channel(Head):
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """The unimodal logits are the l_j; what the others say reaches them through the scale alone."""
+        """The unimodal logits are the l_j; the other modalities affect them through the scales alone."""
         scales = self.scales(embeddings)
         unimodal = {name: classifier(scales[name] * embeddings[name]) for name, classifier in self.classifiers.items()}
         return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
@@ -207,13 +206,12 @@ class Channel(Head):
 
 
 class MultiLayerLSTM(Head):
-    """ML-LSTM: LSTM layers on top of each other read the embeddings as a sequence of m steps.
+    """ML-LSTM: stacked LSTM layers read the embeddings as a sequence of m steps.
 
-    fused = W h + b, where h is the top layer's state after the last step; the order of the steps is
-    that of `data.modalities`. After Nie et al., "Multi-modal feature fusion based on multi-layers
-    LSTM for video emotion recognition", MTA 2021, whose steps are utterances; the paper that
-    compares with it gives no formula, and this is the form that fits one embedding a modality.
-    Two layers of size d.
+    fused = W h + b, where h is the top layer's state after the last step; the steps are in the order of
+    `data.modalities`. Two layers of size d. After Nie et al., "Multi-modal feature fusion based on
+    multi-layers LSTM for video emotion recognition", MTA 2021, whose steps are utterances; the paper
+    that compares with it gives no formula, and this form fits one embedding per modality.
     """
 
     LAYERS = 2
@@ -225,7 +223,7 @@ class MultiLayerLSTM(Head):
         self.classifier = nn.Linear(embedding_size, classes)
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """The unimodal logits are those after a sequence of this modality alone."""
+        """The unimodal logits are those of a sequence that consists of this modality alone."""
         steps = [embeddings[name] for name in self.modalities]
         alone = self._read([torch.cat(steps)]).chunk(len(steps))
         return self._read(steps), dict(zip(self.modalities, alone, strict=True))
@@ -258,7 +256,7 @@ FUSION_HEADS: Registry[type[Head]] = Registry(
 
 
 def check_head(name: str, modalities: Sequence[str]) -> None:
-    """Refuses a number of modalities that the head's definition does not know.
+    """Checks that the head is defined for this number of modalities.
 
     Raises:
         UserError: the head takes two modalities, and there are not two.
@@ -267,7 +265,7 @@ def check_head(name: str, modalities: Sequence[str]) -> None:
         others = ", ".join(other for other, head in FUSION_HEADS.items() if not head.exactly_two)
         raise UserError(
             f"model.fusion: {name} is defined for two modalities, and there are {len(modalities)}"
-            f" ({', '.join(modalities)}); choose two by data.modalities, or one of {others}"
+            f" ({', '.join(modalities)}); choose two with data.modalities, or use one of {others}"
         )
 
 

@@ -1,8 +1,8 @@
-"""All state that a run needs to go on bit for bit, in one file.
+"""All state that a run needs to resume bit for bit, in one file.
 
 The file holds tensors and plain values only, and is loaded with `weights_only=True`: opening a
-checkpoint never executes code. It ends with the SHA-256 of what stands before, so that a truncated
-or altered file is found; the file that it replaced can be kept, to go on from.
+checkpoint never executes code. It ends with the SHA-256 of its content, so that a truncated or
+altered file is detected; the file it replaced can be kept to fall back on.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from lfm_ray.settings import Settings
 
 
 class CheckpointSettings(Settings):
-    """How often the state is saved from which a run goes on after a kill, and what is kept beside it."""
+    """How often the state is saved from which a killed run resumes, and which models are kept."""
 
     hours_between_failures: float = Field(
         6.0,
         ge=0,
-        description="mean time between two kills, which decides how often the state is saved; 0: after every epoch",
+        description="mean time between kills, which decides how often the state is saved; 0: after every epoch",
     )
     keep_every: int | None = Field(
         None,
         ge=1,
-        description="epochs between two that the model is kept of, for good, beside the first and the last: to see what"
-        " it looked at (lfm_ray.report --gradcam); null: none",
+        description="keep the model after the first, the last and every so many epochs, to see what it looked at"
+        " (lfm_ray.report --gradcam); null: keep none",
     )
 
     def is_due(self, elapsed: float, cost: float) -> bool:
-        """Whether the state is to be saved again, `elapsed` seconds after a save that took `cost` seconds.
+        """Whether to save the state again, `elapsed` seconds after a save that took `cost` seconds.
 
         Source: J. W. Young, "A first order approximation to the optimum checkpoint interval", Communications of
         the ACM 17(9), 1974: the square root of twice the cost times the mean time between failures. For a cost of
-        15 ms and 6 hours that is 25 s, so 0.06 % of the time; for 10 s it is 11 minutes, 1.5 %.
+        15 ms and 6 hours the interval is 25 s, and saving takes 0.06 % of the time; for 10 s, 11 minutes and 1.5 %.
         """
         return elapsed >= math.sqrt(2 * cost * 3600 * self.hours_between_failures)
 
     def keeps(self, epoch: int, epochs: int) -> bool:
-        """Whether the model after `epoch` of so many is kept."""
+        """Whether the model is kept after `epoch` of `epochs`."""
         return self.keep_every is not None and (epoch in (1, epochs) or epoch % self.keep_every == 0)
 
 
 def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None:
-    """Writes `state` so that a reader finds the old file or the new one, never a part.
+    """Writes `state` so that a reader finds the old file or the new one, never a partial file.
 
-    keep_previous: the old file stays, as `previous(path)`.
+    keep_previous: keep the old file as `previous(path)`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -72,7 +72,7 @@ def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the one at `path` is kept."""
+    """Where the predecessor of the checkpoint at `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
@@ -80,7 +80,7 @@ def load(path: Path) -> dict[str, Any]:
     """Reads what `save` wrote.
 
     Raises:
-        UserError: the file is missing or is not a whole checkpoint.
+        UserError: the file is missing or is not an intact checkpoint.
     """
     try:
         content = path.read_bytes()
@@ -96,9 +96,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The state in `path`, or in the one before it where that is not whole; None where there is neither.
+    """The state in `path`, or in its predecessor if `path` cannot be used; None if neither can.
 
-    The second value says in a line each what could not be used.
+    The second value has one line for each file that could not be used.
     """
     troubles: list[str] = []
     for file in (path, previous(path)):
@@ -111,8 +111,8 @@ def load_newest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that a run's metrics are of: their moving average, where there is one."""
-    if averaged := state.get("averaged"):  # of torch's AveragedModel, which counts its updates beside them
+    """The weights that a run's metrics belong to: their moving average, if there is one."""
+    if averaged := state.get("averaged"):  # torch's AveragedModel also holds a count of its updates
         return {name[7:]: value for name, value in averaged.items() if name.startswith("module.")}
     return state["model"]
 
@@ -123,7 +123,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts back what `random_state` returned."""
+    """Restores what `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -2,8 +2,8 @@
 
 Measured on ResNet-18 for spectrograms (257 x 299) and images (224 x 224), 2 cores, batch 16
 (`benchmarks/step.py`): channels_last makes a step 1.15 times as fast. bf16 makes it twice as fast
-where the CPU has instructions for it, and twelve times as slow where it has not; small encoders
-become slower, since their time goes to other things than multiplication.
+if the CPU has instructions for it, and twelve times as slow if it has not; small encoders become
+slower, since they spend little of their time on multiplication.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from lfm_ray.settings import Settings
 
 
 class ComputeSettings(Settings):
-    """How the numbers are computed: speed and memory, with the same results up to rounding.
+    """How the model is computed: affects speed and memory, and results only up to rounding.
 
-    Gradients are not accumulated over several batches: InfoNCE would have the negatives of each alone.
-    `data.batch_size` is what theta is updated by, and `data.micro_batch_size` what is in memory at
-    once; the negatives are those of the whole batch, on however many workers.
+    Gradients are not accumulated over several batches: InfoNCE would see only the negatives of each.
+    `data.batch_size` is the batch of one update of theta, and `data.micro_batch_size` the part of it
+    that is in memory at once; negatives come from the whole batch, however many workers share it.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="of the encoders, by autocast; weights, heads and losses stay in float32. auto: bf16 for other"
-        " than small encoders on hardware that computes in it (GPU, AVX512_BF16, AMX), and rightly, else fp32. fp16:"
-        " with scaled gradients, on a GPU",
+        description="of the encoders, by autocast; weights, heads and losses stay in float32. auto: bf16 for all but"
+        " small encoders on hardware that computes in it (GPU, AVX512_BF16, AMX) and does so correctly, else fp32."
+        " fp16: with gradient scaling, on a GPU only",
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto",
-        description="of convolutions; auto: channels_last, but contiguous where a CPU has no right gradient of it",
+        description="of convolutions; auto: channels_last, or contiguous where a CPU would compute wrong gradients",
     )
-    compile: bool = Field(False, description="the encoders are compiled (torch.compile); gained nothing on a CPU")
+    compile: bool = Field(False, description="compile the encoders (torch.compile); gained nothing on a CPU")
 
 
 def arrange(
@@ -53,10 +53,10 @@ def arrange(
 ) -> None:
     """Applies `compute` to a model on its device, before it is wrapped for several ranks.
 
-    encoders: the section `model`. synchronise: BatchNorm takes its statistics over all ranks.
+    encoders: the section `model`. synchronise: whether BatchNorm takes its statistics over all ranks.
 
     Raises:
-        UserError: fp16 on a CPU, or bf16 or channels_last where it is broken there.
+        UserError: fp16 is set on a CPU, or bf16 or channels_last where the CPU computes wrong gradients.
     """
     model.autocast = {
         name: dtype for name in model.encoders if (dtype := precision(settings, encoders, name, device)) is not None
@@ -65,8 +65,8 @@ def arrange(
         if device.type == "cpu" and name in model.autocast and not bfloat16_is_right(encoder, model.shapes[name][-1]):
             if settings.precision == "bf16":
                 raise UserError(
-                    f"compute.precision: bf16 gives wrong gradients on a CPU for model.encoders.{name}, which brings"
-                    f" inputs {model.shapes[name][-1]} wide down to a width of 1; use auto or fp32"
+                    f"compute.precision: bf16 gives wrong gradients on a CPU for model.encoders.{name}, which reduces"
+                    f" inputs {model.shapes[name][-1]} wide to a width of 1; use auto or fp32"
                 )
             del model.autocast[name]
         if settings.memory_format != "contiguous" and (device.type != "cpu" or channels_last_is_right(encoder)):
@@ -109,9 +109,9 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def bfloat16_is_right(encoder: nn.Module, width: int) -> bool:
     """Whether a CPU computes an encoder's gradients correctly in bfloat16, for inputs of that width.
 
-    Where the input of a strided convolution, other than 1 x 1, is 1 wide, oneDNN's gradient of its
-    weights is made of memory that was never written: it differs from call to call, up to NaN (seen
-    with PyTorch 2.14 and AVX512_BF16). In a ResNet these are inputs of at most 16.
+    If the input of a strided convolution larger than 1 x 1 is 1 wide, oneDNN computes the gradient of
+    its weights from uninitialised memory: it differs from call to call and can be NaN (seen with
+    PyTorch 2.14 and AVX512_BF16). In a ResNet this happens for inputs at most 16 wide.
     """
     layers = [module for module in encoder.modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d)]
     sizes = [(_last(layer.kernel_size), _last(layer.stride)) for layer in layers]
@@ -126,9 +126,9 @@ def _last(size: int | tuple[int, ...]) -> int:
 def channels_last_is_right(encoder: nn.Module) -> bool:
     """Whether a CPU computes an encoder's gradients correctly in channels_last.
 
-    oneDNN's kernel for the weights of a strided 1 x 1 convolution writes past its workspace where
+    oneDNN's kernel for the weight gradient of a strided 1 x 1 convolution writes past its workspace if
     the input has fewer channels than a vector holds (uxlfoundation/oneDNN issue 6035): gradients are
-    wrong and differ from call to call. Published sizes are not concerned.
+    wrong and differ from call to call. Published sizes are not affected.
     """
     return all(
         module.in_channels % 16 == 0
@@ -140,14 +140,14 @@ def channels_last_is_right(encoder: nn.Module) -> bool:
 def synchronised(device: torch.device, world_size: int, second_derivatives: bool, micro_batches: bool) -> bool:
     """Whether BatchNorm takes its statistics over all ranks.
 
-    PyTorch does so on GPUs only, and has no second derivative of it, so not with solvers that take
-    one; nor with `data.micro_batch_size`, where ranks may pass different numbers of micro-batches.
+    PyTorch does so on GPUs only, and without a second derivative, so not with solvers that need one;
+    nor with `data.micro_batch_size`, where ranks may have different numbers of micro-batches.
     """
     return device.type == "cuda" and world_size > 1 and not second_derivatives and not micro_batches
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; to a GPU from pinned memory, so that the copy does not hold up the process."""
+    """Moves the batch to `device`; to a GPU from pinned memory, so that the process need not wait for the copy."""
     if device.type == "cuda" and batch.labels.device.type == "cpu":
         pinned = {name: value.pin_memory() for name, value in batch.inputs.items()}
         batch = replace(batch, inputs=pinned, labels=batch.labels.pin_memory())

@@ -1,6 +1,6 @@
-"""Several ranks as one: the few collective operations that the loop needs.
+"""Several ranks as one: the few collective operations that training needs.
 
-Each function is the identity where there is one process, so there is one code path.
+With a single process each function is the identity, so there is one code path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def gather_rows(local: Tensor) -> Tensor:
-    """The rows of all ranks, in rank order, with gradient.
+    """The rows of all ranks, in rank order; differentiable.
 
     local: (B_r, ...), where B_r may differ between ranks and may be 0. Returns (sum of B_r, ...).
     The gradient of a rank's rows is the sum over ranks of their gradients. So when every rank
@@ -54,7 +54,7 @@ def from_rank_zero(value: float, device: torch.device) -> float:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Its gradient is `_SumAndTake`, whose gradient is this: so it can be differentiated twice.
+    """Its gradient is `_SumAndTake`, whose gradient is this again, so it can be differentiated twice.
 
     Being linear, it is its own forward derivative (`jvp`).
     """
@@ -83,7 +83,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _SumAndTake(torch.autograd.Function):
-    """The sum over ranks of a whole, of which each rank takes its rows."""
+    """Sums a tensor over ranks, and gives each rank its own rows of the sum."""
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor, first: int, rows: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Where the time of a training step goes: `python -m lfm_ray.train --profile`.
 
-The code of a step says by `part` what it is doing, which costs about a microsecond and measures
-nothing unless a `Profile` is on. On a GPU a part begins and ends when the device has nothing left
-to do: each part has its own time, and what otherwise overlaps does not.
+The code of a step marks its parts with `part`, which costs about a microsecond and measures nothing
+unless a `Profile` is on. On a GPU the device is synchronised before and after each part, so that each
+has its own time; work that otherwise overlaps does not.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch
 from lfm_ray.datasets.reading.batches import Batch, Batches
 
 PARTS = ("data", "forward", "loss", "backward", "optimiser", "alpha update")
-WARM_UP = 3  # steps that are left out: memory is allocated, kernels are chosen, encoders compiled
+WARM_UP = 3  # first steps, left out: memory is allocated, kernels are chosen, encoders compiled
 
 
 class Profile:
-    """Sums seconds by part of a step. Parts do not overlap: inside one, others count as that one.
+    """Sums the seconds of each part of a step. Parts do not overlap: one inside another counts as the outer one.
 
-    device: what the run computes on. A step is that of a batch which passes through `steps_of`.
+    device: what the run computes on. Each batch that passes through `steps_of` is one step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +36,7 @@ class Profile:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Measures what this process trains inside."""
+        """Measures the training that this process does inside."""
         global _current
         _current = self
         try:
@@ -45,18 +45,18 @@ class Profile:
             _current = None
 
     def steps_of(self, batches: Batches) -> Batches:
-        """The same batches. A step lasts from asking for one until asking for the next."""
+        """The same batches, timed. A step lasts from one request for a batch to the next."""
         return _Watched(batches, self)
 
     def now(self) -> float:
-        """Seconds, once the device has done all that it was given."""
+        """The time in seconds, once the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Counts what runs inside as `name`."""
+        """Counts the time spent inside as `name`."""
         if self._inside:
             yield
             return
@@ -68,12 +68,12 @@ class Profile:
             self._of_this_step[name] += self.now() - started
 
     def begin(self) -> float:
-        """A step begins now; what was measured since the last one belongs to none."""
+        """Begins a step and returns the time; what was measured since the last step is dropped."""
         self._of_this_step = dict.fromkeys(PARTS, 0.0)
         return self.now()
 
     def end(self, samples: int, began: float) -> None:
-        """The step, of so many samples on this rank, ends."""
+        """Ends the step that began at `began`; samples: how many it had on this rank."""
         seconds = self.now() - began
         if self.warm_up:
             self.warm_up -= 1
@@ -82,7 +82,7 @@ class Profile:
         self.parts = {name: seconds + self._of_this_step[name] for name, seconds in self.parts.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Numbers for JSON: steps, samples, seconds of all steps, and seconds of each part; `other` is the rest."""
+        """For JSON: steps, samples, seconds of all steps, and seconds of each part; `other` is the rest."""
         parts = {**self.parts, "other": self.seconds - sum(self.parts.values())}
         return {"steps": self.steps, "samples": self.samples, "seconds": self.seconds, "parts": parts}
 
@@ -92,7 +92,7 @@ _current: Profile | None = None
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """What runs inside is this part of a step (one of `PARTS`); also a decorator."""
+    """Marks what runs inside as this part of a step (one of `PARTS`); also a decorator."""
     if _current is None:
         yield
         return
@@ -102,14 +102,14 @@ def part(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Watched:
-    """Batches whose steps are measured."""
+    """Batches whose steps are timed."""
 
     batches: Batches
     profile: Profile
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self.batches.steps
 
     def epoch(self, epoch: int) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from lfm_ray.datasets.preparing import build as job
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import decode, resolve
 from lfm_ray.datasets.preparing.manifest import Manifest, read_manifest
-from lfm_ray.datasets.preparing.staging import Workplace
+from lfm_ray.datasets.preparing.staging import StagingFolder
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
@@ -201,7 +201,7 @@ def test_foreign_folders_are_left_alone(source: Path, tmp_path: Path) -> None:
 
 
 def test_two_at_once_into_one_folder_are_refused(source: Path, tmp_path: Path) -> None:
-    manifest, other = read(source), Workplace(tmp_path / "out", "of another process")
+    manifest, other = read(source), StagingFolder(tmp_path / "out", "of another process")
     with other.opened(), pytest.raises(UserError, match="another prepare is writing there"):
         job.build(manifest, CONFIG, tmp_path / "out")
     assert job.build(manifest, CONFIG, tmp_path / "out")

@@ -53,9 +53,9 @@ def test_text_that_looks_like_nothing_stays_text(tmp_path: Path) -> None:
     [
         ({"words": None, "wrods": TABLE["words"]}, r"no column 'words'; did you mean wrods\?"),
         ({"label": None}, "no column 'label'"),
-        ({"split": ["val"] * 5}, "no row is of split 'train'"),
-        ({"split": ["train"] * 5}, "no row is of split 'val'"),
-        ({"words": ["x", "x", "", "", "x"]}, "no row is of split 'val'.*2 rows are bad, the first: c: words: is empty"),
+        ({"split": ["val"] * 5}, "no row is in split 'train'"),
+        ({"split": ["train"] * 5}, "no row is in split 'val'"),
+        ({"words": ["x", "x", "", "", "x"]}, "no row is in split 'val'.*2 rows are bad, the first: c: words: is empty"),
         ({"label": ["1"] * 5}, "at least two classes"),
         ({name: [] for name in TABLE}, "no rows"),
     ],
@@ -85,8 +85,8 @@ LONGER = {"id": list("abcdefg"), "words": ["x"] * 7, "label": ["1", "2"] * 3 + [
         (
             {"id": ["a", "b", "b", "d", "e", "a", "g"]},
             [
-                ("b", "id", "b", "stands on an earlier row"),
-                ("a", "id", "a", "stands on an earlier row of split train, this one is of val"),
+                ("b", "id", "b", "repeats that of an earlier row"),
+                ("a", "id", "a", "repeats that of an earlier row of split train; this row is in val"),
             ],
         ),
         ({"id": ["a", "", *"cdefg"]}, [("row 1", "id", "", "is empty")]),
@@ -94,11 +94,11 @@ LONGER = {"id": list("abcdefg"), "words": ["x"] * 7, "label": ["1", "2"] * 3 + [
             {"label": ["1", "2", "1", "2", "1", "2", "3"]},
             [("g", "label", "3", "this class of split test does not occur in train")],
         ),
-        ({"start": ["0", "x", *"00000"]}, [("b", "start", "x", "must be a number of seconds from 0 on")]),
-        ({"start": ["0", "-1", *"00000"]}, [("b", "start", "-1", "must be a number of seconds from 0 on")]),
+        ({"start": ["0", "x", *"00000"]}, [("b", "start", "x", "must be a number of seconds, 0 or more")]),
+        ({"start": ["0", "-1", *"00000"]}, [("b", "start", "-1", "must be a number of seconds, 0 or more")]),
         (
             {"start": ["1"] * 7, "end": ["2", "3", "1", "2", "2", "", "2"]},
-            [("c", "end", "1", "does not lie after start (1 s)")],
+            [("c", "end", "1", "must be after start (1 s)")],
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_unreadable_manifests(tmp_path: Path) -> None:
         read_manifest(tmp_path / "manifest.parquet", {"words": "text"})
     with pytest.raises(UserError, match="no modality given"):
         read_manifest(write(tmp_path), {})
-    with pytest.raises(UserError, match="meaning of its own"):
+    with pytest.raises(UserError, match="name is reserved"):
         read_manifest(write(tmp_path), {"label": "text"})
 
 
@@ -201,7 +201,7 @@ def test_media_outside_the_manifests_folder_are_read_only_if_that_is_allowed(tmp
     (folder / "manifest.csv").write_text("\n".join(lines))
     refused = read_manifest(folder / "manifest.csv", {"sound": "audio"})
     assert [row.value for row in refused.bad] == [value]
-    assert "lies outside" in refused.bad[0].reason and "--allow-outside" in refused.bad[0].reason
+    assert "is outside" in refused.bad[0].reason and "--allow-outside" in refused.bad[0].reason
     if value.startswith("/"):
         return
     allowed = read_manifest(folder / "manifest.csv", {"sound": "audio"}, allow_outside=True)

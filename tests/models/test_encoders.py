@@ -245,8 +245,8 @@ def test_pretrained_models_that_do_not_fit_are_refused_in_one_line(tmp_path: Pat
         ("bert", "resnet", card_of("text"), "is a resnet, not a bert"),
         ("resnet18", "bottleneck", card_of("image"), "not resnet18"),
         ("resnet18", "resnet", card_of("image", shape=[2, 32, 32]), "takes 3 channels or 1, and there are 2"),
-        ("bert", "bert", card_of("text", vocabulary=300), "knows 20 tokens; prepare the text"),
-        ("bert", "bert", card_of("text", shape=[40]), "knows 12 positions, and the dataset has 40"),
+        ("bert", "bert", card_of("text", vocabulary=300), "has 20 tokens, and the dataset has 300; prepare the text"),
+        ("bert", "bert", card_of("text", shape=[40]), "has 12 positions, and the dataset has 40"),
     ]
     for name, folder, card, said in cases:
         settings = EncoderSettings(name=name, pretrained=str(tmp_path / folder))

@@ -17,17 +17,19 @@ from lfm_ray.settings import Settings
 class AudioSettings(Settings):
     """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.audio.log_spectrogram`)."""
 
-    sample_rate: int | None = Field(None, ge=1000, description="Hz; null: the first file's, at most 16000")
-    seconds: float | None = Field(None, gt=0, description="s; null: the longest training clip, at most 10")
-    padding: Literal["zeros", "repeat"] = Field("zeros", description="how a short clip is filled up")
-    n_fft: int = Field(512, ge=16, description="samples in a window of the Fourier transform")
-    hop: int = Field(159, ge=1, description="samples between two windows; 159 gives the paper's sizes at 16 kHz")
+    sample_rate: int | None = Field(None, ge=1000, description="Hz; null: that of the first file, at most 16000")
+    seconds: float | None = Field(
+        None, gt=0, description="length of a clip in s; null: that of the longest training clip, at most 10"
+    )
+    padding: Literal["zeros", "repeat"] = Field("zeros", description="how short clips are padded")
+    n_fft: int = Field(512, ge=16, description="samples per window of the Fourier transform")
+    hop: int = Field(159, ge=1, description="samples between windows; 159 gives the paper's sizes at 16 kHz")
     n_mels: int | None = Field(None, ge=1, description="mel bands; null: the n_fft / 2 + 1 linear frequencies")
 
 
-STREAMED = 2**31 - 1  # from here on, the size in a header means that it was not known when it was written
+STREAMED = 2**31 - 1  # from here on, a size in a header is a placeholder, written before the size was known
 
-if TYPE_CHECKING:  # imported where it is used: it takes seconds, and a command that decodes nothing needs none of it
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and commands that decode nothing do without it
     from torch import Tensor
 
 
@@ -45,9 +47,10 @@ def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
 def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
     """Waveform (..., samples) -> (..., 1, frequencies, frames) float32: log(magnitude + 1e-7).
 
-    As in the official LFM code: a Hann window of `n_fft` samples and no padding at the ends, which
-    gives the paper's 257 x 299 for 3 s at 16 kHz. With `n_mels`, the magnitudes are summed into mel
-    bands (Slaney's scale and norm, as librosa does) before the logarithm.
+    A Hann window of `n_fft` samples and no padding at the ends, which gives the paper's 257 x 299 for
+    3 s at 16 kHz. The official LFM code takes the same logarithm, but of 20 s at 22,050 Hz with a hop of
+    353 and librosa's centre padding: 257 x 1250. With `n_mels`, the magnitudes are summed into mel bands
+    (Slaney's scale and norm, as in librosa) before the logarithm.
     """
     import torch
 
@@ -57,7 +60,7 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
 
 
 def to_pcm(waveform: np.ndarray) -> np.ndarray:
-    """Waveform in [-1, 1] -> int16, as 16-bit files hold it."""
+    """Waveform in [-1, 1] -> int16, as in 16-bit sound files."""
     return (waveform * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
@@ -69,22 +72,22 @@ def from_pcm(waveform: Tensor) -> Tensor:
 
 
 def spectrogram_shape(settings: AudioSettings) -> list[int]:
-    """[1, frequencies, frames] that settings without nulls give."""
+    """[1, frequencies, frames] of a clip; no setting may be null."""
     _check_length(samples(settings), settings)
     frames = 1 + (samples(settings) - settings.n_fft) // settings.hop
     return [1, settings.n_mels or settings.n_fft // 2 + 1, frames]
 
 
 def samples(settings: AudioSettings) -> int:
-    """Samples of a clip, from settings without nulls."""
+    """Number of samples in a clip; no setting may be null."""
     assert settings.seconds is not None and settings.sample_rate is not None
     return round(settings.seconds * settings.sample_rate)
 
 
 def load(path: str, settings: AudioSettings, start: float | None, end: float | None) -> np.ndarray:
-    """Reads a clip: mono (the mean of the channels), resampled, cut or filled up to `settings.seconds`.
+    """Reads a clip: mono (the mean of the channels), resampled, cut or padded to `settings.seconds`.
 
-    Returns (samples,) float32 in [-1, 1]. Whatever the libraries raise on a broken file passes through.
+    Returns (samples,) float32 in [-1, 1]. Errors that the libraries raise on a broken file pass through.
     """
     assert settings.seconds is not None and settings.sample_rate is not None
     first = start or 0.0
@@ -127,7 +130,7 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
         with soundfile.SoundFile(path) as file:
             _check_whole(file)
             first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
-            if file.format == "OGG":  # libsndfile 1.2.2 can land beside the sample that it seeks in the last page
+            if file.format == "OGG":  # libsndfile 1.2.2 can miss the sample it seeks in the last page
                 data = file.read(first + count, dtype="float32", always_2d=True)[first:]
             else:
                 file.seek(first)
@@ -138,7 +141,7 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
 
 
 def _read_from_video(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
-    """The same for what libsndfile does not know: AAC, and the sound of video files."""
+    """`_read` for what libsndfile cannot read: AAC, and the sound of video files."""
     import av
 
     with av.open(path) as container:
@@ -166,7 +169,7 @@ def _check_length(length: int, settings: AudioSettings) -> None:
 
 
 def _check_whole(file: Any) -> None:
-    """A WAV file that ends before its header says is read as if it were a shorter clip; libsndfile only logs it."""
+    """Rejects a WAV file that is shorter than its header says; libsndfile only logs this and reads a shorter clip."""
     found = re.search(r"^data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
     if found and 0 < int(found[1]) < STREAMED:
         raise ValueError("is cut short: its header promises more sound than there is")
@@ -180,7 +183,7 @@ def _audio_stream(container: Any) -> Any:
 
 @functools.lru_cache
 def _magnitude(settings: AudioSettings) -> Callable[[Tensor], Tensor]:
-    """Waveform -> magnitudes (frequencies, frames); kept, since windows and filters cost time to make."""
+    """Waveform -> magnitudes (frequencies, frames); cached, since windows and filters are slow to build."""
     import torch
     import torchaudio
 

@@ -1,4 +1,4 @@
-"""Features that were extracted before: one .npy file for each sample."""
+"""Features extracted beforehand: one .npy file per sample."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lfm_ray.settings import Settings
 
 
 class FeatureSettings(Settings):
-    """Features that were extracted before: a .npy file of numbers for each sample."""
+    """Features extracted beforehand: one .npy file of numbers per sample."""
 
-    shape: list[int] | None = Field(None, description="of one sample; null: as the first training file")
+    shape: list[int] | None = Field(None, description="shape of one sample; null: as in the first training file")
 
 
 def load(path: str) -> np.ndarray:
     """The array of a .npy file as float32.
 
     Raises:
-        ValueError: the file holds no array of real numbers. NumPy's own errors pass through.
+        ValueError: the file does not hold an array of real numbers. NumPy's own errors pass through.
     """
     array = np.load(path, allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:

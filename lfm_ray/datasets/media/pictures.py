@@ -18,30 +18,30 @@ class VideoSettings(Settings):
     frames: int = Field(
         10,
         ge=1,
-        description="frames a clip in the shards, at the middles of equal parts of it; see data.frames",
+        description="frames per clip in the shards: the middle one of each of so many equal parts; see data.frames",
     )
-    size: int = Field(224, ge=4, description="pixels a side")
-    channels: Literal[1, 3] = Field(3, description="1 grey, 3 RGB")
+    size: int = Field(224, ge=4, description="pixels per side")
+    channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
 
 
 class ImageSettings(Settings):
     """Image -> uint8 pixels."""
 
-    size: int | None = Field(None, ge=4, description="pixels a side; null: the first file's shorter side, at most 224")
-    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; null: as the first file")
+    size: int | None = Field(None, ge=4, description="pixels per side; null: the first file's shorter one, at most 224")
+    channels: Literal[1, 3] | None = Field(None, description="1: grey, 3: RGB; null: as in the first file")
 
 
 def load_image(path: str, settings: ImageSettings) -> np.ndarray:
-    """Reads an image upright -> (C, H, W) uint8, from settings without nulls.
+    """Reads an image and turns it upright -> (C, H, W) uint8; no setting may be null.
 
-    Whatever Pillow raises on a broken file passes through.
+    Errors that Pillow raises on a broken file pass through.
     """
     from PIL import Image, ImageOps
 
     assert settings.size is not None and settings.channels is not None
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
-            raise ValueError("has more than 8 bits a channel; convert it to 8 first")
+            raise ValueError("has more than 8 bits per channel; convert it to 8 bits first")
         return square(ImageOps.exif_transpose(image), settings.size, settings.channels)
 
 
@@ -54,12 +54,12 @@ def image_header(path: str) -> tuple[int, int]:
 
 
 def load_video(path: str, settings: VideoSettings, start: float | None, end: float | None) -> np.ndarray:
-    """Reads the frames at the middles of equal parts of the clip -> (F, C, H, W) uint8.
+    """Divides the clip into parts with equally many frames and reads the middle frame of each -> (F, C, H, W) uint8.
 
-    A first pass reads the times of the clip's frames without decoding: durations in headers are
-    often missing or wrong. A clip with fewer frames than wanted repeats some. A folder holds the
-    frames of a clip as images, in the order of their names; it has no times, so no start and end.
-    Whatever PyAV or Pillow raises on a broken file passes through.
+    A first pass reads the timestamps of the clip's frames without decoding, since durations in headers
+    are often missing or wrong. A clip with too few frames repeats some. A folder contains a clip's
+    frames as images, in the alphabetical order of their names, and takes no `start` or `end`.
+    Errors that PyAV or Pillow raise on a broken file pass through.
     """
     import av
 
@@ -87,7 +87,7 @@ def _load_frames(folder: Path, settings: VideoSettings, start: float | None, end
     from PIL import Image
 
     if start is not None or end is not None:
-        raise ValueError("is a folder of frames, which has no times: leave start and end empty")
+        raise ValueError("is a folder of frames, which have no timestamps: leave start and end empty")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise ValueError("holds no .jpg or .png frame")
@@ -99,10 +99,10 @@ def _load_frames(folder: Path, settings: VideoSettings, start: float | None, end
 
 
 def square(image: Any, size: int, channels: int) -> np.ndarray:
-    """Pillow image -> (C, size, size) uint8: the centre square, resized; what is transparent lies on white."""
+    """Pillow image -> (C, size, size) uint8: the central square, resized; transparent images are put on white."""
     from PIL import Image, ImageOps
 
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):  # what lies under it means nothing
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):  # the colour under it means nothing
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
@@ -119,12 +119,12 @@ def to_jpeg(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def _middles(count: int, parts: int) -> list[int]:
-    """Of `count` items in equal parts, the number of the middle one of each."""
+    """Divides `count` items into equal parts and returns the index of the middle item of each."""
     return [int((part + 0.5) * count / parts) for part in range(parts)]
 
 
 def _frame_times(container: Any, stream: Any, start: float | None, end: float | None) -> list[float]:
-    """Times in seconds of the frames within start..end, in order."""
+    """Timestamps, in seconds and in order, of the frames from `start` to before `end`."""
     _rewind(container, start)
     times = []
     for packet in container.demux(stream):
@@ -139,7 +139,7 @@ def _frame_times(container: Any, stream: Any, start: float | None, end: float | 
 
 
 def _rewind(container: Any, start: float | None) -> None:
-    """Goes to the key frame at or before `start`."""
+    """Seeks to the key frame at or before `start`."""
     import av
 
     container.seek(int((start or 0) * av.time_base), backward=True)

@@ -1,4 +1,4 @@
-"""Text -> tokens: UTF-8 bytes, or those of a tokenizer of `transformers`."""
+"""Text -> tokens: UTF-8 bytes, or those of a `transformers` tokenizer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lfm_ray.settings import Settings
 class TextSettings(Settings):
     """Text -> tokens."""
 
-    length: int = Field(128, ge=1, description="tokens; longer texts are cut, shorter ones padded")
+    length: int = Field(128, ge=1, description="tokens per text; longer texts are cut, shorter ones padded")
     tokenizer: str | None = Field(
         None,
-        description="a folder with a tokenizer of transformers, or a name on its hub; null: UTF-8 bytes, 1 to 256,"
-        " padded with 0, which need no vocabulary",
+        description="folder of a transformers tokenizer, or its name on the Hugging Face hub; null: UTF-8 bytes as 1 to"
+        " 256, padded with 0, which need no vocabulary",
     )
 
 
@@ -30,8 +30,8 @@ BYTE_VALUES = 257  # 256 bytes and the padding
 def tokens(text: str, settings: TextSettings) -> np.ndarray:
     """(length,) integers of `dtype(settings)`, cut or padded.
 
-    Without a tokenizer: UTF-8 bytes + 1, so 1 to 256, and the padding 0. A tokenizer keeps its
-    special tokens at both ends of a text that is cut.
+    Without a tokenizer: UTF-8 bytes + 1, so 1 to 256, and the padding 0. A tokenizer puts its special
+    tokens at both ends of a text even if it cuts it.
     """
     if settings.tokenizer is None:
         found = [byte + 1 for byte in text.encode("utf-8")[: settings.length]]
@@ -42,10 +42,10 @@ def tokens(text: str, settings: TextSettings) -> np.ndarray:
 
 
 def vocabulary_and_padding(settings: TextSettings) -> tuple[int, int]:
-    """How many different tokens there are, and which one fills up a short text.
+    """The number of different tokens, and the token that pads short texts.
 
     Raises:
-        UserError: the tokenizer cannot be had.
+        UserError: the tokenizer cannot be loaded.
     """
     if settings.tokenizer is None:
         return BYTE_VALUES, 0
@@ -60,19 +60,19 @@ def dtype(settings: TextSettings) -> np.dtype:
 
 @functools.lru_cache
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer of `transformers` that has a padding token; code that comes with one is never executed.
+    """Loads a `transformers` tokenizer; code that comes with it is never executed.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded, or has no padding token.
     """
     from transformers import AutoTokenizer
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try to reach the hub
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every attempt to reach the hub
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"text.tokenizer: {name} is no folder with a tokenizer, nor can it be had: {reason}") from None
+        raise UserError(f"text.tokenizer: {name} cannot be loaded, from a folder or from the hub: {reason}") from None
     if tokenizer.pad_token_id is None:
-        raise UserError(f"text.tokenizer: {name} has no padding token, which texts of different lengths need")
+        raise UserError(f"text.tokenizer: {name} has no padding token, which shorter texts need")
     return tokenizer

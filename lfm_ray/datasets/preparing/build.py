@@ -1,7 +1,7 @@
-"""Manifest -> shards, by Ray tasks on every core of the machine or the cluster.
+"""Manifest -> shards, by Ray tasks on all cores of the machine or the cluster.
 
-It can be interrupted at any moment and goes on when it is run again (`lfm_ray.datasets.preparing.staging`).
-On a cluster, the media and `OUT` must lie on storage that every node reaches under the same path.
+It can be interrupted at any moment and resumes when it is run again (`lfm_ray.datasets.preparing.staging`).
+On a cluster, the media and `OUT` must be on storage that every node reaches under the same path.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from lfm_ray.console import SILENT, moves
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card, resolve
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
-from lfm_ray.datasets.preparing.staging import BAD_ROWS, Workplace, check_replaceable
+from lfm_ray.datasets.preparing.staging import BAD_ROWS, StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
 from lfm_ray.errors import UserError
 from lfm_ray.ray_session import ray_session
 
-SHARD_ROWS = 64  # of a small split: every core gets something to do
-SHARDS = 64  # of a split whose shards would be smaller than SHARD_BYTES
+SHARD_ROWS = 64  # rows per shard of a small split, so that every core gets work
+SHARDS = 64  # shards of a larger split, if they stay below SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
-JPEG_RATIO = 8  # of pixels to JPEG bytes, for the size of shards only
+JPEG_RATIO = 8  # bytes of pixels per byte of JPEG, assumed only for the size of shards
 MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to make: the rows, the settings with no null left, and each modality's card."""
+    """What to build: the rows, the settings with all nulls filled in, and each modality's card."""
 
     manifest: Manifest
     config: PrepareConfig
@@ -60,7 +60,7 @@ class Job:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def plan(self) -> dict[str, list[Row]]:
-        """Shard file -> its rows. The sizes depend on the samples alone, so that the bytes do too."""
+        """Shard file -> its rows. The sizes depend on the samples alone, so that the shards' bytes do too."""
         row_bytes = sum(_stored_bytes(card) for card in self.cards.values())
         return {
             f"{split}-{number:05d}.arrow": rows[first : first + count]
@@ -79,21 +79,21 @@ def build(
     address: str | None = None,
     progress: bool = True,
 ) -> bool:
-    """Writes the dataset folder `out`; False if it is there already, made from the same source.
+    """Writes the dataset folder `out`; returns False if it already exists and has the same source and settings.
 
-    Equal input gives equal bytes, on any number of cores. A dataset that lies at `out` is replaced
-    at the very end; any other folder that is not empty is left alone.
+    Equal input gives equal bytes, on any number of cores. A dataset at `out` is replaced at the very
+    end; any other folder that is not empty is refused.
 
     Args:
-        manifest: the rows to take, as `lfm_ray.datasets.preparing.manifest.read_manifest` gives them.
+        manifest: the rows to take, from `lfm_ray.datasets.preparing.manifest.read_manifest`.
         config: the settings; nulls are filled in from the training rows.
-        out: folder to make.
+        out: folder to create.
         skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
         address: a Ray cluster; None: this machine.
         progress: whether the shards done, and the rows that cannot be used, are shown on stderr.
 
     Raises:
-        UserError: `out` is in the way, a setting does not fit the media, or rows are bad.
+        UserError: `out` holds something else, a setting does not fit the media, or rows are bad.
     """
     check_replaceable(out)
     console = SILENT
@@ -102,42 +102,42 @@ def build(
     if manifest.bad and not skip_bad:
         raise _stopped(manifest.bad, out, console)
     job = Job.of(manifest, config)
-    work = Workplace(out, job.fingerprint)
+    staging = StagingFolder(out, job.fingerprint)
     if (out / CARD).is_file() and (card := read_card(out)).fingerprint == job.fingerprint:
-        work.remove_older()
+        staging.remove_older()
         if skip_bad or not card.skipped:
             return False
-    with work.opened():
-        if work.complete() and (skip_bad or not read_card(work.folder).skipped):
-            work.put_into_place()
+    with staging.opened():
+        if staging.complete() and (skip_bad or not read_card(staging.folder).skipped):
+            staging.put_into_place()
         else:
-            _make(job, work, skip_bad, address, console)
+            _make(job, staging, skip_bad, address, console)
     return True
 
 
-def _make(job: Job, work: Workplace, skip_bad: bool, address: str | None, console: Console) -> None:
+def _make(job: Job, staging: StagingFolder, skip_bad: bool, address: str | None, console: Console) -> None:
     """Makes what is missing, and puts the whole into place."""
     plan = job.plan()
-    results = {name: result for name in plan if (result := work.result(name))}
+    results = {name: result for name in plan if (result := staging.result(name))}
     missing = {name: rows for name, rows in plan.items() if name not in results}
-    for result in _progress(_run(missing, work.folder, job, address), len(plan), len(results), console):
+    for result in _progress(_run(missing, staging.folder, job, address), len(plan), len(results), console):
         if "failed" in result:
-            raise UserError(f"{work.folder / result['file']}: cannot be written: {result['failed']}")
+            raise UserError(f"{staging.folder / result['file']}: cannot be written: {result['failed']}")
         results[result["file"]] = result
     ordered = [results[name] for name in plan]
     bad = [*job.manifest.bad, *(BadRow(*line) for result in ordered for line in result["bad"])]
     if bad and not skip_bad:
-        raise _stopped(bad, work.out, console)
+        raise _stopped(bad, staging.out, console)
     if bad:
-        with work.writing():
-            (work.folder / BAD_ROWS).write_text(_as_csv(bad), encoding="utf-8")
+        with staging.writing():
+            (staging.folder / BAD_ROWS).write_text(_as_csv(bad), encoding="utf-8")
     card = _card(job, ordered, bad)
-    _listing(work.out).unlink(missing_ok=True)
-    work.finish(card)
+    _listing(staging.out).unlink(missing_ok=True)
+    staging.finish(card)
 
 
 def _run(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None) -> Iterator[dict[str, Any]]:
-    """The results of `make_shard` for all of `plan`, as they come."""
+    """Yields the results of `make_shard` for all of `plan` as they finish."""
     if not plan:
         return
     with ray_session(address):
@@ -160,11 +160,11 @@ def _run(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None
 def make_shard(
     path: Path, rows: Sequence[Row], cards: dict[str, ModalityCard], config: PrepareConfig
 ) -> dict[str, Any]:
-    """Decodes rows and writes one shard and, beside it, what is returned here as JSON.
+    """Decodes rows, writes them as one shard, and writes the returned dict beside it as JSON.
 
-    Returns a dict: file; rows, how many of them could be decoded; sha256 of the file; bad, a
-    `BadRow` for each that could not; sums, modality -> sum and sum of squares of all entries as
-    models see them. Or file and failed, the reason, where the disk refuses.
+    The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
+    `BadRow` for each file that could not; sums, modality -> sum and sum of squares of all entries as
+    models see them. If the disk cannot be written, it has file and failed, the reason, instead.
     """
     columns: dict[str, Any] = {
         name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
@@ -205,14 +205,14 @@ def make_shard(
 
 
 def _column(rows: int, card: ModalityCard) -> np.ndarray:
-    """Room for the samples of a shard."""
+    """An empty array for the samples of a shard."""
     if card.storage == "waveform":
         return np.empty((rows, *card.stored_shape), np.int16)
     return np.empty((rows, *card.shape), card.dtype)
 
 
 def _stored_bytes(card: ModalityCard) -> int:
-    """Of one sample in a shard, about."""
+    """Approximate size of one sample in a shard."""
     if card.storage == "waveform":
         return card.stored_shape[0] * 2
     size = math.prod(card.shape) * np.dtype(card.dtype).itemsize
@@ -247,13 +247,13 @@ def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     console.print(table)
     first = bad[0]
     return UserError(
-        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all of"
-        f" them: {_listing(out)}; mend them, or leave them out with --skip-bad"
+        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all are"
+        f" listed in {_listing(out)}; fix them, or leave them out with --skip-bad"
     )
 
 
 def _listing(out: Path) -> Path:
-    """Where the bad rows are listed when there is no dataset to list them in."""
+    """The file that lists the bad rows when no dataset is written."""
     return out.with_name(f"{out.name}.{BAD_ROWS}")
 
 
@@ -269,7 +269,7 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
             splits[result["file"].rpartition("-")[0]].append(shard)
     for split, shards in splits.items():
         if not shards:
-            raise UserError(f"{job.manifest.path}: no row of split {split} is left, all of its media are broken")
+            raise UserError(f"{job.manifest.path}: no row of split {split} is left, since all have broken media")
     modalities = {}
     for name, card in job.cards.items():
         sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)

@@ -26,7 +26,7 @@ READERS: Registry[Callable[[Path], pd.DataFrame]] = Registry(
 
 
 class RawCard(Settings):
-    """What a card says."""
+    """The contents of a card."""
 
     title: str
     paper: str = Field(description="where the dataset is described")
@@ -34,8 +34,8 @@ class RawCard(Settings):
     licence: str
     layout: str = Field(description="the files under --root")
     layout_source: str = Field(description="the public repository whose layout this is")
-    splits: str = Field(description="how train, val and test come about")
-    classes: list[str] | int = Field(description="the labels that there can be, or only how many")
+    splits: str = Field(description="where train, val and test come from")
+    classes: list[str] | int = Field(description="the possible labels, or just their number")
     modalities: dict[str, Kind]
     reader: str | None = Field(
         None,
@@ -48,7 +48,7 @@ def raw_card(name: str) -> RawCard:
     """The card of a dataset: a built-in one by its name, or that of a .yaml file.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no card of that name.
     """
     if name.endswith((".yaml", ".yml")):
         trust.ask(read_yaml(Path(name)))
@@ -65,7 +65,7 @@ def names() -> list[str]:
 
 
 def raw_manifest(name: str, root: Path) -> pd.DataFrame:
-    """The manifest of a raw dataset under `root`, by its reader.
+    """The manifest of the raw dataset under `root`, made by its reader.
 
     Raises:
         UserError: the folder does not exist, or is not laid out as the card says.

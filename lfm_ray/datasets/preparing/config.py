@@ -1,4 +1,4 @@
-"""TODO"""
+"""The settings of `lfm_ray.prepare`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class PrepareConfig(Settings):
     feature: FeatureSettings = FeatureSettings()
     storage: dict[str, Storage] = Field(
         {},
-        description="modality -> how the shards hold it. tensor: as models see it, the fastest and the default;"
-        " waveform: 16-bit sound, of which the spectrogram is computed at every reading; jpeg: compressed images or"
-        " frames, unpacked at every reading",
+        description="modality -> how the shards store it. tensor: as models see it, the fastest and the default;"
+        " waveform: 16-bit sound, whose spectrogram is computed on every read; jpeg: compressed images or frames,"
+        " decoded on every read",
     )
-    jpeg_quality: int = Field(90, ge=1, le=100, description="of images and frames that are stored as jpeg")
+    jpeg_quality: int = Field(90, ge=1, le=100, description="quality of images and frames stored as jpeg")
     noise: dict[str, float] = Field(
         {},
-        description="modality -> Gaussian noise in units of each sample's own standard deviation;"
-        " makes a task harder, the same for every reader of the shards",
+        description="modality -> Gaussian noise in units of each sample's own standard deviation, which makes the task"
+        " harder; it is stored in the shards, so every run sees the same",
     )
-    limit: dict[str, int] = Field({}, description="split -> number of rows kept, drawn at random by the seed")
-    seed: int = Field(0, ge=0, lt=2**31, description="decides noise, limit, and the split where the manifest has none")
+    limit: dict[str, int] = Field({}, description="split -> number of rows to keep, drawn at random with the seed")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the noise, the limit, and the split if the manifest has none")

@@ -1,4 +1,4 @@
-"""One media item -> one array, and the settings that only the media themselves can tell."""
+"""One media item -> one array, and the settings that depend on the media themselves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
-# Which kinds can be stored how.
+# The kinds that each storage is for.
 STORED_AS: dict[Storage, tuple[Kind, ...]] = {
     "tensor": ("audio", "image", "video", "text", "feature"),
     "waveform": ("audio",),
@@ -32,7 +32,7 @@ MOST_PIXELS = 224
 
 
 class BrokenMedia(Exception):
-    """A file that cannot be decoded; `path` and, in one line, `reason`."""
+    """A file that cannot be decoded: its `path`, and the `reason` in one line."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -41,14 +41,14 @@ class BrokenMedia(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One modality of one row. seen: as models see it; stored: as the shards hold it, an array or files."""
+    """One modality of one row. seen: as models see it; stored: as the shards store it, an array or files."""
 
     seen: np.ndarray
     stored: np.ndarray | list[bytes]
 
 
 def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
-    """Modality `name` of a row, with its noise, of the shape and dtype that `modality_card` says.
+    """Decodes modality `name` of a row and adds its noise; shape and dtype are those of `modality_card`.
 
     Raises:
         BrokenMedia: the file does not exist or cannot be decoded.
@@ -58,7 +58,7 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
         array = _load(row, name, kind, config)
     except (NameError, ImportError, MemoryError, UserError):  # not the file's fault
         raise
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise all kinds of exceptions
         raise BrokenMedia(value, _reason(error)) from error
     if not np.isfinite(array).all():
         raise BrokenMedia(value, "holds values that are not finite numbers")
@@ -75,10 +75,10 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
 
 
 def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
-    """What resolved settings make of a modality; its mean and std are yet to be measured.
+    """The card of a modality under resolved settings; its mean and std are still to be measured.
 
     Raises:
-        UserError: the settings fit no sample, such as a window longer than a clip.
+        UserError: no sample can fit the settings, such as a window longer than a clip.
     """
     storage = config.storage.get(name, "tensor")
     shape: list[Any]
@@ -107,7 +107,7 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
 
 
 def add_noise(array: np.ndarray, amount: float, random: np.random.Generator) -> np.ndarray:
-    """Adds Gaussian noise of `amount` times the array's own standard deviation; the dtype stays.
+    """Adds Gaussian noise of `amount` times the array's own standard deviation and keeps the dtype.
 
     uint8 is rounded and clipped to 0..255.
     """
@@ -117,7 +117,7 @@ def add_noise(array: np.ndarray, amount: float, random: np.random.Generator) -> 
 
 
 def generator(seed: int, name: str, row_id: str) -> np.random.Generator:
-    """The noise of one sample's modality: the same whichever process makes it, and when."""
+    """The generator of the noise in one modality of one sample: the same in every process and every run."""
     digest = hashlib.sha256(f"{seed}\n{name}\n{row_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -125,10 +125,10 @@ def generator(seed: int, name: str, row_id: str) -> np.random.Generator:
 def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row]) -> PrepareConfig:
     """Fills in the nulls of `config` from the headers of the training rows' files.
 
-    Broken files are passed over; the decoder reports them.
+    Broken files are skipped; `decode` reports them.
 
     Raises:
-        UserError: noise for a modality that is unknown or a text, or no file of a kind can be read.
+        UserError: `noise` or `storage` does not fit a modality, or no file of a kind can be read.
     """
     for setting, given in (("noise", config.noise), ("storage", config.storage)):
         for name in set(given) - set(kinds):
@@ -139,7 +139,7 @@ def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row
             raise UserError(f"storage.{name}: {kinds[name]} cannot be stored as {storage}, only as {allowed}")
     for name, amount in config.noise.items():
         if kinds[name] == "text":
-            raise UserError(f"noise.{name}: text takes no noise, its tokens are not quantities")
+            raise UserError(f"noise.{name}: text takes no noise, since its tokens are not quantities")
         if amount < 0:
             raise UserError(f"noise.{name}: must be 0 or more (it is {amount:g})")
     config = config.model_copy(
@@ -168,7 +168,7 @@ def _resolve_audio(settings: AudioSettings, names: Sequence[str], rows: Sequence
         longest = max(longest, duration - (row.start or 0.0))
     if names and not (rate and longest > 0):
         raise UserError(
-            f"no training file of {', '.join(names)} can be read as audio, the first is {rows[0].values[names[0]]}"
+            f"no training file of {', '.join(names)} can be read as audio; the first one is {rows[0].values[names[0]]}"
         )
     return settings.model_copy(
         update={"sample_rate": rate, "seconds": settings.seconds or (min(longest, MOST_SECONDS) or None)}
@@ -186,7 +186,7 @@ def _resolve_image(settings: ImageSettings, names: Sequence[str], rows: Sequence
         update = {"size": settings.size or min(side, MOST_PIXELS), "channels": settings.channels or channels}
         return settings.model_copy(update=update)
     raise UserError(
-        f"no training file of {', '.join(names)} can be read as an image, the first is {rows[0].values[names[0]]}"
+        f"no training file of {', '.join(names)} can be read as an image; the first one is {rows[0].values[names[0]]}"
     )
 
 
@@ -199,7 +199,7 @@ def _resolve_feature(settings: FeatureSettings, names: Sequence[str], rows: Sequ
         except Exception:  # reported when it is decoded
             continue
     raise UserError(
-        f"no training file of {', '.join(names)} can be read as .npy, the first is {rows[0].values[names[0]]}"
+        f"no training file of {', '.join(names)} can be read as .npy; the first one is {rows[0].values[names[0]]}"
     )
 
 

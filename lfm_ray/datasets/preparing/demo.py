@@ -1,8 +1,8 @@
 """The demo data: spoken digits and pictures of handwritten digits, paired by digit.
 
-The speech lies in `data/demo` of the repository (see its README); the pictures come with
-scikit-learn. The speech is the harder modality and the slower one to learn: a model trained on both
-at once leans on the pictures and hardly learns to listen, which is what LFM sets out to prevent.
+The speech is in `data/demo` of the repository (see its README); the pictures come with
+scikit-learn. The speech is harder and slower to learn: a model trained on both modalities at once
+relies on the pictures and hardly learns to listen, which is what LFM sets out to prevent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lfm_ray.resources import DATA, shipped_folder
 
 DEMO_FOLDER = shipped_folder(DATA).absolute() / "demo"
 
-# Settings of `PrepareConfig`. The noise was chosen such that each modality alone is learnt in part.
+# Settings of `PrepareConfig`. The noise was chosen so that each modality alone can be learnt only in part.
 DEMO_SETTINGS: dict[str, object] = {
     "audio.sample_rate": 8000,
     "audio.seconds": 0.8,
@@ -59,12 +59,12 @@ def write_raw_demo(folder: Path) -> Path:
     """Writes `manifest.csv` and the pictures `images/*.png` into `folder`; returns the manifest's path.
 
     The manifest has one row for each utterance. `audio` is the absolute path of a file in `data/demo`,
-    `start` and `end` are seconds in it, `image` is relative to `folder`. The pictures of each digit are
-    dealt to the splits in the proportions of the utterances, so that no picture is in two splits; within
-    a split, utterances of a digit meet its pictures in random order. Always the same rows in the same order.
+    `start` and `end` are seconds within it, `image` is relative to `folder`. The pictures of each digit are
+    divided among the splits in proportion to the utterances, so that no picture is in two splits; within a
+    split, the utterances of a digit are paired with its pictures at random. Every call writes the same rows.
 
     Raises:
-        UserError: `data/demo` is not there, or `folder` cannot be written.
+        UserError: `data/demo` is missing, or `folder` cannot be written.
     """
     utterances = _read_utterances()
     pixels, digits = _digits()
@@ -83,7 +83,7 @@ def write_raw_demo(folder: Path) -> Path:
 
 
 def _read_utterances() -> pd.DataFrame:
-    """The table of the speech; `start` and `end` stay texts, as they stand in it."""
+    """The table of the utterances; `start` and `end` stay strings, as in the file."""
     path = DEMO_FOLDER / "utterances.csv"
     try:
         return pd.read_csv(path, dtype={"start": str, "end": str})
@@ -108,7 +108,7 @@ def _pair(utterances: pd.DataFrame, digits: np.ndarray, random: np.random.Genera
         pictures = random.permutation(np.flatnonzero(digits == digit))
         bounds = np.cumsum([len(part) for part in rows]) * len(pictures) // sum(len(part) for part in rows)
         for part, share in zip(rows, np.split(pictures, bounds[:-1]), strict=True):
-            image_of_row[part] = np.resize(share, len(part))  # repeats pictures where there are too few
+            image_of_row[part] = np.resize(share, len(part))  # repeats pictures if there are too few
     return image_of_row
 
 

@@ -1,4 +1,4 @@
-"""The manifest: a CSV or Parquet table that says which files and texts make up a dataset."""
+"""The manifest: a CSV or Parquet table that lists the files and texts of a dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lfm_ray.settings import nearest
 SPLITS = ("train", "val", "test")
 RESERVED = ("id", "label", "split", "start", "end")
 
-Problem = tuple[int, str, str]  # of a table: row number, column, what is wrong with it
+Problem = tuple[int, str, str]  # row number, column, what is wrong there
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Row:
     """One sample.
 
     label: index into the classes; values: modality -> path of the file, or the text itself;
-    start, end: the clip within an audio or video file, in seconds, None: from its beginning, to its end.
+    start, end: the clip within an audio or video file, in seconds; None: the file's own start or end.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Row:
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used: its id, the column and what stands there, and why."""
+    """A row that cannot be used: its id, the column, the value there, and the reason."""
 
     id: str
     column: str
@@ -52,8 +52,8 @@ class BadRow(NamedTuple):
 class Manifest:
     """A checked manifest: modality -> kind, the classes in order, and the rows of each split in order.
 
-    bad: the rows that cannot be used and stand in no split. fingerprint: sha256 of everything that
-    the manifest says of the others, and of the sizes of their media files.
+    bad: the rows that cannot be used and are in no split. fingerprint: sha256 of everything that the
+    manifest says about the others, and of the sizes of their media files.
     """
 
     path: Path
@@ -74,20 +74,20 @@ def read_manifest(
 ) -> Manifest:
     """Reads and checks a manifest.
 
-    A modality is named like its column. Other columns: `label`; optionally `split` (train, val,
-    test; without it each class is split 80/10/10 by the seed), `id` (else the row number, from 0),
-    `start` and `end` in seconds. A relative path starts at the manifest's folder.
+    A modality has the name of its column. Other columns: `label`; optionally `split` (train, val,
+    test; without it each class is split 80/10/10 with the seed), `id` (by default the row number, from
+    0), `start` and `end` in seconds. Relative paths start at the manifest's folder.
 
     Args:
         path: a .csv or .parquet file.
         kinds: modality -> kind.
-        limit: split -> highest number of rows, drawn by the seed and kept in the manifest's order.
-        seed: decides the split and the limit.
-        allow_outside: media may lie outside the manifest's folder, which a table from elsewhere should not say.
+        limit: split -> the most rows to keep, drawn with the seed and left in the manifest's order.
+        seed: of the split and the limit.
+        allow_outside: accept media outside the manifest's folder, which someone else's table should not name.
 
     Raises:
-        UserError: in one line, what is wrong with the table as a whole. Rows that are wrong are
-            left out of the splits, and listed in `bad`.
+        UserError: something is wrong with the table as a whole. Bad rows are left out of the splits
+            and listed in `bad`.
     """
     path = Path(path)
     check_kinds(kinds)
@@ -100,7 +100,7 @@ def check_kinds(kinds: Mapping[str, Kind]) -> None:
     if not kinds:
         raise UserError("no modality given; name at least one column, such as --audio COLUMN or --image COLUMN")
     for name in set(kinds) & set(RESERVED):
-        raise UserError(f"--{kinds[name]} {name}: this column has a meaning of its own; give the modality another name")
+        raise UserError(f"--{kinds[name]} {name}: this column name is reserved; give the modality another name")
 
 
 def check_manifest(
@@ -113,15 +113,15 @@ def check_manifest(
     seed: int = 0,
     allow_outside: bool = False,
 ) -> Manifest:
-    """`read_manifest` for a table that is there already; `path` stands in messages, and paths start at its folder.
+    """`read_manifest` for a table in memory; `path` appears in messages, and relative paths start at its folder.
 
-    classes: the labels that there can be; None: those of the training rows.
+    classes: the allowed labels; None: those of the training rows.
     """
     table = _as_text(path, table, list(kinds))
     bad: list[BadRow] = []
 
     def without(problems: Iterable[Problem]) -> pd.DataFrame:
-        found = dict(reversed([(number, (column, reason)) for number, column, reason in problems]))  # the first of each
+        found = dict(reversed([(number, (column, reason)) for number, column, reason in problems]))  # each row's first
         for number in sorted(found):
             column, reason = found[number]
             bad.append(BadRow(table.at[number, "id"] or f"row {number}", column, table.at[number, column], reason))
@@ -177,7 +177,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
-    """The columns that matter, all as text; what is empty or null is an empty text."""
+    """The relevant columns, all as text; nulls become the empty string."""
     for name in [*modalities, "label"]:
         if name not in table:
             raise UserError(f"{path}: has no column {name!r}{nearest(name, [str(column) for column in table])}")
@@ -191,7 +191,7 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
 
 def _text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # integers beside a null are floats in Parquet
+        return str(int(value))  # integers in a Parquet column with nulls are read as floats
     return "" if value is None or value is pd.NA or value != value else str(value).strip()
 
 
@@ -211,26 +211,26 @@ def _repeated_ids(table: pd.DataFrame) -> Iterator[Problem]:
     split_of: dict[str, str] = {}
     for number, (row_id, split) in enumerate(zip(table["id"], table["split"], strict=True)):
         if row_id in split_of:
-            where = "" if split_of[row_id] == split else f" of split {split_of[row_id]}, this one is of {split}"
-            yield number, "id", f"stands on an earlier row{where}"
+            where = "" if split_of[row_id] == split else f" of split {split_of[row_id]}; this row is in {split}"
+            yield number, "id", f"repeats that of an earlier row{where}"
         split_of.setdefault(row_id, split)
 
 
 def _wrong_times(table: pd.DataFrame) -> Iterator[Problem]:
-    """`start` and `end` must be seconds from 0 on, and end after start."""
+    """`start` and `end` must be seconds, 0 or more, and end after start."""
     for name in ("start", "end"):
         for number, text in table.get(name, pd.Series(dtype=str)).items():
             if text and not 0 <= _seconds(text) < float("inf"):
-                yield number, name, "must be a number of seconds from 0 on"
+                yield number, name, "must be a number of seconds, 0 or more"
     if "end" in table:
         for number, text in table["end"].items():
             start = _seconds(table["start"][number]) if "start" in table else 0.0
             if text and _seconds(text) <= start:
-                yield number, "end", f"does not lie after start ({start:g} s)"
+                yield number, "end", f"must be after start ({start:g} s)"
 
 
 def _seconds(text: str) -> float:
-    """The number in a field; 0 where it is empty, NaN where it holds something else."""
+    """The number in a field; 0 if it is empty, NaN if it holds anything else."""
     try:
         return float(text or 0)
     except ValueError:
@@ -251,15 +251,15 @@ def _classes_not_in_train(table: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow]) -> list[str]:
-    """The classes, those of the train split, in order.
+    """The classes of the train split, in order.
 
     Raises:
-        UserError: there is no row to train or to validate on, or just one class.
+        UserError: there are no rows to train or validate on, or there is just one class.
     """
     because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
     for split in ("train", "val"):
         if not (table["split"] == split).any():
-            raise UserError(f"{path}: no row is of split {split!r}; training needs train and val{because}")
+            raise UserError(f"{path}: no row is in split {split!r}; training needs train and val{because}")
     classes = set(table["label"][table["split"] == "train"])
     if len(classes) < 2:
         raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes{because}")
@@ -280,22 +280,22 @@ def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> d
 
 
 def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> pd.DataFrame:
-    """The paths of the media, a column for each modality but texts."""
+    """The paths of the media, one column per modality other than text."""
     media = [name for name, kind in kinds.items() if kind != "text"]
     return pd.DataFrame({name: [str(folder / value) for value in table[name]] for name in media}, index=table.index)
 
 
 def _outside(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> Iterator[Problem]:
-    """Media that are named by a path which leaves `folder`; links in it may lead anywhere."""
+    """Media whose path leaves `folder`; symbolic links inside it may lead anywhere."""
     files = _media_files(table, kinds, folder)
     for name in files:
         for number, file in files[name].items():
             if not Path(os.path.normpath(file)).is_relative_to(folder):
-                yield int(number), str(name), f"lies outside {folder}; --allow-outside reads it all the same"
+                yield int(number), str(name), f"is outside {folder}; --allow-outside accepts it"
 
 
 def _size(file: str) -> int:
-    """Bytes of a file or of a folder of frames, or -1 where there is none."""
+    """Bytes of a file or of a folder of frames, or -1 if there is none."""
     found = Path(file)
     if found.is_dir():  # the frames of a clip
         return sum(frame.stat().st_size for frame in found.iterdir())
@@ -303,7 +303,7 @@ def _size(file: str) -> int:
 
 
 def _stratified_split(labels: pd.Series, seed: int) -> list[str]:
-    """80/10/10 of each class; a class of one or two rows is all train."""
+    """80/10/10 within each class; a class of one or two rows is all in train."""
     split = np.full(len(labels), "train", dtype=object)
     random = np.random.default_rng(seed)
     for label, count in sorted(Counter(labels).items()):

@@ -1,10 +1,10 @@
-"""A folder that is made in parts, by a job that can be killed at any moment, and then is there as a whole.
+"""A staging folder, where a job that may be killed at any moment builds a dataset part by part.
 
-Work goes to `OUT.partial`, which becomes `OUT` when all of it is done. So a reader never sees half
-a dataset, and what was done is not done again. Its files, beside the shards:
+The job works in `OUT.partial`, which is renamed to `OUT` when it is complete. So a reader never sees
+half a dataset, and finished work is not repeated. Its files, besides the shards:
 
     fingerprint       of the source and the settings that the work belongs to
-    NAME.arrow.json   what is known of a finished shard
+    NAME.arrow.json   the result of a finished shard
     dataset.json      written last; from then on the folder is complete and only has to be put into place
 """
 
@@ -25,8 +25,8 @@ BAD_ROWS = "bad_rows.csv"
 FINGERPRINT = "fingerprint"
 
 
-class Workplace:
-    """The folder where `out` is made, for this process alone."""
+class StagingFolder:
+    """The folder where `out` is built, by one process at a time."""
 
     def __init__(self, out: Path, fingerprint: str) -> None:
         self.out, self.fingerprint = out, fingerprint
@@ -35,39 +35,39 @@ class Workplace:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Keeps the folder to this process; the lock of a process that was killed is free again.
+        """Locks the folder for this process; the lock of a killed process is released.
 
-        What an interrupted job with the same fingerprint left is kept, and nothing else.
+        What an interrupted job with the same fingerprint left is kept; anything else is removed.
 
         Raises:
-            UserError: another process is writing there, the folder is not ours, or cannot be written.
+            UserError: another process is writing there, or the folder is not ours or cannot be written.
         """
         marks = (self.folder / FINGERPRINT, self.folder / CARD)
         foreign = self.folder.exists() and any(item.name != LOCK for item in self.folder.iterdir())
         if foreign and not any(mark.is_file() for mark in marks):
-            raise UserError(f"{self.folder}: is in the way, and is not lfm_ray's; move it or name another --out")
+            raise UserError(f"{self.folder}: is in the way and was not made by lfm_ray; move it, or use another --out")
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = hold(self.folder, "another prepare is writing there; wait for it, or name another --out")
+            held = hold(self.folder, "another prepare is writing there; wait for it, or choose another --out")
         with held:
             with self.writing():
-                self._start_or_go_on()
+                self._resume_or_start_over()
             yield
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns what the file system refuses into one line."""
+        """Turns errors of the file system into one-line errors."""
         try:
             yield
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
 
     def complete(self) -> bool:
-        """Whether a job was killed between its last shard and putting the folder into place."""
+        """Whether everything is written, and the folder only has to be put into place."""
         return (self.folder / CARD).is_file() and read_card(self.folder).fingerprint == self.fingerprint
 
     def result(self, shard: str) -> dict[str, Any] | None:
-        """What an earlier job wrote of a shard; None where there is none, or rows were bad that may be mended."""
+        """An earlier job's result for a shard; None if there is none, or it had bad rows, which may be fixed by now."""
         try:
             result: dict[str, Any] = json.loads((self.folder / f"{shard}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -75,7 +75,7 @@ class Workplace:
         return None if result["bad"] else result
 
     def finish(self, card: DatasetCard) -> None:
-        """Writes the card, after which the folder is complete, and puts it into place."""
+        """Writes the card, which completes the folder, and puts the folder into place."""
         with self.writing():
             unfinished = self.folder / f".{CARD}"
             unfinished.write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
@@ -83,7 +83,7 @@ class Workplace:
         self.put_into_place()
 
     def put_into_place(self) -> None:
-        """Makes the complete folder `out`; an older dataset there goes only once the new one stands."""
+        """Renames the complete folder to `out`; an older dataset there is removed only after that."""
         kept = _files(read_card(self.folder))
         with self.writing():
             for item in self.folder.iterdir():
@@ -96,15 +96,15 @@ class Workplace:
         self.remove_older()
 
     def remove_older(self) -> None:
-        """Removes the dataset that `out` replaced, where a job was killed before it could."""
+        """Removes the dataset that `out` replaced, if it is still there."""
         if self.out.exists() and (self._older / CARD).is_file():
             shutil.rmtree(self._older)
 
-    def _start_or_go_on(self) -> None:
+    def _resume_or_start_over(self) -> None:
         mark = self.folder / FINGERPRINT
         if self.complete() or (mark.is_file() and mark.read_text() == self.fingerprint):
             return
-        mark.write_text("")  # still ours, but nobody's work
+        mark.write_text("")  # the folder is still marked as ours, but fits no job
         for item in self.folder.iterdir():
             if item.name not in (LOCK, FINGERPRINT):
                 item.unlink()
@@ -116,11 +116,11 @@ def check_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or not (out / CARD).is_file():
-        raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; name another folder")
+        raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; choose another folder")
     ours = _files(read_card(out))
     foreign = sorted(item.name for item in out.iterdir() if item.name not in ours)
     if foreign:
-        raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; name another folder")
+        raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; choose another folder")
 
 
 def _files(card: DatasetCard) -> set[str]:

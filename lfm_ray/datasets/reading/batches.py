@@ -1,7 +1,7 @@
-"""Batches: which rows make up which step, and batches from memory or from mapped files. No Ray here.
+"""The batch sampler, and batches read from memory or from memory-mapped files. This module does not need Ray.
 
-The order of an epoch is a function of (seed, epoch) alone, and a global batch is the same rows
-however many ranks share it, so one process and eight take the same steps.
+The order of an epoch depends on (seed, epoch) alone, and a global batch has the same rows however
+many ranks share it, so one process and eight take the same training steps.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ROWS = "/rows"  # no modality has such a name
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's samples on one rank.
+    """One rank's samples of a training step, or of a step of evaluation.
 
-    inputs: modality -> (B, ...) of the shape and dtype that the dataset's card says; labels: (B,) int64;
-    rows: (B,) int64, the samples' row numbers in their split; None where the batch is of no dataset.
+    inputs: modality -> (B, ...) with the shape and dtype of the dataset's card; labels: (B,) int64;
+    rows: (B,) int64, the samples' row numbers in their split; None if the batch is not from a dataset.
     """
 
     inputs: dict[str, Tensor]
@@ -41,17 +41,17 @@ class Batch:
         return Batch(inputs, self.labels.to(device, non_blocking=True), rows)
 
     def with_rows(self) -> Batch:
-        """The same batch, whose inputs hold the row numbers too, as `ROWS`."""
+        """The same batch, with the row numbers added to its inputs as `ROWS`."""
         assert self.rows is not None
         return replace(self, inputs={**self.inputs, ROWS: self.rows})
 
 
 class Batches(Protocol):
-    """What the loop reads: a split as one rank sees it."""
+    """What the training loop iterates over: one rank's share of a split."""
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Batches per epoch, the same on every rank."""
         ...
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -61,11 +61,11 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """Which rows every step of an epoch takes, on one rank of several.
+    """The batch sampler: the rows of every batch of an epoch, on one rank of several.
 
-    rows: the row numbers of the split that take part; a global batch has at most `batch_size` of
-    them. The batches of an epoch differ by at most one row, and so do the shares of the ranks: no
-    row is dropped and none is taken twice. An unshuffled order keeps the rows as they stand.
+    rows: row numbers of the split to sample from; batch_size: the most rows in a global batch. The
+    batches of an epoch differ in size by at most one row, and so do the ranks' shares: no row is
+    dropped or repeated. Without `shuffle` the rows keep their order.
     """
 
     rows: np.ndarray
@@ -77,7 +77,7 @@ class Order:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-len(self.rows) // self.batch_size)
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
@@ -95,8 +95,8 @@ Take = Callable[[np.ndarray, Mapping[str, np.ndarray]], tuple[Columns, np.ndarra
 class ReadBatches:
     """The batches of `order`, read and prepared in this process, on its own threads.
 
-    take: row numbers and, for videos, the frames of each -> stored samples and their labels. ahead:
-    the next batch is read while the last one is used, which hides the disk behind the training.
+    take: row numbers and, for videos, the frame numbers of each row -> stored samples and labels. ahead:
+    whether to read the next batch while the current one is in use, which hides disk access behind training.
     """
 
     take: Take
@@ -106,7 +106,7 @@ class ReadBatches:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self.order.steps
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -132,7 +132,7 @@ class ReadBatches:
 
 
 def from_memory(columns: Columns, labels: np.ndarray) -> Take:
-    """Reads from a whole split in memory, which may be read-only views of Ray's object store."""
+    """Reads from a split held in memory, whose arrays may be read-only views of Ray's object store."""
 
     def take(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> tuple[Columns, np.ndarray]:
         only = np.zeros(len(rows), np.int64)

@@ -1,4 +1,4 @@
-"""Stored samples -> what a model receives: unpacked, and augmented where they train. No Ray here."""
+"""Stored samples -> model inputs: decoded, and augmented for training. This module does not need Ray."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from lfm_ray.settings import Settings
 class DataSettings(Settings):
     """Which shards are read, and how."""
 
-    path: str = Field("shards/demo", description="folder written by lfm_ray.prepare, or its s3:// or gs://")
+    path: str = Field("shards/demo", description="folder written by lfm_ray.prepare, or its s3:// or gs:// URI")
     modalities: list[str] | None = Field(None, description="which modalities to use; null: all of them")
-    batch_size: int = Field(64, ge=2, description="samples a step, over all workers together")
+    batch_size: int = Field(64, ge=2, description="samples per training step, over all workers together")
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        description="samples that pass the encoders at once on a worker, so that a large batch fits into memory; the"
-        " gradient is that of the whole batch, for one more pass forward; null: the whole batch",
+        description="samples that a worker passes through the encoders at once, so that a large batch fits into memory;"
+        " the gradient is that of the whole batch, at the cost of one more forward pass; null: the whole batch",
     )
-    frames: int = Field(3, ge=1, description="frames of a clip that the model receives, of those in the shards")
+    frames: int = Field(3, ge=1, description="frames per clip that the model receives, out of those in the shards")
     augmentation: AugmentationSettings = AugmentationSettings()
     memory_share: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="a dataset under this share of the object store is held there, once for all trials of a node; a"
-        " larger one is read from its memory-mapped files batch by batch",
+        description="a dataset below this share of the object store is held there, once for all trials on a node; a"
+        " larger one is read batch by batch from its memory-mapped files",
     )
     reader_cpus: int = Field(
         0,
         ge=0,
-        description="CPUs beside a worker's own on which Ray Data reads, unpacks and augments for it, anywhere in the"
-        " cluster; 0: each worker does it on its own CPUs",
+        description="extra CPUs per worker, anywhere in the cluster, on which Ray Data reads, decodes and augments for"
+        " it; 0: each worker does this on its own CPUs",
     )
 
 
@@ -54,11 +54,11 @@ NONE = AugmentationSettings()
 
 @dataclass(frozen=True)
 class Inputs:
-    """How samples of a dataset reach the model.
+    """The transform from stored samples to model inputs.
 
-    modalities: name -> card; frame_count: frames of a clip that the model receives, at most; audio:
-    how a stored waveform becomes a spectrogram; augmentation: all off in evaluation. What is drawn
-    for a sample is a function of (seed, epoch, row, modality), whatever else is in its batch.
+    modalities: name -> card; frame_count: the most frames of a clip that the model receives; audio:
+    how a stored waveform becomes a spectrogram; augmentation: all off for evaluation. The random draws
+    for a sample depend on (seed, epoch, row, modality) alone, not on the rest of its batch.
     """
 
     modalities: dict[str, ModalityCard]
@@ -71,7 +71,7 @@ class Inputs:
     def of(
         cls, card: DatasetCard, data: DataSettings | None = None, seed: int | None = None, training: bool = False
     ) -> Inputs:
-        """What the settings of a run ask for; `training` says whether samples are augmented."""
+        """The transform that a run's settings ask for; training: whether samples are augmented."""
         data = data or DataSettings()
         names = data.modalities or list(card.modalities)
         return cls(
@@ -83,10 +83,10 @@ class Inputs:
         )
 
     def frames(self, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
-        """Which frames of each row are needed: modality -> (len(rows), F); videos that need all are left out.
+        """The frames to take from each row: modality -> (len(rows), F); videos that need all frames are left out.
 
-        The stored frames are cut into F equal parts; of each part it is the middle one, or with
-        `augmentation.random_frames` any.
+        The stored frames are divided into F equal parts, and the middle frame of each part is taken,
+        or with `augmentation.random_frames` a random one.
         """
         chosen = {}
         for name, card in self.modalities.items():
@@ -142,6 +142,6 @@ def _decode(files: Sequence[bytes], to: np.ndarray) -> None:
 
 
 def _in_threads(function: Callable[[int], None], items: Iterable[int]) -> None:
-    """Calls it on as many threads as this process computes with. It must not compute with torch, which has its own."""
+    """Calls `function` on as many threads as torch uses. It must not compute with torch, which has its own threads."""
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(function, items))

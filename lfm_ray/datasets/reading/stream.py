@@ -1,4 +1,4 @@
-"""Shards -> batches through Ray Data, on CPUs beside those of the training workers."""
+"""Shards -> batches through Ray Data, on CPUs other than those of the training workers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.storage import name_of
 
 LABELS = "label"
-READER_CPUS = 0.99  # of a task, which leaves a little for the drivers of trials that have several workers
+READER_CPUS = 0.99  # per task, which leaves a little for the drivers of trials with several workers
 
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """The batches of `order`, each read and prepared by a task of Ray Data while earlier ones are used.
+    """The batches of `order`, each read and prepared by a Ray Data task while earlier ones are in use.
 
-    It gives what `ReadBatches` gives. A task takes one CPU (`READER_CPUS`), and at most `cpus` of them run at once.
+    They equal those of `ReadBatches`. A task takes one CPU (`READER_CPUS`), and at most `cpus` of them run at once.
     """
 
     shards: Shards
@@ -36,7 +36,7 @@ class StreamBatches:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self.order.steps
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -52,7 +52,7 @@ class StreamBatches:
             yield Batch(inputs, labels, torch.from_numpy(rows))
 
     def _prepared(self, batches: list[np.ndarray], epoch: int) -> Iterator[dict[str, np.ndarray]]:
-        """modality -> (B, ...) writable array, and the labels, of each batch in order."""
+        """Yields for each batch, in order, modality -> (B, ...) writable array, and the labels."""
         if not batches:
             return
         dataset = ray.data.from_items([{"rows": rows} for rows in batches], override_num_blocks=len(batches))
@@ -61,7 +61,7 @@ class StreamBatches:
         split, inputs = self.split, self.inputs
 
         def task(item: dict[str, Any]) -> dict[str, np.ndarray]:
-            torch.set_num_threads(1)  # the CPU that it asked for
+            torch.set_num_threads(1)  # the task asked for one CPU
             return _prepare(_opened(*key), split, inputs, item["rows"], epoch)
 
         compute = ray.data.TaskPoolStrategy(size=self.cpus)
@@ -86,5 +86,5 @@ def _prepare(shards: Shards, split: str, inputs: Inputs, rows: np.ndarray, epoch
 
 @functools.lru_cache(maxsize=4)
 def _opened(path: str, fingerprint: str) -> Shards:
-    """A process's own view of a dataset, whose files stay open from task to task."""
+    """This process's view of a dataset, cached so that its files stay open from task to task."""
     return Shards(path)

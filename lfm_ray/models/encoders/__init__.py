@@ -1,9 +1,9 @@
-"""Encoders, (B, ...) -> (B, d), one for each modality.
+"""Encoders, (B, ...) -> (B, d), one per modality.
 
-An encoder is a module that maps a batch of one modality to embeddings, and an `Encoder` that says how it is built and
-what it takes (`lfm_ray.models.encoders.base`). The layer that makes the embedding is called `project`: it is trained
-where the rest of the encoder is frozen. One that has a map of features over the picture names it by `last_map`
-(`lfm_ray/report/gradcam.py`).
+An encoder consists of a module that maps a batch of one modality to embeddings, and an `Encoder` that says how the
+module is built and what it accepts (`lfm_ray.models.encoders.base`). The layer that makes the embedding is called
+`project`; it is trained even if the rest of the encoder is frozen. A module with feature maps over the image names the
+layer of the last one as `last_map` (`lfm_ray/report/gradcam.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["ENCODERS", "Encoder", "EncoderSettings", "build_encoder", "check_enc
 
 
 def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) -> None:
-    """Refuses an encoder that does not take the modality's kind, or a setting it does not know.
+    """Checks that an encoder accepts the modality's kind and has the settings that are given.
 
     Raises:
-        UserError: names the setting.
+        UserError: it does not; names the setting.
     """
     assert settings.name is not None
     encoder, where = ENCODERS[settings.name], f"model.encoders.{modality}"
@@ -29,7 +29,7 @@ def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) 
         fitting = ", ".join(name for name, other in ENCODERS.items() if card.kind in other.kinds)
         raise UserError(
             f"{where}.name: {settings.name} takes {', '.join(encoder.kinds)}, and {modality} is {card.kind};"
-            f" for that there are {fitting}"
+            f" choose one of {fitting}"
         )
     for setting in ("pretrained", "width", "layers"):
         if getattr(settings, setting) is not None and setting not in encoder.settings:
@@ -40,7 +40,7 @@ def build_encoder(modality: str, card: ModalityCard, settings: EncoderSettings, 
     """The encoder of a modality.
 
     Raises:
-        UserError: its pretrained weights are not there or do not fit.
+        UserError: its pretrained weights cannot be loaded or do not fit.
     """
     assert settings.name is not None
     try:

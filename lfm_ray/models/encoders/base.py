@@ -1,4 +1,4 @@
-"""What an encoder is: its settings, what it can take, and how it is built."""
+"""What an encoder is: its settings, what it accepts, and how it is built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lfm_ray.settings import Settings
 
 
 class EncoderSettings(Settings):
-    """The encoder of one modality. What is null is taken from the section `model`, or is as published."""
+    """The encoder of one modality. Null settings are those of the section `model`, or as published."""
 
     name: str | None = Field(
         None,
@@ -27,9 +27,9 @@ class EncoderSettings(Settings):
     pretrained: str | None = Field(
         None, description="a folder written by save_pretrained, or a name on the Hugging Face hub; null: random weights"
     )
-    frozen: bool = Field(False, description="only the layer that makes the embedding is trained")
+    frozen: bool = Field(False, description="train only the layer that makes the embedding")
     learning_rate_factor: float = Field(
-        1.0, gt=0, le=1000, description="times optimizer.learning_rate, at every step, for this encoder"
+        1.0, gt=0, le=1000, description="multiplies optimizer.learning_rate for this encoder, at every step"
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout on the embedding; null: model.dropout")
     width: int | None = Field(
@@ -61,7 +61,7 @@ class EncoderSettings(Settings):
 
 @dataclass(frozen=True)
 class Encoder:
-    """How an encoder is built, and what it can take.
+    """How an encoder is built, and what it accepts.
 
     build: card of the modality, settings and d -> a module. kinds: of modalities that it takes. settings:
     which of `pretrained`, `width` and `layers` it knows. large: whether it computes enough for half

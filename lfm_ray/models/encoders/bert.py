@@ -14,11 +14,11 @@ from lfm_ray.models.encoders.pretrained import load
 class BertEncoder(nn.Module):
     """Tokens (B, L) -> BERT -> its pooled first position -> Linear -> (B, d).
 
-    Positions that hold the card's padding are not attended to. Random weights: `layers` layers of
+    Positions with the card's padding are not attended to. With random weights: `layers` layers of
     size `width` (12 and 768 as published), with the card's vocabulary and BERT's own dropout of 0.1.
 
     Raises:
-        UserError: the pretrained model cannot be loaded, or knows fewer tokens or positions.
+        UserError: the pretrained model cannot be loaded, or has too few tokens or positions.
     """
 
     def __init__(self, card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> None:
@@ -45,26 +45,28 @@ class BertEncoder(nn.Module):
         self.project = nn.Linear(self.body.config.hidden_size, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
-        """value: (B, L) integers from 0 to below the vocabulary."""
+        """value: (B, L) integers, at least 0 and less than the vocabulary."""
         tokens = value.long()
         present = tokens != self.padding
-        present = torch.cat([torch.ones_like(present[:, :1]), present[:, 1:]], dim=1)  # an empty text has one too
+        present = torch.cat([torch.ones_like(present[:, :1]), present[:, 1:]], dim=1)  # even in an empty text
         return self.project(self.body(input_ids=tokens, attention_mask=present).pooler_output)
 
 
 def heads(width: int) -> int:
-    """Attention heads for a width: of size 64 as published, or the next size above that divides it."""
+    """Number of attention heads for a width: each of size 64 as published, or the next larger size that divides it."""
     return next(count for count in range(max(1, width // 64), 0, -1) if width % count == 0)
 
 
 def check_tokens(card: ModalityCard, config: object, source: str) -> None:
-    """Refuses a pretrained text model that does not know the card's tokens or positions."""
+    """Checks that a pretrained text model has enough tokens and positions for the card."""
     limits = {"vocab_size": card.vocabulary, "max_position_embeddings": card.shape[-1]}
     for name, needed in limits.items():
         known = getattr(config, name)
         if needed is not None and needed > known:
-            what = "tokens; prepare the text with its tokeniser" if name == "vocab_size" else "positions"
-            raise UserError(f"pretrained: {source} knows {known} {what}, and the dataset has {needed}")
+            what, hint = "positions", ""
+            if name == "vocab_size":
+                what, hint = "tokens", "; prepare the text with the model's own tokenizer"
+            raise UserError(f"pretrained: {source} has {known} {what}, and the dataset has {needed}{hint}")
 
 
 BERT = Encoder(BertEncoder, ("text",), ("pretrained", "width", "layers"))

@@ -1,4 +1,4 @@
-"""The image and the text tower of CLIP (Radford et al., ICML 2021), without its joint projection."""
+"""The image and text towers of CLIP (Radford et al., ICML 2021), without its joint projection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lfm_ray.models.encoders.inputs import Pixels, VideoEncoder
 from lfm_ray.models.encoders.pretrained import load
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PATCHES = 7  # a side, as ViT-B/32 has of an image of 224 pixels
+PATCHES = 7  # per side, as in ViT-B/32 for images of 224 pixels
 
 
 def clip_image(card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> nn.Module:
@@ -25,12 +25,12 @@ def clip_image(card: ModalityCard, settings: EncoderSettings, embedding_size: in
 class ClipImageEncoder(nn.Module):
     """(B, C, H, W) -> vision transformer -> its pooled class position -> Linear -> (B, d).
 
-    Random weights: ViT-B/32, `layers` layers of size `width` (12 and 768 as published); an image of
-    another size than 224 has as many patches, of another size. Pretrained weights take three
-    channels, and any size of image: their position embeddings are interpolated.
+    With random weights: ViT-B/32 with `layers` layers of size `width` (12 and 768 as published); images
+    of other sizes than 224 have as many patches, of another size. Pretrained weights take three
+    channels, and images of any size: their position embeddings are interpolated.
 
     Raises:
-        UserError: the pretrained model cannot be loaded, or does not take so many channels.
+        UserError: the pretrained model cannot be loaded, or does not take this number of channels.
     """
 
     def __init__(self, card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> None:
@@ -65,24 +65,24 @@ class ClipImageEncoder(nn.Module):
 
     @property
     def last_map(self) -> nn.Module:
-        """The layer that gives what the last attention reads, (B, 1 + patches, K); after it only the first counts."""
+        """The layer whose output the last attention reads, (B, 1 + patches, K); then only the first position counts."""
         return self.body.encoder.layers[-1].layer_norm1
 
     @property
     def patch_size(self) -> int:
-        """Pixels a side of a patch."""
+        """Pixels per side of a patch."""
         return int(self.body.config.patch_size)
 
 
 class ClipTextEncoder(nn.Module):
     """Tokens (B, L) -> causal transformer -> its state at the text's last token -> Linear -> (B, d).
 
-    Random weights: `layers` layers of size `width` (12 and 512 as published) with the card's
-    vocabulary. CLIP's own tokeniser ends a text by the token it also pads with; the first of those
-    counts as the last token then.
+    With random weights: `layers` layers of size `width` (12 and 512 as published) and the card's
+    vocabulary. CLIP's own tokenizer ends a text with the token that it also pads with; then the first
+    such token is the text's last.
 
     Raises:
-        UserError: the pretrained model cannot be loaded, or knows fewer tokens or positions.
+        UserError: the pretrained model cannot be loaded, or has too few tokens or positions.
     """
 
     def __init__(self, card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> None:
@@ -107,12 +107,12 @@ class ClipTextEncoder(nn.Module):
             )
             self.body = CLIPTextModel(config)
         config = self.body.config
-        end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id  # 2: configs of before 2023
+        end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id  # 2: configs from before 2023
         self.ends_by_padding = settings.pretrained is not None and end == card.padding
         self.project = nn.Linear(self.body.config.hidden_size, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
-        """value: (B, L) integers from 0 to below the vocabulary."""
+        """value: (B, L) integers, at least 0 and less than the vocabulary."""
         tokens = value.long()
         length = (tokens != self.padding).sum(dim=1)
         last = (length if self.ends_by_padding else length - 1).clamp(0, tokens.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""What encoders do with their input: standardisation, the pixels that a pretrained model expects, frames."""
+"""Input layers of encoders: standardisation, pixels as a pretrained model expects them, video frames."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from lfm_ray.models.encoders.base import EncoderSettings
 
 
 def standardised(value: Tensor, mean: float | Tensor, std: float | Tensor, dtype: torch.dtype) -> Tensor:
-    """(value - mean) / std in `dtype`, which is that of the weights; one temporary copy."""
+    """(value - mean) / std in `dtype`, that of the weights; makes one temporary copy."""
     return (value.to(dtype) - mean).div_(std)
 
 
 class Pixels(nn.Module):
-    """(B, C, H, W) -> the same, standardised.
+    """(B, C, H, W) -> the same shape, standardised with the card's mean and standard deviation.
 
-    By the card's mean and standard deviation. Under pretrained weights, uint8 images are instead
-    scaled to 0 ... 1 and standardised by the figures that the weights were trained with, `mean` and
-    `std` of red, green and blue; a grey image by the mean of the three.
+    With pretrained weights, uint8 images are instead scaled to 0 ... 1 and standardised as in
+    pretraining, with `mean` and `std` of red, green and blue; a grey image with the means of the three.
     """
 
     def __init__(

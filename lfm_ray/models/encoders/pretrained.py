@@ -1,4 +1,4 @@
-"""Weights and their config from a local folder or from the Hugging Face hub."""
+"""Pretrained weights and their config, from a local folder or from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _no_weights = ContextVar("_no_weights", default=False)
 
 @contextmanager
 def architecture_only() -> Iterator[None]:
-    """What `load` returns inside has the architecture of its source and random weights, to be replaced by others."""
+    """Inside, `load` returns models with the architecture of their source and random weights, to be replaced later."""
     token = _no_weights.set(True)
     try:
         yield
@@ -27,11 +27,11 @@ def architecture_only() -> Iterator[None]:
 def load(model_class: Any, source: str, model_types: tuple[str, ...]) -> Any:
     """A `transformers` model of `model_class` with the weights of `source`, in the default dtype.
 
-    source: a folder that `save_pretrained` wrote, or a name on the hub; model_types: what its
-    config may call itself.
+    source: a folder that `save_pretrained` wrote, or a name on the hub; model_types: the model types
+    that its config may have.
 
     Raises:
-        UserError: it is not there, is of another type, or lacks weights.
+        UserError: it cannot be loaded, is of another type, or lacks weights.
     """
     from transformers.utils import logging
 
@@ -44,7 +44,7 @@ def load(model_class: Any, source: str, model_types: tuple[str, ...]) -> Any:
         if _no_weights.get():
             return model_class(model_class.config_class.from_pretrained(source))
         model, found = model_class.from_pretrained(source, dtype=torch.get_default_dtype(), output_loading_info=True)
-    except Exception as error:  # its kinds are many, as for the config
+    except Exception as error:  # of many kinds, as for the config
         raise _not_there(source, error) from None
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"pretrained: {source} lacks {len(missing)} of the weights, such as {missing[0]}")
@@ -52,16 +52,16 @@ def load(model_class: Any, source: str, model_types: tuple[str, ...]) -> Any:
 
 
 def load_config(source: str) -> Any:
-    """The config of a `transformers` model; code that comes with one is never executed.
+    """The config of a `transformers` model; code that comes with it is never executed.
 
     Raises:
-        UserError: it is not there.
+        UserError: it cannot be loaded.
     """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # its kinds are many: no network, no file, a broken file, no such name
+    except Exception as error:  # of many kinds: no network, no file, a broken file, no such name
         raise _not_there(source, error) from None
 
 
@@ -69,5 +69,5 @@ def _not_there(source: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()
     return UserError(
         f"pretrained: {source} cannot be loaded; it must be a folder written by save_pretrained, or a name on the"
-        f" Hugging Face hub and the network be there ({reason[0] if reason else type(error).__name__})"
+        f" Hugging Face hub, which needs the network ({reason[0] if reason else type(error).__name__})"
     )

@@ -1,8 +1,8 @@
 """ResNet-18 and ResNet-50 (He et al., CVPR 2016) for images, video frames and spectrograms.
 
-They use BatchNorm. In training a sample's embedding depends on the batch it is in: each of several
-workers, and each micro-batch of `data.micro_batch_size`, is normalised by its own statistics, as in
-any data-parallel training. On several GPUs they are taken over all of them (SyncBatchNorm), where
+They use BatchNorm, so in training a sample's embedding depends on its batch: each worker, and each
+micro-batch of `data.micro_batch_size`, is normalised with its own statistics, as usual in
+data-parallel training. On several GPUs the statistics are taken over all of them (SyncBatchNorm) if
 `lfm_ray.runtime.compute.synchronised` says so. The frames of a video count as samples.
 """
 
@@ -33,9 +33,9 @@ def resnet(
 class ResNetEncoder(nn.Module):
     """(B, C, H, W) -> ResNet -> mean over space -> Linear -> (B, d).
 
-    With random weights the first convolution takes as many channels as there are. Pretrained ones
-    take three; for one channel its kernels are summed over the input channels, which gives for a
-    grey image what the three-channel network gives for three equal channels.
+    With random weights the first convolution takes the card's number of channels. Pretrained weights
+    take three; for one channel the kernels are summed over the input channels, so that a grey image
+    gives what three equal channels would give.
 
     Raises:
         UserError: the pretrained model cannot be loaded or is another ResNet.

@@ -1,7 +1,7 @@
 """Small encoders, (B, ...) -> (B, d), that train in seconds on a CPU.
 
 They use GroupNorm, not BatchNorm: a sample's embedding does not depend on the rest of the batch,
-so several workers with a part of the batch each compute what one worker computes with all of it.
+so several workers that share a batch compute what one worker computes with all of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def small_encoder(card: ModalityCard, settings: EncoderSettings, embedding_size:
 class ImageEncoder(nn.Module):
     """A CNN for images (B, C, H, W) and spectrograms (B, 1, frequencies, frames).
 
-    Blocks of strided convolution, GroupNorm and ReLU that halve each side until about 4 are left;
+    Blocks of strided convolution, GroupNorm and ReLU halve each side until about 4 pixels are left;
     striding instead of pooling takes a quarter of the time on a CPU.
     """
 
@@ -63,7 +63,7 @@ class ImageEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Tokens (B, L) -> the mean over positions of a bidirectional GRU's states, padding left out."""
+    """Tokens (B, L) -> the mean of a bidirectional GRU's states over all positions but padding -> Linear -> (B, d)."""
 
     def __init__(self, card: ModalityCard, width: int, embedding_size: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class TextEncoder(nn.Module):
         self.project = nn.Linear(2 * size, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
-        """value: (B, L) integers from 0 to below the vocabulary."""
+        """value: (B, L) integers, at least 0 and less than the vocabulary."""
         present = (value != self.padding).unsqueeze(-1)
         states, _ = self.recurrent(self.embed(value.long()))
         total = torch.where(present, states, 0.0).sum(dim=1)
@@ -83,7 +83,7 @@ class TextEncoder(nn.Module):
 
 
 class FeatureEncoder(nn.Module):
-    """Vectors that another model made, of any shape -> Linear, ReLU, Linear."""
+    """Features extracted by another model, of any shape -> Linear, ReLU, Linear."""
 
     def __init__(self, card: ModalityCard, width: int, embedding_size: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class FeatureEncoder(nn.Module):
         self.project = nn.Linear(width * 4, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
-        """value: (B, ...) of any real dtype; standardised here, as one vector a sample."""
+        """value: (B, ...) of any real dtype; flattened to one vector per sample and standardised here."""
         value = standardised(value.flatten(1), self.mean, self.std, self.project.weight.dtype)
         return self.project(self.hidden(value).relu())
 

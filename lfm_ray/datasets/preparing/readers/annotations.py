@@ -1,4 +1,4 @@
-"""What readers share: lists of clips, media found by name, a validation split where there is none."""
+"""What readers share: lists of clips, media found by name, a validation split for datasets without one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fields(path: Path, count: int, separator: str = ",") -> list[list[str]]:
     """
     check_there(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        if separator == "\t":  # tweets hold quotation marks that quote nothing
+        if separator == "\t":  # quotation marks in tweets are plain text
             rows = [row for row in csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE) if row]
         else:
             rows = [row for row in csv.reader(file, delimiter=separator) if row]
@@ -33,7 +33,7 @@ def fields(path: Path, count: int, separator: str = ",") -> list[list[str]]:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers from 1.
+    """The non-empty lines of a text file, with their line numbers from 1.
 
     Raises:
         UserError: the file is missing.
@@ -50,7 +50,10 @@ def check_there(path: Path) -> None:
 
 
 def clip_finder(root: Path) -> Callable[[str], dict[str, str]]:
-    """For a clip's name: `video`, anywhere below `root`, and `audio`, NAME.wav where there is one, else the video."""
+    """Finds a clip's `video` by its name, and its `audio`: NAME.wav if there is one, else the video.
+
+    The files may be anywhere below `root`, but not in folders that are symbolic links.
+    """
     found = sorted(root.rglob("*"))
     videos = {path.stem: path for path in found if path.suffix.lower() in VIDEO}
     sounds = {path.stem: path for path in found if path.suffix.lower() == ".wav"}
@@ -63,7 +66,7 @@ def clip_finder(root: Path) -> Callable[[str], dict[str, str]]:
 
 
 def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
-    """Where a dataset has no validation split, that share of each class of train becomes it; always the same rows."""
+    """If there is no validation split, makes it from this share of each class of train; always the same rows."""
     if (table["split"] == "val").any():
         return table
     random = np.random.default_rng(0)

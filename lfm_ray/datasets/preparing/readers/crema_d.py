@@ -11,16 +11,17 @@ from lfm_ray.errors import UserError
 
 
 def read(root: Path) -> pd.DataFrame:
-    """AudioWAV/*.wav with VideoFlash/*.flv, or with folders of frames under Image-01-FPS.
+    """Reads AudioWAV/*.wav with VideoFlash/*.flv, or with folders of frames in Image-01-FPS.
 
-    With train.csv and test.csv (name, emotion) beside them, those decide the splits.
+    If there are train.csv and test.csv (name, emotion), they decide the splits; clips that they list
+    but that have no .wav are left out.
 
     Raises:
-        UserError: there are no sounds, or neither videos nor frames.
+        UserError: there is no sound, or neither videos nor frames.
     """
     sounds = sorted((root / "AudioWAV").glob("*.wav"))
     if not sounds:
-        raise UserError(f"{root / 'AudioWAV'}: holds no .wav file; --root must be the folder that has AudioWAV in it")
+        raise UserError(f"{root / 'AudioWAV'}: contains no .wav file; --root must be the folder that contains AudioWAV")
     frames, videos = root / "Image-01-FPS", root / "VideoFlash"
     if not frames.is_dir() and not videos.is_dir():
         raise UserError(f"{root}: has neither VideoFlash nor Image-01-FPS")

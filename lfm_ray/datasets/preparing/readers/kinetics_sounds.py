@@ -10,9 +10,9 @@ from lfm_ray.datasets.preparing.readers.annotations import clip_finder, fields, 
 
 
 def read(root: Path) -> pd.DataFrame:
-    """my_train.txt and my_test.txt (YOUTUBE_START, seconds, class number), and the clips anywhere below `root`.
+    """Reads my_train.txt and my_test.txt (name, seconds, class number), and clips anywhere below `root`.
 
-    A clip's sound is YOUTUBE_START.wav where there is one, else that of its video.
+    A clip's file must have the very name that is listed. Its sound is NAME.wav if there is one, else that of its video.
     """
     clip = clip_finder(root)
     rows = []

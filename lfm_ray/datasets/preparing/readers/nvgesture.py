@@ -13,11 +13,12 @@ FRAMES_A_SECOND = 30  # of the SoftKinetic camera: colour and depth
 
 
 def read(root: Path) -> pd.DataFrame:
-    """nvgesture_{train,test}_correct_cvpr2016_v2.lst and the videos that they name.
+    """Reads nvgesture_{train,test}_correct_cvpr2016_v2.lst and the videos that they name.
 
     A line: path:./Video_data/class_01/subject13_r0 depth:sk_depth:0:80 color:sk_color:0:80 ... label:1,
-    with the first and the last frame of the gesture. The colour's range is taken for all modalities.
-    Optical flow is not distributed: it is read from sk_flow.avi beside sk_color.avi.
+    with the first and the last frame of the gesture. Depth has its own range, but that of colour is used
+    for all modalities. Optical flow does not come with the dataset; it is read from sk_flow.avi beside
+    sk_color.avi.
 
     Raises:
         UserError: a list is missing, or a line lacks one of these parts.

@@ -10,10 +10,10 @@ from lfm_ray.datasets.preparing.readers.annotations import fields
 
 
 def read(root: Path) -> pd.DataFrame:
-    """twitter2015/{train,dev,test}.tsv and twitter2015_images.
+    """Reads twitter2015/{train,dev,test}.tsv and twitter2015_images.
 
-    Columns: index, label (0 negative, 1 neutral, 2 positive), file of the image, the tweet with $T$
-    for the target, the target. The text is the tweet with the target put back.
+    Columns: index, label (0 negative, 1 neutral, 2 positive), image file, the tweet with $T$
+    for the target, and the target. The text is the tweet with the target put back in.
     """
     rows = []
     for file, split in (("train", "train"), ("dev", "val"), ("test", "test")):

@@ -10,9 +10,9 @@ from lfm_ray.datasets.preparing.readers.annotations import clip_finder, fields, 
 
 
 def read(root: Path) -> pd.DataFrame:
-    """vggsound.csv (YouTube's id, start in s, class, train or test) and clips ID_SSSSSS.mp4 anywhere below `root`.
+    """Reads vggsound.csv (YouTube id, start in s, class, train or test), and clips ID_SSSSSS.mp4 anywhere below `root`.
 
-    A clip's sound is ID_SSSSSS.wav where there is one, else that of its video.
+    A clip's sound is ID_SSSSSS.wav if there is one, else that of its video.
     """
     clip = clip_finder(root)
     rows = []
