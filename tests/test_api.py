@@ -67,6 +67,18 @@ def test_it_can_go_on_in_the_same_process_and_is_shown_when_asked(
     assert "trial   3" in shown
 
 
+def test_a_sweep_that_failed_can_go_on_while_its_error_is_kept(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lfm_ray.steps.sweeping.run_sweep", interrupted)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            lfm_ray.tune(SPACE, data="shards/tiny", trials=1, epochs=1, name="stopped", settings=SMALL, progress=False)
+    assert len(lfm_ray.tune(resume="stopped", progress=False).trials) == 1
+    assert kept.traceback
+
+
 def test_nothing_is_shown_where_nothing_is_asked_for(
     work: Path, sweep: LoadedSweep, capfd: pytest.CaptureFixture[str]
 ) -> None:
