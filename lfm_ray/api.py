@@ -199,7 +199,6 @@ def tune(
         raise UserError("--trials-per-gpu says how much of a GPU a trial of one worker gets; leave out the other flags")
 
     from lfm_ray.report.loaded_sweep import LoadedSweep
-    from lfm_ray.search.sweep import Sweep
     from lfm_ray.training.execution import Workers
     from lfm_ray.workflows import sweeping
 
@@ -214,7 +213,7 @@ def tune(
     )  # fmt: skip
     folder = _working_folder(storage)
     if resume:
-        asked: Sweep | sweeping.NewSweep = sweeping.goes_on(folder / resume, trials, epoch_budget)
+        asked: sweeping.Asked = sweeping.goes_on(folder / resume, trials, epoch_budget)
     else:
         source, stem = space_source(space)
         found = sweeping.read_space(
@@ -226,13 +225,7 @@ def tune(
         earlier = [_working_folder(sweep) for sweep in warm_start]
         new = sweeping.NewSweep(folder / (name or _dated(stem)), found, seed, earlier, from_learned, called)
         asked = sweeping.fitted_to_data(new, means.console)
-    sweep = None
-    try:
-        sweep = sweeping.run(asked, means)
-    finally:
-        for one in (asked, sweep):
-            if isinstance(one, Sweep):
-                one.let_go()
+    sweeping.run(asked, means)
     return LoadedSweep(asked.folder)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from rich.console import Console
 
 from lfm_ray.callbacks.loggers import loggers
@@ -56,6 +58,9 @@ class NewSweep:
     command: str = ""
 
 
+Asked = NewSweep | Sweep  # one to make, or one to go on with
+
+
 @dataclass(frozen=True)
 class Means:
     """What a sweep runs on, for how long, and what shows it.
@@ -72,37 +77,50 @@ class Means:
     console: Console
 
 
-def run(asked: NewSweep | Sweep, means: Means) -> Sweep:
+def run(asked: Asked, means: Means) -> None:
     """Runs a new sweep, or goes on with one, and writes what it found into its folder.
+
+    Whatever happens, the sweep is not kept to this process any longer: a notebook holds on to what failed.
 
     Raises:
         UserError: something of what was asked for does not fit; no trial was started.
         TrainingFailed: no trial finished.
     """
     space, folder, console = asked.space, asked.folder, means.console
-    if rounds(space):
-        check_population(means.workers.count, folder)
-    logged = loggers(list(means.log), folder, space)
-    resources = Resources(means.workers, means.concurrency, space.base.data.reader_cpus)
-    with ray_session(means.address):
-        resources.trials_at_once()
-        make_demo(space, means)
-        source = DataSource.open(space.base)
-        sweep = asked if isinstance(asked, Sweep) else begin(asked, source.shards.card, console)
-        sweep.check_data(source.shards.card.fingerprint)
-        console.print(f"[bold]{shown(folder)}[/]", soft_wrap=True)
-        console.print(space.question)
-        if at_random := drawn_at_random(space):
-            console.print(f"sampler {space.sampler}: draws at random, as it cannot model them: {', '.join(at_random)}")
-        time_budget = TimeBudget(means.time_budget) if means.time_budget else None
-        if sweep.file.from_learned:
-            space = search_around_learned(sweep, source, resources, time_budget, console)
-        runs = space.trials * rounds(space)
-        with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
-            tensorboard = TensorBoardCallback(folder, space, source.shards.card.modalities)
-            run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
-    write_results(sweep)
-    return sweep
+    with ExitStack() as at_the_end:
+        if isinstance(asked, Sweep):
+            at_the_end.callback(asked.let_go)
+        if rounds(space):
+            check_population(means.workers.count, folder)
+        logged = loggers(list(means.log), folder, space)
+        resources = Resources(means.workers, means.concurrency, space.base.data.reader_cpus)
+        with ray_session(means.address):
+            resources.trials_at_once()
+            make_demo(space, means)
+            source = DataSource.open(space.base)
+            sweep = asked if isinstance(asked, Sweep) else begin(asked, source.shards.card, console)
+            at_the_end.callback(sweep.let_go)
+            sweep.check_data(source.shards.card.fingerprint)
+            search(sweep, source, resources, logged, means)
+        write_results(sweep)
+
+
+def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[Callback], means: Means) -> None:
+    """Runs the trials of a sweep, and its learned run before them where there is to be one."""
+    console, card = means.console, source.shards.card
+    console.print(f"[bold]{shown(sweep.folder)}[/]", soft_wrap=True)
+    console.print(sweep.space.question)
+    if at_random := drawn_at_random(sweep.space):
+        names = ", ".join(at_random)
+        console.print(f"sampler {sweep.space.sampler}: draws at random, as it cannot model them: {names}")
+    time_budget = TimeBudget(means.time_budget) if means.time_budget else None
+    if sweep.file.from_learned:
+        search_around_learned(sweep, source, resources, time_budget, console)
+    space = sweep.space
+    runs = space.trials * rounds(space)
+    with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
+        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities)
+        run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
 
 
 def read_space(
@@ -189,7 +207,7 @@ def begin(asked: NewSweep, card: DatasetCard, console: Console) -> Sweep:
 
 def search_around_learned(
     sweep: Sweep, source: DataSource, resources: Resources, time_budget: TimeBudget | None, console: Console
-) -> Space:
+) -> None:
     """Trains the learned run of a sweep, or goes on with it, and makes its fit the first known points.
 
     Raises:
@@ -206,7 +224,6 @@ def search_around_learned(
             f" --resume {sweep.folder.name}"
         )
     sweep.start_around(with_fitted_point(sweep.space, folder, NEIGHBOURS))
-    return sweep.space
 
 
 def write_results(sweep: Sweep) -> None:
