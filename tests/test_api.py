@@ -115,8 +115,8 @@ def test_a_learned_alpha_is_fitted(work: Path) -> None:
     assert run.fitted is not None
     assert len(run.fitted.alpha.coefficients) == 3
     assert 0 <= run.residual < 0.5
-    assert run.alpha_updates.between(0, 1).all()
-    assert len(run.alpha_updates) > 4
+    assert run.alpha.updates.between(0, 1).all()
+    assert len(run.alpha.updates) > 4
 
 
 def test_confirm_gives_a_row_for_each_configuration(sweep: LoadedSweep) -> None:

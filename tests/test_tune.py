@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,12 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import without_time
 
 from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
 from lfm_ray.export.model_folder import read_card
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import load, read_yaml
-from lfm_ray.training.run_folder import read_alpha_updates, read_epochs
+from lfm_ray.training.run_folder import EPOCHS, read_alpha_updates, read_epochs
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -222,23 +225,16 @@ def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path) -> 
 
 
 def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(folder: Path) -> None:
-    space = folder / "outer.yaml"
-    space.write_text("run: {alpha: {strategy: learned, outer: val}}\nsearch: {loss.tau: {uniform: [0.1, 1]}}\n")
-    made = run(
-        folder,
-        "tune",
-        space,
-        "--data",
-        "shards/tiny",
-        "--name",
-        "outer",
-        "--trials",
-        "1",
-        "--epochs",
-        "2",
-        *SMALL_FLAGS,
-    )
-    assert made.returncode == 0, made.stderr
+    settings = {"data": {"path": "shards/tiny"}, "model": {"width": 4, "embedding_size": 8}, "epochs": 2}
+    learned = {"alpha": {"strategy": "learned", "outer": "val"}}
+    space = Space.model_validate({"run": settings | learned, "search": {"loss.tau": {"uniform": [0.1, 1]}}})
+    made = Sweep.create(folder / "sweeps/outer", space, 0, Shards(folder / "shards/tiny").card.fingerprint)
+    number, _ = made.study.ask()
+    row = {"epoch": 2, "val/fused/accuracy": 0.5, "val/fused/loss": 1.0}
+    trial_folder(made.folder, number).mkdir(parents=True)
+    (trial_folder(made.folder, number) / EPOCHS).write_text(json.dumps(row) + "\n")
+    made.study.finish(number, row)
+    del made  # which holds the sweep
     refused = run(folder, "confirm", "sweeps/outer", "--split", "val", "--seeds", "1")
     assert refused.returncode == 2
     assert "its alpha is fitted to the validation split" in re.sub(r"\s+", " ", refused.stderr)
