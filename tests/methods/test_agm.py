@@ -88,3 +88,19 @@ def test_the_gradient_is_the_weighted_sum_over_the_shares() -> None:
     ]
     for one, *parts in zip(found, *shares, strict=True):
         torch.testing.assert_close(one, sum(parts, torch.zeros_like(one)))
+
+
+def test_alpha_is_judged_by_the_loss_as_it_is_and_theta_trained_on_the_modulated_one() -> None:
+    head, made = FUSION_HEADS["concat"](NAMES[:2], 5, 3).double(), outputs()
+    made = replace(made, fused=head(made.embeddings)[0])
+    memory = {"score/audio": torch.tensor(1.0), "score/image": torch.tensor(0.2)}
+    at = state(0.3, model=SimpleNamespace(head=head), memory=memory, uniform_labels=0.2)
+    losses = AGM(modulation=2).loss(made, LABELS, at)
+    plain = F.cross_entropy(made.fused, LABELS, label_smoothing=0.2)
+    expected = torch.autograd.grad(plain, list(head.parameters()), retain_graph=True)
+    judged = torch.autograd.grad(losses.judged, list(head.parameters()), retain_graph=True)
+    trained = torch.autograd.grad(losses.classification, list(head.parameters()), retain_graph=True)
+    for one, other, modulated in zip(expected, judged, trained, strict=True):
+        torch.testing.assert_close(one, other)
+        assert not torch.allclose(one, modulated, rtol=1e-3, atol=1e-6)
+    assert losses.total.item() == pytest.approx(0.7 * plain.item() + 0.3 * losses.matching.item(), rel=1e-12)

@@ -77,7 +77,15 @@ def test_the_prediction_is_weighed_by_entropies_or_the_mean() -> None:
     assert torch.equal(MLA().predict(made), entropy_weighted(made.unimodal))
 
 
-def test_weights_of_three_modalities_add_up_to_one_for_every_sample() -> None:
-    logits = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
-    shifted = entropy_weighted({str(i): one + 1 for i, one in enumerate(logits)})  # entropies ignore a shift
-    torch.testing.assert_close(shifted, entropy_weighted({str(i): one for i, one in enumerate(logits)}) + 1)
+def test_every_sample_has_weights_of_its_own_that_add_up_to_one() -> None:
+    """Of two samples with (ln 3, 0) and (0, 0) in audio, the other way round in image, and even logits in text."""
+    sure, even, none = [math.log(3), 0.0], [0.0, 0.0], [5.0, 5.0]
+    logits = {"audio": [sure, even], "image": [even, sure], "text": [none, none]}
+    found = entropy_weighted({name: torch.tensor(value, dtype=torch.float64) for name, value in logits.items()})
+    of_sure, of_even = (math.exp(-h) for h in (math.log(4) - 3 / 4 * math.log(3), math.log(2)))
+    w, v = of_sure / (of_sure + 2 * of_even), of_even / (of_sure + 2 * of_even)
+    expected = [w * math.log(3) + 5 * v, 5 * v]
+    assert found.tolist() == [pytest.approx(expected), pytest.approx(expected)]
+    drawn = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    shifted = entropy_weighted({str(i): one + 1 for i, one in enumerate(drawn)})  # entropies ignore a shift
+    torch.testing.assert_close(shifted, entropy_weighted({str(i): one for i, one in enumerate(drawn)}) + 1)
