@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 
 from lfm_ray.cli import began, run
 from lfm_ray.errors import UserError
@@ -46,6 +45,8 @@ def _dispatch(program: str) -> None:
         for name, what in COMMANDS.items():
             print(f"  {name:<10} {what}")
     elif first == "--version":
+        from importlib.metadata import version  # as long to import as all else that a parser needs
+
         print(f"lfm_ray {version('lfm_ray')}")
     elif first not in COMMANDS:
         raise UserError(f"{first}: there is no such command; {program} has {', '.join(COMMANDS)}")

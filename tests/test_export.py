@@ -24,6 +24,7 @@ from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Manifest, read_manifest
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
+from lfm_ray.export import model_folder
 from lfm_ray.export.model_folder import CONFIG, WEIGHTS, write
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.settings import load
@@ -205,7 +206,7 @@ def test_a_folder_that_is_there_or_a_failure_leaves_everything_as_it_was(
     def full(*arguments: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lfm_ray.export.model_folder.save", full)
+    monkeypatch.setattr(model_folder, "save", full)
     with pytest.raises(UserError, match="out: cannot be written: No space left"):
         write(state, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -87,7 +87,7 @@ def test_importing_a_command_leaves_the_function_of_its_name() -> None:
         assert sys.modules[f"lfm_ray.{name}"] is module
         assert getattr(lfm_ray, name) is function
         assert function.__doc__ and function.__module__ == "lfm_ray.api"
-    assert lfm_ray.settings is sys.modules["lfm_ray.settings"]  # others are attributes as ever
+    assert lfm_ray.resources is sys.modules["lfm_ray.resources"]  # others are attributes as ever
 
 
 def test_report_names_the_command_that_its_paper_has_become(monkeypatch: pytest.MonkeyPatch) -> None:

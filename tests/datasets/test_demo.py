@@ -116,9 +116,9 @@ def test_prepare_accepts_the_manifest_and_the_settings(manifest_path: Path) -> N
     assert set(config.noise) == {"audio", "image"}
 
 
-def test_without_the_repository_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_speech_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "DEMO_FOLDER", tmp_path / "data" / "demo")
-    with pytest.raises(UserError, match="clone the repository"):
+    with pytest.raises(UserError, match="which comes with lfm_ray; install it anew"):
         demo.write_raw_demo(tmp_path / "raw")
 
 

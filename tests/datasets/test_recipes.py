@@ -90,7 +90,7 @@ def test_the_command_at_the_head_of_a_recipe_can_be_given(name: str, monkeypatch
     (command,) = (line[1:] for line in text.splitlines() if "lfm-ray tune" in line)
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     given = arguments()
-    assert space_file(given.space) == SPACES / f"{name}.yaml"
+    assert space_file(given.space).resolve() == SPACES / f"{name}.yaml"
     space = recipe(name, *given.overrides)
     wanted = {"text": "google-bert/bert-base-uncased", "image": "microsoft/resnet-50"} if given.overrides else {}
     assert {one: settings.pretrained for one, settings in space.base.model.encoders.items() if wanted} == wanted
