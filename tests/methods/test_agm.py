@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import permutations
 from types import SimpleNamespace
@@ -104,3 +105,20 @@ def test_alpha_is_judged_by_the_loss_as_it_is_and_theta_trained_on_the_modulated
         torch.testing.assert_close(one, other)
         assert not torch.allclose(one, modulated, rtol=1e-3, atol=1e-6)
     assert losses.total.item() == pytest.approx(0.7 * plain.item() + 0.3 * losses.matching.item(), rel=1e-12)
+
+
+def test_coefficients_of_three_modalities_at_the_first_step() -> None:
+    """s = (0.5, 1.5, 2.5): the others are behind audio by 1 and 2; of the steps before there are none, so tau = 1."""
+    s = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    phi = {name: torch.stack([-one, torch.log1p(-torch.exp(-one))])[None] for name, one in zip(NAMES, s, strict=True)}
+    kappa = AGM(modulation=0.5).kappa(phi, torch.tensor([0]), state())
+    expected = [math.exp(0.5 * (1 - math.exp(ahead))) for ahead in (1.5, 0.0, -1.5)]
+    assert [float(kappa[name]) for name in NAMES] == pytest.approx(expected)
+
+
+def test_without_modulation_it_is_the_cross_entropy_and_nothing_is_remembered() -> None:
+    made, at = outputs(), state(uniform_labels=0.2)
+    expected = F.cross_entropy(made.fused, LABELS, label_smoothing=0.2)
+    assert AGM(modulation=0).classification(made, LABELS, at).item() == pytest.approx(expected.item(), rel=1e-12)
+    AGM(modulation=0).after_backward(made, LABELS, at)
+    assert not at.memory

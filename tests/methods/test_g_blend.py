@@ -115,3 +115,16 @@ def test_a_loss_of_weight_zero_reaches_nothing_and_labels_are_made_uniform() -> 
 
 def test_weights_of_which_one_is_not_zero_are_taken() -> None:
     assert load(RunConfig, None, ["method=g_blend", "method.weights={audio: 0, image: 0.1}"])
+
+
+def test_a_super_epoch_of_three_compares_the_first_epoch_with_the_fourth() -> None:
+    method, made = GBlend(super_epoch=3), outputs()
+    at = state(model=SimpleNamespace(encoders={"audio": None}))
+    rows = []
+    for epoch, fused in enumerate([2.0, 0.1, 5.0, 1.5, 0.2, 0.2], start=1):
+        with torch.no_grad():
+            method.after_backward(made, LABELS, at)
+        metrics = {"val/fused/loss": fused, "val/audio/loss": 3 - 0.25 * (epoch == 4)}
+        rows.append(method.on_epoch_end(replace(at, epoch=epoch), metrics)["weight/fused"])
+    assert rows[:3] == [0.5, 0.5, 0.5]
+    assert rows[3:] == [pytest.approx(1 / 3, rel=1e-5)] * 3  # G = 0.5 and 0.25 and O = -G: ratios 2 and 4
