@@ -184,7 +184,8 @@ def _explain(
     else:
         text = first["msg"].removeprefix("Value error, ")
         message = f"{text[0].lower()}{text[1:]}"
-        if not isinstance(first["input"], (dict, list, Settings)):
+        named = isinstance(first["input"], str) and ":" in first["input"] and first["input"] in message
+        if not named and not isinstance(first["input"], (dict, list, Settings)):
             message += f" (it is {first['input']!r})"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{_where(dotted, keys, source, changed)}{dotted or 'settings'}: {message}{more}"
