@@ -128,7 +128,7 @@ class RunConfig(Settings):
 
 
 def _heads(method: Any) -> tuple[str, ...]:
-    """The fusion heads of a method, as the user named it; none where there is no such method, which is refused later."""
+    """The fusion heads of a method, as the user named it; none of what is no method, which is refused later."""
     if isinstance(method, Method):
         return method.heads
     name = method.get("name") if isinstance(method, dict) else method

@@ -57,7 +57,7 @@ def arguments() -> Namespace:
     for kind in get_args(Kind):
         add(f"--{kind}", metavar="COLUMN", action="append", default=[], help=f"a column of {kind}; repeatable")
     add("--dataset", metavar="NAME",
-        help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or the .yaml file of a card")  # fmt: skip
+        help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or a card's .yaml")  # fmt: skip
     add("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     add("--out", metavar="FOLDER", type=Path, help="where the shards go")
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")

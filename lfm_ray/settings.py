@@ -249,5 +249,6 @@ def _chosen(model: type[BaseModel], values: Any) -> type[BaseModel]:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The settings class in an annotation."""
-    found = [one for one in (annotation, *typing.get_args(annotation)) if isinstance(one, type)]
-    return next((one for one in found if issubclass(one, BaseModel)), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
