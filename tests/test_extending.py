@@ -92,14 +92,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ray_with_lab(ray_session: Callable[[], None]) -> Iterator[None]:
-    """A Ray session whose workers import what this process does; the next test of others starts its own."""
+def ray_with_lab(ray_session: Callable[[], None]) -> None:
+    """A Ray session whose workers have this process's PYTHONPATH."""
     import ray
 
     ray.shutdown()
     ray_session()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -300,7 +298,7 @@ def test_a_name_that_a_built_in_part_has_is_shown_in_full(lab: Path) -> None:
     )
 
 
-@pytest.mark.usefixtures("ray_with_lab")
+@pytest.mark.usefixtures("ray_local")
 def test_the_card_and_its_reader_make_shards(lab: Path, tmp_path: Path) -> None:
     for split, rows in {"train": 4, "val": 2}.items():
         for label in ("one", "seven"):
