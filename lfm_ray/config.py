@@ -51,9 +51,7 @@ class RunConfig(Settings):
     def _head_of_the_method(cls, values: Any) -> Any:
         """A method that needs a fusion head brings it, unless `model.fusion` says otherwise."""
         if isinstance(values, dict) and isinstance(model := values.get("model", {}), dict) and "fusion" not in model:
-            method = values.get("method")
-            name = method.get("name") if isinstance(method, dict) else getattr(method, "name", method)
-            heads = METHODS[name].heads if isinstance(name, str) and name in METHODS else ()
+            heads = _heads(values.get("method"))
             return {**values, "model": {**model, "fusion": heads[0]}} if heads else values
         return values
 
@@ -127,3 +125,14 @@ class RunConfig(Settings):
     def looks_ahead(self) -> bool:
         """Whether the hyper-gradient is that of the identity solver, which takes no second derivative."""
         return isinstance(self.alpha, Learned) and self.alpha.solver == "identity"
+
+
+def _heads(method: Any) -> tuple[str, ...]:
+    """The fusion heads of a method, as the user named it; none of what is no method, which is refused later."""
+    if isinstance(method, Method):
+        return method.heads
+    name = method.get("name") if isinstance(method, dict) else method
+    try:
+        return METHODS[name].heads if isinstance(name, str) and name in METHODS else ()
+    except ValueError:  # it cannot be imported: the section `method` says so, with its place
+        return ()

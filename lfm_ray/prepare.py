@@ -20,7 +20,7 @@ from typing import get_args
 from lfm_ray.cli import parser, run, storage_folder, typed
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.errors import UserError
-from lfm_ray.resources import DATA, shipped_names
+from lfm_ray.resources import DATA, SPACES, shipped_names
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     console.print(f"{given.out} {state}: {summary(shards.card)}")
     if shards.card.skipped:
         console.print(f"{len(shards.card.skipped)} bad rows were left out: {given.out / BAD_ROWS}")
-    recipe = f" {given.dataset}" if given.dataset else ""
+    recipe = f" {given.dataset}" if given.dataset in shipped_names(SPACES) else ""
     console.print(f"Next: {typed('tune')}{recipe} --data {given.out}", soft_wrap=True)
 
 
@@ -56,7 +56,8 @@ def arguments() -> Namespace:
     add("manifest", nargs="?", type=Path, help="a .csv or .parquet file")
     for kind in get_args(Kind):
         add(f"--{kind}", metavar="COLUMN", action="append", default=[], help=f"a column of {kind}; repeatable")
-    add("--dataset", metavar="NAME", help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}")
+    add("--dataset", metavar="NAME",
+        help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or a card's .yaml")  # fmt: skip
     add("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     add("--out", metavar="FOLDER", type=Path, help="where the shards go")
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")

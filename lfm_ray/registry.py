@@ -80,6 +80,12 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return name
 
 
+def short_name(registry: Registry[Any], name: str) -> str:
+    """`package.module:Name` -> `Name`, unless a built-in part is called so: as tables show it."""
+    short = name.rpartition(":")[2]
+    return name if short in registry.builtin else short
+
+
 def choose(registry: Registry[Any], tag: str, default: str, value: Any) -> Any:
     """The settings of a part from what a user wrote: its name, or a mapping whose key `tag` names it.
 

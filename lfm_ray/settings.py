@@ -184,7 +184,8 @@ def _explain(
     else:
         text = first["msg"].removeprefix("Value error, ")
         message = f"{text[0].lower()}{text[1:]}"
-        if not isinstance(first["input"], (dict, list, Settings)):
+        named = isinstance(first["input"], str) and ":" in first["input"] and first["input"] in message
+        if not named and not isinstance(first["input"], (dict, list, Settings)):
             message += f" (it is {first['input']!r})"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{_where(dotted, keys, source, changed)}{dotted or 'settings'}: {message}{more}"
@@ -248,5 +249,6 @@ def _chosen(model: type[BaseModel], values: Any) -> type[BaseModel]:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The settings class in an annotation."""
-    found = [one for one in (annotation, *typing.get_args(annotation)) if isinstance(one, type)]
-    return next((one for one in found if issubclass(one, BaseModel)), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, typing.get_args(annotation))), None)

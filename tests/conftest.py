@@ -25,7 +25,8 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 LONGEST = ("test_tune", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
-           "test_population", "test_commands", "test_build", "test_stream", "test_compute")  # fmt: skip
+           "test_population", "test_commands", "test_build", "test_stream", "test_compute",
+           "test_extending")  # fmt: skip
 FOLDER = pytest.StashKey[Path]()
 
 

@@ -25,7 +25,10 @@ def _settings_of_its_class(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, dict):
         return value
     name = value.get("name") or info.data.get("encoder")
-    own = ENCODERS[name].settings_class if isinstance(name, str) and name in ENCODERS else EncoderSettings
+    try:
+        own = ENCODERS[name].settings_class if isinstance(name, str) and name in ENCODERS else EncoderSettings
+    except ValueError:  # it cannot be imported: the check of `name` says so, with its place
+        own = EncoderSettings
     return own.model_validate(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lfm_ray.errors import TrainingFailed
 from lfm_ray.optimization.schedules import Adaptive, Schedule
 
 
@@ -21,10 +22,18 @@ class AlphaController:
         self.updates: list[tuple[int, float]] = []
 
     def begin_epoch(self, t: int) -> None:
-        """Epoch t of T begins, t from 1."""
+        """Epoch t of T begins, t from 1.
+
+        Raises:
+            TrainingFailed: the schedule gives what is no weight.
+        """
         self.t, self.updates = t, []
         if not isinstance(self.schedule, Adaptive):
-            self.value = self.schedule.alpha(t, self.epochs)
+            value = self.schedule.alpha(t, self.epochs)
+            if not 0 <= value <= 1:
+                where = f"alpha({t}, {self.epochs}) of alpha.strategy {self.schedule.strategy}"
+                raise TrainingFailed(f"{where} is {value:g}; it must lie between 0 and 1")
+            self.value = value
 
     def due(self, step: int, steps_an_epoch: int) -> bool:
         """Whether alpha moves after this step on theta, counted from 1 over all epochs."""

@@ -27,7 +27,9 @@ from pydantic import Field
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.optimization.schedules import Constant
+from lfm_ray.methods import METHODS
+from lfm_ray.optimization.schedules import SCHEDULES, Constant
+from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
@@ -269,7 +271,8 @@ def _only_trials_need(name: str) -> bool:
 
 def strategy_name(config: RunConfig) -> str:
     """`alpha = 0`, `heuristic`, `learned`, ... of LFM; `ogm_ge`, `ogm_ge + heuristic`, ... of another method."""
-    alpha = "alpha = 0" if config.alpha == Constant() else config.alpha.strategy
-    if config.method.name == "lfm":
+    alpha = "alpha = 0" if config.alpha == Constant() else short_name(SCHEDULES, config.alpha.strategy)
+    method = short_name(METHODS, config.method.name)
+    if method == "lfm":
         return alpha
-    return config.method.name if alpha in ("alpha = 0", config.method.name) else f"{config.method.name} + {alpha}"
+    return method if alpha in ("alpha = 0", method) else f"{method} + {alpha}"

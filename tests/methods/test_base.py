@@ -14,9 +14,9 @@ from torch import nn
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.methods import LFM, METHODS, Losses, Method, State, head_of, scale_encoders
+from lfm_ray.methods import LFM, METHODS, Losses, Method, State, scale_encoders
 from lfm_ray.methods.losses import LossSettings, infonce
-from lfm_ray.settings import load
+from lfm_ray.settings import build, load
 
 CG = ["alpha.strategy=learned", "alpha.solver=cg"]
 
@@ -186,10 +186,20 @@ def test_a_method_of_two_modalities_refuses_another_number(modalities: list[str]
 
 
 def test_the_head_that_a_method_needs_is_the_first_that_it_names() -> None:
-    assert head_of("umt") == head_of({"name": "umt"}) == head_of(METHODS["umt"]()) == "concat"
-    assert head_of({"name": "mla", "damping": 1}) == "shared"
-    for none in ("lfm", {"name": "lfm"}, LFM(), "no such method", {}, {"name": 3}, None, 3, ["umt"]):
-        assert head_of(none) is None
+    assert (METHODS["umt"].heads[0], METHODS["mla"].heads[0]) == ("concat", "shared")
+    for umt in ("umt", {"name": "umt"}, METHODS["umt"]()):
+        assert RunConfig.model_validate({"method": umt}).model.fusion == "concat"
+        assert RunConfig.model_validate({"method": umt, "model": {"fusion": "sum"}}).model.fusion == "sum"
+    assert load(RunConfig, None, ["method=mla", "method.damping=1"]).model.fusion == "shared"
+    default = RunConfig().model.fusion
+    for lfm in ("lfm", {"name": "lfm"}, LFM(), {}):
+        assert RunConfig.model_validate({"method": lfm}).model.fusion == default
+
+
+@pytest.mark.parametrize("value", ["no such method", {"name": 3}, None, 3, ["umt"]])
+def test_what_is_no_method_is_refused_in_the_section_method(value: object) -> None:
+    with pytest.raises(UserError, match=r"^method"):
+        build(RunConfig, {"method": value})
 
 
 def test_the_scores_of_uniform_logits_are_even() -> None:
