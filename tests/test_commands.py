@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import small_shards
 from commands import SMALL_FLAGS, completed, ended, start
-from made_sweep import make_sweep
 from synthetic import write_dataset
 
 import lfm_ray
@@ -19,21 +17,18 @@ import lfm_ray
     [
         ("confirm", ["absent", "--select", "1"], "--select 1: must be above 1, the number of trials that are taken"),
         ("export", ["absent", "--out", "x"], "absent: holds neither a run (checkpoint.pt) nor a sweep (sweep.yaml)"),
+        (
+            "prepare",
+            [],
+            "give a manifest or --dataset NAME, and --out FOLDER; or --inspect FOLDER; --help shows examples",
+        ),
+        ("report", [], "give the folders of sweeps, or --gradcam with runs"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
     ],
 )
 def test_an_error_is_one_line_and_status_2(tmp_path: Path, name: str, arguments: list[str], said: str) -> None:
     done = completed(start(tmp_path, name, *arguments))
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
-
-
-def test_shards_are_inspected(tmp_path: Path) -> None:
-    assert "val" in ended(start(tmp_path, "prepare", "--inspect", small_shards.write(tmp_path)))
-
-
-def test_a_sweep_is_reported(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path / "mine", trials=4)
-    assert "mine/report.html" in ended(start(tmp_path, "report", sweep.folder))
 
 
 @pytest.mark.slow

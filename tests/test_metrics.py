@@ -9,6 +9,7 @@ from lfm_ray.models.metrics import (
     average_precisions,
     classification_metrics,
     evaluate,
+    macro_f1,
     mean_average_precision,
     metric_names,
     modality_gap,
@@ -42,6 +43,16 @@ def test_average_precisions_are_those_of_scikit_learn_also_of_equal_scores() -> 
         scores, hits = random.integers(0, levels, (60, 7)) / levels, random.random((60, 7)) < 0.3
         expected = [average_precision_score(hits[:, k], scores[:, k]) for k in range(7)]
         assert average_precisions(scores, hits) == pytest.approx(expected, abs=1e-12)
+
+
+def test_macro_f1_is_that_of_scikit_learn_also_where_classes_are_missing() -> None:
+    from sklearn.metrics import f1_score
+
+    random = np.random.default_rng(0)
+    for classes, rows in ((2, 5), (7, 6), (7, 200)):
+        predicted, labels = random.integers(0, classes, (2, rows))
+        expected = f1_score(labels, predicted, average="macro")
+        assert macro_f1(predicted, labels) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_class_that_does_not_occur_is_left_out_of_map() -> None:

@@ -19,6 +19,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.export.model_folder import read_card
 from lfm_ray.optimization.schedules import Polynomial
+from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
@@ -38,6 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sweep(folder: Path, ray_session: object) -> Completed:
     return run(folder, "tune", "--data", "shards/tiny", "--name", "one", "--trials", "7", "--epochs", "4", *SMALL_FLAGS)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs share one process, as `--concurrency 1` has it, which `confirm` does not take."""
+    monkeypatch.setattr(Resources, "trials_at_once", lambda self: 1)
 
 
 def test_a_sweep_ends_with_the_table_the_formula_and_the_next_commands(folder: Path, sweep: Completed) -> None:
@@ -87,7 +94,9 @@ def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(fol
     assert [event.step for event in updates] == list(read_alpha_updates(folder / "sweeps/one/trials/0002"))
 
 
-def test_confirm_measures_on_the_test_split_and_says_that_it_did(folder: Path, sweep: Completed) -> None:
+def test_confirm_measures_on_the_test_split_and_says_that_it_did(
+    folder: Path, sweep: Completed, one_at_a_time: None
+) -> None:
     done = run(folder, "confirm", "sweeps/one", "--seeds", "2", "--select", "3")
     assert done.returncode == 0, done.stderr
     selecting = {path.name: read_epochs(path)[-1] for path in (folder / "sweeps/one/confirm-select").glob("*-seed*")}
@@ -224,7 +233,9 @@ def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path) -> 
     assert trial.config.optimizer.learning_rate == pytest.approx(0.0123)
 
 
-def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(folder: Path) -> None:
+def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
+    folder: Path, one_at_a_time: None
+) -> None:
     settings = {"data": {"path": "shards/tiny"}, "model": {"width": 4, "embedding_size": 8}, "epochs": 2}
     learned = {"alpha": {"strategy": "learned", "outer": "val"}}
     space = Space.model_validate({"run": settings | learned, "search": {"loss.tau": {"uniform": [0.1, 1]}}})
