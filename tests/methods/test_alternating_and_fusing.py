@@ -49,12 +49,12 @@ def test_mla_steps_with_one_encoder_at_a_time_and_projects_the_next_gradient(sha
     run, batches = prepared(shards, "method=mla", "optimizer.schedule=constant", NO_DROPOUT, *sgd)
     batch = batches[0]
     before = weights(run)
-    run._step(batch, run.state("audio"), keep=False)
+    run._phase(batch, run.state("audio"), with_d=False)
     assert moved(run, before) == {name for name in before if not name.startswith("encoders.image")}
     after, features = weights(run), run.model(batch.inputs).embeddings
     loss = F.cross_entropy(run.model.head.classifier(features["image"]), batch.labels)
     (plain,) = torch.autograd.grad(loss, [run.model.head.classifier.weight])
-    run._step(batch, run.state("image"), keep=False)
+    run._phase(batch, run.state("image"), with_d=False)
     assert moved(run, after) == {name for name in before if not name.startswith("encoders.audio")}
     first = Trainer(run.config, shards.card).model(batch.inputs).embeddings["audio"].double().mean(dim=0)
     projection = torch.linalg.inv(torch.eye(8, dtype=torch.float64) + torch.outer(first, first) / 0.1)
