@@ -67,7 +67,7 @@ class OGMGE(Method):
             if parameter.grad is not None and (parameter.dim() == 4 or not convolutions)
         }
         layers = [gradient for gradient in gradients.values() if gradient.dim() > 1 and gradient.numel() > 1]
-        noisy = self.noise and self.active(state)
+        noisy = self.noise and self.active(state) and bool(layers)
         scales = [deviation(gradient) for gradient in layers] if noisy else []
         scale_encoders(gradients, self.gradient_factors(outputs, labels, state))
         if noisy:
