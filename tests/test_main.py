@@ -92,7 +92,7 @@ def test_importing_a_command_leaves_the_function_of_its_name() -> None:
 
 def test_report_names_the_command_that_its_paper_has_become(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["report", "--paper", "table1", "--data", "x", "--budget", "4h"])
-    with pytest.raises(UserError, match=r"a command of its own now: python -m lfm_ray\.reproduce table1"):
+    with pytest.raises(UserError, match=r"this is now a separate command: python -m lfm_ray\.reproduce table1"):
         command("report")()
 
 

@@ -34,7 +34,7 @@ def checkpoint_of(path: Path) -> Path:
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT
     if not exists(path / SWEEP):
-        raise UserError(f"{shown(path)}: holds no run ({CHECKPOINT}) and no sweep ({SWEEP})")
+        raise UserError(f"{shown(path)}: holds neither a run ({CHECKPOINT}) nor a sweep ({SWEEP})")
     best = best_of(Sweep.open(path).trials())
     if best is None:
         raise UserError(f"{shown(path)}: no trial of this sweep has finished; name one of its folders under trials/")
