@@ -1,11 +1,15 @@
 """AGM: adaptive gradient modulation.
 
-Li et al., "Boosting multi-modal model performance with adaptive gradient modulation", ICCV 2023;
-lihong2303/AGM_ICCV2023.
+Li et al., "Boosting multi-modal model performance with adaptive gradient modulation", ICCV 2023. Code
+read: lihong2303/AGM_ICCV2023 at 5a65542. The same (tests/parity): shares, scores, coefficients and their
+bound, gradients, running means, the end of modulation. Different: where a modality is missing, they put
+zeros in place of its input, we in place of its embedding, so that no encoder runs twice; their scripts
+clip the head's gradient where one of its entries is above 1 (`head_clip`, off by default).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
 from math import factorial
@@ -13,7 +17,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lfm_ray.methods.base import Losses, Method, State
 from lfm_ray.methods.losses import classification_loss, label_probability
@@ -32,20 +36,33 @@ class AGM(Method):
     phi_j and S_j its mean over all previous steps,
 
         r_j = exp(mean over i != j of (s_i - s_j)),   tau_j = exp(mean over i != j of (S_i - S_j)),
-        kappa_j = exp(a (tau_j - r_j)),
+        kappa_j = exp(a min(tau_j - r_j, 10)),
 
     the gradient of L_CLS that reaches the model through phi_j is multiplied by kappa_j. Any number of
-    modalities. The authors replace a modality's input with zeros, we its embedding, so that no encoder
-    runs twice; their code, unlike the paper, stops the gradient of the parts.
+    modalities. The bound of 10 is not in the paper: the authors' scripts have it for CREMA-D, 7 for
+    UR-Funny, and none for the other datasets. After `last_epoch` training is joint, as in the scripts; the
+    means of the scores go on.
     """
 
     name: Literal["agm"] = "agm"
     no_hessian: ClassVar[str] = "its gradient has no Hessian"
     modulation: float = Field(1.0, ge=0, le=10, description="a, the paper's alpha; 0: no modulation")
+    highest_exponent: float | None = Field(
+        10.0, gt=0, description="upper bound of tau_j - r_j (authors: 10, UR-Funny 7); null: none"
+    )
+    last_epoch: int | None = Field(
+        20, ge=1, description="last epoch with modulation (authors: 20); null: that of the run"
+    )
+    head_clip: float | None = Field(
+        None,
+        gt=0,
+        description="highest norm of the gradient of the fusion head, where an entry of its weights' gradient is"
+        " above 1 (authors: 1, UR-Funny 5, AVE none); null: not clipped",
+    )
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """Has the value of the cross-entropy of the fused logits, but a modulated gradient."""
-        if not self.modulation:
+        if not self.active(state):
             return super().classification(outputs, labels, state)
         phi = shapley(state.model.head, outputs.embeddings)
         fused = outputs.fused.detach()
@@ -61,11 +78,22 @@ class AGM(Method):
         """kappa_j of each modality; scalars."""
         now = scores(phi, labels)
         mean = torch.stack([state.memory.get(f"score/{name}", torch.zeros_like(now[0])) for name in phi])
-        kappa = torch.exp(self.modulation * (_ahead(mean) - _ahead(now)))
-        return dict(zip(phi, kappa, strict=True))
+        return dict(zip(phi, self.coefficients(mean, now), strict=True))
+
+    def coefficients(self, mean: Tensor, now: Tensor) -> Tensor:
+        """kappa_j from the mean scores and those of this step, each (m,); (m,)."""
+        return torch.exp(self.modulation * (_ahead(mean) - _ahead(now)).clamp(max=self.highest_exponent or math.inf))
+
+    def active(self, state: State) -> bool:
+        """Whether modulation is on in this epoch."""
+        return self.modulation > 0 and state.epoch <= (self.last_epoch or state.epoch)
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
-        """Updates the mean scores with those of this step."""
+        """Updates the mean scores with those of this step, and clips the head's gradient if it is to be."""
+        if self.head_clip is not None:
+            parameters = [one for one in state.model.head.parameters() if one.grad is not None]
+            if any(one.dim() > 1 and one.grad is not None and one.grad.abs().max() > 1 for one in parameters):
+                nn.utils.clip_grad_norm_(parameters, self.head_clip)
         if self.modulation:
             phi = shapley(state.model.head, outputs.embeddings)
             for name, score in zip(phi, scores(phi, labels), strict=True):

@@ -57,9 +57,9 @@ class State:
 
     model: encoders and head; settings: the section `loss`; alpha: of this step; epoch: t, from 1 to
     epochs; steps: training steps on theta so far, over all epochs; seed: of the run; phase: the current
-    phase of the step. memory: the method's own state, a flat dict of tensors and plain values. It is
-    saved in checkpoints and must be the same on every rank, so compute it from the gathered outputs.
-    Only `after_backward` and `on_epoch_end` may change it.
+    phase of the step; samples: rows of the training split, 0 if unknown. memory: the method's own state,
+    a flat dict of tensors and plain values. It is saved in checkpoints and must be the same on every
+    rank, so compute it from the gathered outputs. Only `after_backward` and `on_epoch_end` may change it.
     """
 
     model: MultimodalClassifier
@@ -71,6 +71,7 @@ class State:
     seed: int = 0
     phase: str = ""
     memory: dict[str, Any] = field(default_factory=dict)
+    samples: int = 0
 
     def generator(self, device: torch.device) -> torch.Generator:
         """A random generator for this step, the same on every rank and in a resumed run."""

@@ -1,7 +1,8 @@
 """ETMC: opinions of the modalities and a pseudo-view, fused by Dempster's rule.
 
-Han et al., "Trusted multi-view classification with dynamic evidential fusion", TPAMI 2023; hanmenghan/TMC.
-Differences: Dempster's rule is used in closed form, so any number of modalities takes one product.
+Han et al., "Trusted multi-view classification with dynamic evidential fusion", TPAMI 2023. Code read:
+hanmenghan/TMC at 08d0ca4. The same (tests/parity): evidence, fusion, losses, gradients, annealing, the
+prediction. Different: Dempster's rule is used in closed form, so any number of modalities takes one product.
 The authors' pseudo-view and classifiers are those of `model.fusion: multitask`, which is required.
 """
 

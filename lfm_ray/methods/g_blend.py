@@ -1,7 +1,11 @@
 """G-Blend: gradient blending.
 
-Wang, Tran and Feiszli, "What makes training multi-modal classification networks hard?", CVPR 2020.
-No code was published; the length of a super-epoch is ours.
+Wang, Tran and Feiszli, "What makes training multi-modal classification networks hard?", CVPR 2020. Code
+read: facebookresearch/VMZ at 4cc542d, which has the weighted loss, with fixed weights (its tutorial
+gradient_blending.md lists them). The same (tests/parity): that loss and its gradient. The authors did not
+publish the estimator of the weights; ours is the paper's, and equals that of another comparison
+(GeWu-Lab/BalanceBenchmark at 4c1482f) where all losses fall. Where one rises, that one takes the absolute
+value, ours gives no weight. The length of a super-epoch is ours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """Greedy: balances multimodal learning by the conditional learning speed.
 
 Wu et al., "Characterizing and overcoming the greedy nature of learning in multi-modal deep neural
-networks", ICML 2022; nyukat/greedy_multimodal_learning.
+networks", ICML 2022. Code read: nyukat/greedy_multimodal_learning at a190e03. The same (tests/parity):
+gates, logits, loss, speeds, decisions, the running mean of the first modality. Different: the authors have
+an MMTM after several blocks of the encoders; their code fills the running mean of the second modality with
+the scales of the first; and it updates the mean in passes of evaluation too.
 """
 
 from __future__ import annotations
@@ -27,12 +30,10 @@ class Greedy(Method):
     |gradient|^2 / |weights|^2, summed over the steps so far. The conditional learning speed of j is
     the base-10 logarithm of the speed of the modules that rescale it (squeeze, excite_j) over that of
     its own (encoder_j, classifier_j). When the highest and the lowest differ by more than `tolerance`,
-    the scales of the modality with the highest are replaced with their running mean for the next
-    `window` steps, so that it learns from itself alone.
+    the scales of the modality with the highest are replaced with their running mean, this step's
+    included, for the next `window` steps, so that it learns from itself alone.
 
-    Defined for two modalities; with more, the highest and the lowest are compared. The authors have an
-    MMTM after several blocks of the encoders; their code fills the running mean of the second modality
-    with the scales of the first, which is not done here.
+    Defined for two modalities; with more, the highest and the lowest are compared.
     """
 
     name: Literal["greedy"] = "greedy"
@@ -45,17 +46,22 @@ class Greedy(Method):
         """The sum over modalities, one of which may use its mean scales."""
         logits = dict(outputs.unimodal)
         if alone := state.memory.get("alone"):
-            mean = state.memory[f"scale/{alone}"]
+            mean = self.means(outputs, state)[alone]
             logits[alone] = _head(state).classifiers[alone](mean * outputs.embeddings[alone])
         smoothing = state.settings.uniform_labels
         return torch.stack([classification_loss(each, labels, smoothing) for each in logits.values()]).sum()
 
+    def means(self, outputs: Outputs, state: State) -> dict[str, Tensor]:
+        """Modality -> (d,): its scales, mean over all steps up to this one; constant."""
+        with torch.no_grad():
+            now = {name: scale.mean(dim=0) for name, scale in _head(state).scales(outputs.embeddings).items()}
+        before = {name: state.memory.get(f"scale/{name}", torch.zeros_like(mean)) for name, mean in now.items()}
+        return {name: before[name] + (mean - before[name]) / (state.steps + 1) for name, mean in now.items()}
+
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
         """Measures the speeds and chooses which modality to train alone in the next steps."""
         memory, head = state.memory, _head(state)
-        for name, scale in head.scales(outputs.embeddings).items():
-            mean = memory.get(f"scale/{name}", 0.0)
-            memory[f"scale/{name}"] = mean + (scale.mean(dim=0) - mean) / (state.steps + 1)
+        memory.update({f"scale/{name}": mean for name, mean in self.means(outputs, state).items()})
         if memory.get("alone"):
             memory["left"] -= 1
             memory["alone"] = memory["alone"] if memory["left"] else ""

@@ -1,12 +1,14 @@
 """MLA: modalities take turns through a shared head, whose gradient is projected to protect the others' features.
 
-Zhang et al., "Multimodal representation learning by alternating unimodal adaptation", CVPR 2024;
-Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation. Differences, where the published
-code deviates from the paper: the projection is updated by the paper's recursion (the code divides
-elementwise by the matrix k r, and rescales P to norm 1 at every step); a gradient is projected with P
-as the preceding steps left it (the code includes the modality's own features); the weights of a
-prediction come from each sample's own entropy (the code uses one for a whole batch, and takes the
-softmax over samples).
+Zhang et al., "Multimodal representation learning by alternating unimodal adaptation", CVPR 2024. Code read:
+Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation at ab6c184. The same (tests/parity): with
+`projection: none` the training at that commit, where the name that the code looks for (`module.weight`)
+never occurs and so nothing is projected; the weights of a prediction by each sample's own entropy, their
+functions being called sample by sample; with `weighting: mean` and `shares` the fixed weights, which are
+the code's default. Different: by default the head is protected by the paper's recursion. Where its name is
+met, the code divides elementwise by the matrix k r, rescales P to norm 1 at every step, does nothing in the
+very first, lets alpha fall from 0.1 to 0.01 within each epoch, and projects with a P that already holds the
+modality's own features. With --dynamic it weighs a whole batch at once, by a softmax over the samples.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from lfm_ray.methods.base import Method, State
@@ -58,7 +60,15 @@ class MLA(Method):
         le=100,
         description="alpha of the projection: larger values protect less (authors: 0.01 to 0.1)",
     )
+    projection: Literal["recursive", "none"] = Field(
+        "recursive", description="of the head's gradient: recursive, the paper; none, what the published code does"
+    )
     weighting: Literal["entropy", "mean"] = Field("entropy", description="weights of modalities in the prediction")
+    shares: dict[str, NonNegativeFloat] = Field(
+        {},
+        description="modality -> its weight with `mean`, default 0 if any is given (authors: 0.35 audio, 0.25 visual,"
+        " 0.4 text); empty: equal weights",
+    )
     heads: ClassVar[tuple[str, ...]] = ("shared",)
     apart: ClassVar[bool] = True
 
@@ -80,6 +90,8 @@ class MLA(Method):
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
         """Protects the head's output for this modality from subsequent steps."""
+        if self.projection == "none":
+            return
         features = outputs.embeddings[state.phase].detach().double()
         size = features.shape[1]
         before = state.memory.get(PROJECTION, torch.eye(size, dtype=torch.float64))
@@ -87,4 +99,12 @@ class MLA(Method):
 
     def predict(self, outputs: Outputs) -> Tensor:
         """The weighted logits, or the mean from the head `shared`."""
-        return entropy_weighted(outputs.unimodal) if self.weighting == "entropy" else outputs.fused
+        if self.weighting == "entropy":
+            return entropy_weighted(outputs.unimodal)
+        if not self.shares:
+            return outputs.fused
+        return torch.stack([self.shares.get(name, 0.0) * z for name, z in outputs.unimodal.items()]).sum(dim=0)
+
+    def check_modalities(self, modalities: Sequence[str]) -> None:
+        """Checks that every share belongs to a modality."""
+        self.check_names("shares", self.shares, modalities)

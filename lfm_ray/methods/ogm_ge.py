@@ -1,7 +1,9 @@
 """OGM-GE: on-the-fly gradient modulation with generalisation enhancement.
 
-Peng et al., "Balanced multimodal learning via on-the-fly gradient modulation", CVPR 2022;
-GeWu-Lab/OGM-GE_CVPR2022.
+Peng et al., "Balanced multimodal learning via on-the-fly gradient modulation", CVPR 2022. Code read:
+GeWu-Lab/OGM-GE_CVPR2022 at 343dc1d. The same (tests/parity): ratios, k, the size of the noise, the epochs,
+and with `tensors: convolutions` which tensors are changed. Different: by default k is for the whole
+encoder, as in the paper.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lfm_ray.methods.base import Method, State
+from lfm_ray.methods.base import Method, State, scale_encoders
 from lfm_ray.methods.losses import label_probability
 from lfm_ray.models.classifier import Outputs
 
@@ -26,17 +28,22 @@ class OGMGE(Method):
     k_j = 1 - tanh(a rho_j) where rho_j > 1, else by 1 (eq. 10; a is `modulation`).
 
     With `noise`, normal noise is added to the gradient of every encoder tensor with two or more
-    dimensions, with the standard deviation of that tensor's gradient before k, as in the authors' code,
-    which changes convolutions only. Here, k applies to the whole encoder, as in the paper, and
-    transformers are modulated too. The noise is the same on every rank.
+    dimensions, with the standard deviation of that tensor's gradient before k. So transformers are
+    modulated too, and biases have k without noise. The authors' code changes tensors of four dimensions
+    only, which is `tensors: convolutions`. The noise is the same on every rank.
     """
 
     name: Literal["ogm_ge"] = "ogm_ge"
     exactly_two: ClassVar[bool] = True
     modulation: float = Field(0.8, ge=0, le=10, description="alpha of the paper's eq. 10; 0: no modulation")
     noise: bool = Field(True, description="generalisation enhancement (GE); false: OGM")
+    tensors: Literal["all", "convolutions"] = Field(
+        "all", description="which of an encoder are modulated: all, the paper; convolutions, 4 dimensions, the code"
+    )
     first_epoch: int = Field(1, ge=1, description="epoch, from 1, in which modulation starts")
-    last_epoch: int | None = Field(None, ge=1, description="last epoch with modulation; null: that of the run")
+    last_epoch: int | None = Field(
+        51, ge=1, description="last epoch with modulation (authors' default: 51); null: that of the run"
+    )
 
     def active(self, state: State) -> bool:
         """Whether modulation is on in this epoch."""
@@ -53,15 +60,16 @@ class OGMGE(Method):
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
         """Adds noise after modulation, scaled by the gradient before modulation."""
-        layers = [
-            parameter.grad
-            for encoder in state.model.encoders.values()
-            for parameter in encoder.parameters()
-            if parameter.grad is not None and parameter.dim() > 1 and parameter.numel() > 1
-        ]
-        noisy = self.noise and self.active(state)
+        convolutions = self.tensors == "convolutions"
+        gradients = {
+            f"encoders.{name}": parameter.grad
+            for name, parameter in state.model.encoders.named_parameters()
+            if parameter.grad is not None and (parameter.dim() == 4 or not convolutions)
+        }
+        layers = [gradient for gradient in gradients.values() if gradient.dim() > 1 and gradient.numel() > 1]
+        noisy = self.noise and self.active(state) and bool(layers)
         scales = [deviation(gradient) for gradient in layers] if noisy else []
-        super().after_backward(outputs, labels, state)
+        scale_encoders(gradients, self.gradient_factors(outputs, labels, state))
         if noisy:
             generator = state.generator(layers[0].device)
             for gradient, scale in zip(layers, scales, strict=True):

@@ -1,7 +1,12 @@
 """PMR: prototypical modal rebalance.
 
-Fan et al., "PMR: prototypical modal rebalance for multimodal learning", CVPR 2023;
-fanyunfeng-bit/Modal-Imbalance-PMR.
+Fan et al., "PMR: prototypical modal rebalance for multimodal learning", CVPR 2023. Code read:
+fanyunfeng-bit/Modal-Imbalance-PMR at 3615e48. The same (tests/parity): distances, rho, the losses of the
+prototypes, prototypes from the same samples, the end of modulation. Different: the authors compute
+prototypes in a separate pass over a tenth of the batches in evaluation mode, before training too; here
+they are means over the epoch's training batches, at no cost, so that the first epoch has none. A class
+without a sample keeps its prototype; theirs becomes NaN. Their published commands use momentum 0,
+`prototype_weight` 2 (also 0.1 to 3) and stop the pull after 60 or 70 epochs.
 """
 
 from __future__ import annotations
@@ -26,17 +31,24 @@ class PMR(Method):
     each prototype), and rho is the sum over the batch of p_0 of the label, divided by that of p_1.
 
         L_CLS = CE(fused) + a [beta CE(p_0) + gamma CE(p_1)] - mu [gamma H(p_0) + beta H(p_1)],
-        beta = clip(1 / rho - 1, 0, 1),   gamma = clip(rho - 1, 0, 1),
+        beta = [rho < 1],   gamma = [rho > 1],
 
-    where H is the entropy, mean over the batch, used in the first epochs only. The first epoch, which
-    has no prototypes yet, is joint training. The authors compute prototypes in a separate pass over a
-    tenth of the data; here they are means over the epoch's training batches, at no cost. Their code uses
-    0 and 1 for beta and gamma, and no entropy.
+    where H is the entropy, mean over the batch, used in the first epochs only. That is `strength: binary`,
+    the authors' code, which gave the published figures and is therefore the default; it has no entropies.
+    The paper prints `clipped`, beta = clip(1 / rho - 1, 0, 1) and gamma = clip(rho - 1, 0, 1), which pulls
+    less the nearer the modalities are to each other. The first epoch, which has no prototypes yet, is
+    joint training, and so are those after `last_epoch`.
     """
 
     name: Literal["pmr"] = "pmr"
     exactly_two: ClassVar[bool] = True
     prototype_weight: float = Field(1.0, ge=0, le=100, description="a, the paper's alpha; 0: no pull")
+    strength: Literal["binary", "clipped"] = Field(
+        "binary", description="of the pull: binary, beta and gamma are 0 or 1 (the code); clipped, the paper"
+    )
+    last_epoch: int | None = Field(
+        101, ge=1, description="last epoch with a pull (authors' default: 101); null: that of the run"
+    )
     entropy_weight: float = Field(0.0, ge=0, le=100, description="mu, weight of the entropies; 0: none, as in the code")
     entropy_epochs: int = Field(10, ge=0, description="epochs with entropies (our default)")
     momentum: float = Field(0.2, ge=0, lt=1, description="share of the old prototypes in the new ones")
@@ -45,7 +57,8 @@ class PMR(Method):
         """Cross-entropies of the fused logits and of the prototype classifiers, minus the entropies."""
         loss = super().classification(outputs, labels, state)
         entropic = self.entropy_weight > 0 and state.epoch <= self.entropy_epochs
-        if "prototypes" not in state.memory or not (self.prototype_weight or entropic):
+        over = state.epoch > (self.last_epoch or state.epoch)
+        if "prototypes" not in state.memory or over or not (self.prototype_weight or entropic):
             return loss
         logits = [
             -distances(z, prototypes)
@@ -62,7 +75,8 @@ class PMR(Method):
     def slow(self, logits: list[Tensor], labels: Tensor) -> Tensor:
         """(beta, gamma): how far each modality is behind; at least one is 0."""
         chances = label_probability(torch.stack(logits).detach(), labels).sum(dim=1)
-        return (chances.flip(0) / chances - 1).clamp(0, 1)
+        behind = (chances.flip(0) / chances - 1).clamp(0, 1)
+        return (behind > 0).to(behind) if self.strength == "binary" else behind
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
         """Adds the embeddings to the sums of their classes."""

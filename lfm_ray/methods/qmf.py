@@ -1,9 +1,10 @@
 """QMF: weights modalities, per sample, by a confidence that is trained to follow their losses.
 
-Zhang et al., "Provable dynamic fusion for low-quality multimodal data", ICML 2023; QingyangZhang/QMF.
-Difference: the ranking loss adds the lead in hardness, as in the correctness ranking loss that the paper
-builds on (Moon et al., ICML 2020). In the published code, larger values mean harder instead of more
-correct, and it reverses the order but not the margin, which it subtracts.
+Zhang et al., "Provable dynamic fusion for low-quality multimodal data", ICML 2023. Code read:
+QingyangZhang/QMF at fe6c4c6, its text-and-image variant. The same (tests/parity): confidences, fusion, the
+samples' sums, their scaling, the ranking loss, gradients. Different: nothing that is known. Its RGB-D
+variant ranks before the sums are updated, has gradients through the weights of the fusion, and weighs the
+ranking by 0.1 (NYUD2) or 1 (SUN); of it, only `regulariser` is a setting here.
 """
 
 from __future__ import annotations
@@ -34,25 +35,35 @@ def confidence_weighted(logits: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([confidence(one).detach()[:, None] * one for one in logits.values()]).sum(dim=0)
 
 
-def ranking_loss(confidences: Tensor, hardness: Tensor) -> Tensor:
-    """The regulariser: of two samples, the harder should have a confidence lower by its lead in hardness.
+def ranking_loss(confidences: Tensor, hardness: Tensor, margin: float = -1.0) -> Tensor:
+    """The regulariser: of two samples, the harder should have the lower confidence.
 
     confidences, hardness: (B,), the latter from 0 to 1. Each sample is paired with the next:
-    max(0, g (w_i - w_j) + |h_i - h_j|) with g = sign(h_i - h_j), mean over the batch.
+    max(0, g (w_i - w_j) + margin |h_i - h_j|) with g = sign(h_i - h_j), mean over the batch. With margin
+    -1 an order that is wrong by up to the lead in hardness costs nothing; with 1 only one that is right by
+    at least that lead costs nothing.
     """
     lead = hardness - hardness.roll(-1)
-    return (lead.sign() * (confidences - confidences.roll(-1)) + lead.abs()).clamp_min(0).mean()
+    return (lead.sign() * (confidences - confidences.roll(-1)) + margin * lead.abs()).clamp_min(0).mean()
 
 
 class QMF(Method):
     """Losses of the confidence-weighted sum and of each modality, and a ranking loss of its confidences.
 
     A sample's hardness for a modality is the sum of its losses over all epochs so far, scaled to
-    0 ... 1 over the samples seen so far.
+    0 ... 1 over all training samples; one that has not been seen yet counts as 0.
+
+    The margin of the ranking loss is subtracted, as in the authors' code, which gave the published
+    figures. In the correctness ranking loss that the paper builds on (Moon et al., ICML 2020) it is
+    added: there, larger values mean more correct, here harder, and the code reverses the order but not
+    the margin.
     """
 
     name: Literal["qmf"] = "qmf"
     regulariser: float = Field(1.0, ge=0, le=100, description="weight of the ranking losses; 0: none")
+    margin: Literal["subtracted", "added"] = Field(
+        "subtracted", description="the lead in hardness in a ranking loss: subtracted, the code; added, Moon et al."
+    )
     heads: ClassVar[tuple[str, ...]] = ("sum",)
     follows_samples: ClassVar[bool] = True
     cannot_learn_alpha: ClassVar[str] = "has no outer loss to learn alpha from"
@@ -69,9 +80,10 @@ class QMF(Method):
         losses += [classification_loss(logits, labels) for logits in outputs.unimodal.values()]
         rows = outputs.extra[ROWS].squeeze(1).long()
         for name, sums in self._sums(outputs, labels, state).items():
-            seen = sums[sums > 0]
-            scaled = (sums[rows] - seen.min()) / (seen.max() - seen.min()).clamp_min(1e-12)
-            losses.append(self.regulariser * ranking_loss(confidence(outputs.unimodal[name]), scaled))
+            lowest = sums.min() if len(sums) >= state.samples else 0.0
+            scaled = (sums[rows] - lowest) / (sums.max() - lowest).clamp_min(1e-12)
+            ranking = ranking_loss(confidence(outputs.unimodal[name]), scaled, -1 if self.margin == "subtracted" else 1)
+            losses.append(self.regulariser * ranking)
         return torch.stack(losses).sum()
 
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:

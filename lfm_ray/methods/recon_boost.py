@@ -1,10 +1,14 @@
 """ReconBoost: modalities take turns correcting the predictions of the others.
 
-Hua et al., "ReconBoost: boosting can achieve modality reconcilement", ICML 2024; huacong/ReconBoost.
-Differences: the loss is divided by the constants of the published code (the weight of the
-cross-entropy, the number of classes), which leaves the ratio of its two weights, 1 : 5, as
-`reconcilement`; the memory consolidation has a gradient, as in the paper (the published code detaches
-both sides, so there it has no effect); there are no pretrained encoders, and no trained rate.
+Hua et al., "ReconBoost: boosting can achieve modality reconcilement", ICML 2024. Code read:
+huacong/ReconBoost at 14ab57a. The same (tests/parity): the boosting loss and its gradient, the value of the
+consolidation, the order of turns, and with `model.fusion: boosted` the head and the trained rate. The loss
+is theirs times C / w1, where C is the number of classes and w1 the weight of the cross-entropy; to have
+the size of their steps, multiply the learning rate by w1 / C. Different: the memory consolidation has a
+gradient, as in the paper (the code detaches both sides, so there it has no effect; `consolidation: 0` is
+its training); the optimiser keeps its state over all stages (a new one for each there); no encoder has
+been trained before. In the first stage without such encoders their others are one random number, which
+makes the loss a multiple of the cross-entropy; ours are what the untrained modalities say.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from lfm_ray.methods.base import Method, State
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.fusion import Boosted
 
 
 def boosting_loss(own: Tensor, others: Tensor, labels: Tensor, reconcilement: float) -> Tensor:
@@ -39,13 +44,21 @@ class ReconBoost(Method):
     """Alternating stages: one modality boosts the others, then all are rectified together, then the next one."""
 
     name: Literal["recon_boost"] = "recon_boost"
-    reconcilement: float = Field(0.2, ge=0, le=1, description="how far samples that the others know are down-weighted")
+    reconcilement: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="how far samples that the others know are down-weighted (authors: 1/5, AVE and ModelNet40 1/4)",
+    )
     consolidation: float = Field(
-        0.5, ge=0, le=100, description="weight of the pull towards the modality of the previous turn"
+        0.5, ge=0, le=100, description="the pull towards the modality of the previous turn (authors: 0.5)"
+    )
+    cross_entropy_weight: float = Field(
+        5.0, gt=0, le=100, description="w1: the pull's weight is consolidation C / w1 (authors: 5, AVE, ModelNet40 4)"
     )
     stage_epochs: int = Field(1, ge=0, description="epochs per turn of a modality (authors: 4); 0: joint training")
     rectify_epochs: int = Field(1, ge=0, description="epochs after each turn that train all modalities (authors: 4)")
-    heads: ClassVar[tuple[str, ...]] = ("sum",)
+    heads: ClassVar[tuple[str, ...]] = ("sum", "boosted")
     apart: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -66,13 +79,16 @@ class ReconBoost(Method):
         if turn is None:
             return super().classification(outputs, labels, state)
         own, before = (outputs.unimodal[name] for name in turn)
-        loss = boosting_loss(own, outputs.fused - own, labels, self.reconcilement)
+        head = state.model.head
+        rate = head.rate if isinstance(head, Boosted) else 1.0
+        loss = boosting_loss(own, outputs.fused - rate * own, labels, self.reconcilement)
         first = state.epoch <= self.stage_epochs  # there is nothing to preserve yet
-        return loss if first else loss + self.consolidation * memory_loss(own, before)
+        weight = self.consolidation * own.shape[1] / self.cross_entropy_weight
+        return loss if first else loss + weight * memory_loss(own, before)
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
-        """During a modality's turn, the gradient of its own parameters only."""
+        """During a modality's turn, the gradient of its own parameters and of a classifier that all share."""
         if (turn := self.turn(state)) is None:
             return terms[0]
-        own = tuple(f"{part}.{turn[0]}." for part in ("encoders", "projections", "head.classifiers"))
+        own = (*(f"{part}.{turn[0]}." for part in ("encoders", "projections", "head.classifiers")), "head.classifier.")
         return {name: value for name, value in terms[0].items() if name.startswith(own) or name == "log_tau"}

@@ -47,8 +47,8 @@ class ModelSettings(Settings):
     fusion: str = Field(
         "sum",
         validate_default=False,
-        description="how modalities are fused: sum, weight, concat, multitask, shared, affine, gated, channel,"
-        " ml_lstm (lfm_ray/models/fusion.py)",
+        description="how modalities are fused: sum, weight, concat, multitask, shared, boosted, affine, gated,"
+        " channel, ml_lstm (lfm_ray/models/fusion.py)",
     )
     fusion_settings: dict[str, Any] = Field({}, description="settings of a fusion head that has any")
 

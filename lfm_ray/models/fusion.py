@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from lfm_ray.errors import UserError
@@ -129,6 +130,34 @@ class Shared(Head):
         return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
 
 
+class BoostedSettings(Settings):
+    """Settings of the head `boosted`."""
+
+    hidden: int = Field(256, ge=1, description="size of the hidden layer (ReconBoost: 256)")
+    rate: float = Field(1.0, gt=0, le=10, description="c before training (ReconBoost: 1, MView40 0.5; 1.27 at the end)")
+
+
+class Boosted(Head):
+    """One network of two layers serves every modality: l_j = W_2 ReLU(W_1 z_j + b_1) + b_2, fused = c sum_j l_j.
+
+    c is trained. As in ReconBoost (ICML 2024; huacong/ReconBoost at 14ab57a; equal: tests/parity).
+    """
+
+    settings_class = BoostedSettings
+
+    def __init__(
+        self, modalities: Sequence[str], embedding_size: int, classes: int, hidden: int = 256, rate: float = 1.0
+    ) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.classifier = nn.Sequential(nn.Linear(embedding_size, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        self.rate = nn.Parameter(torch.tensor(rate))
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j."""
+        unimodal = {name: self.classifier(embeddings[name]) for name in self.modalities}
+        return self.rate * torch.stack(list(unimodal.values())).sum(dim=0), unimodal
+
+
 class Affine(Head):
     """FiLM (Perez et al., AAAI 2018): the first modality scales and shifts the second, channel by channel.
 
@@ -177,18 +206,33 @@ class Gated(Head):
         return self.classifier(self.gate(first).sigmoid() * self.value(second))
 
 
+class ChannelSettings(Settings):
+    """Settings of the head `channel`; `{gate: 2, squeeze: 0.25}` is MMTM as the paper prints it."""
+
+    gate: float = Field(1.0, gt=0, le=10, description="factor of the sigmoid (MMTM's paper: 2; its code: 1)")
+    squeeze: float = Field(
+        0.5, gt=0, le=10, description="entries of s over those of all embeddings (MMTM's paper: 1/4; its code: 1/2)"
+    )
+
+
 class Channel(Head):
     """Channel-wise fusion by a multimodal transfer module (MMTM, Joze et al., CVPR 2020), on embeddings.
 
-    s = ReLU(U [z_1; ...; z_m] + a) with m d / 4 entries, as the paper sets it; each modality's
-    channels are rescaled by 2 sigmoid(V_j s + c_j), and l_j = W_j (2 sigmoid(V_j s + c_j) * z_j) + b_j.
-    The fused logits are the mean of the l_j, as in MMTM's late fusion of two streams. The paper's
-    squeeze, a mean over space, is left to the encoders, so encoders of any kind can be used.
+    s = ReLU(U [z_1; ...; z_m] + a) with `squeeze` m d entries; each modality's channels are rescaled by
+    g_j = `gate` sigmoid(V_j s + c_j), and l_j = W_j (g_j * z_j) + b_j. The fused logits are the mean of the
+    l_j, as in MMTM's late fusion of two streams. The defaults are those of the code that was read,
+    haamoon/mmtm at 1c81cfe and nyukat/greedy_multimodal_learning at a190e03 (equal: tests/parity). The
+    squeeze over space, a mean, is left to the encoders, so encoders of any kind can be used.
     """
 
-    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
+    settings_class = ChannelSettings
+
+    def __init__(
+        self, modalities: Sequence[str], embedding_size: int, classes: int, gate: float = 1.0, squeeze: float = 0.5
+    ) -> None:
         super().__init__(modalities, embedding_size, classes)
-        joint = max(1, embedding_size * len(self.modalities) // 4)
+        self.gate = gate
+        joint = max(1, int(squeeze * embedding_size * len(self.modalities)))
         self.squeeze = nn.Linear(embedding_size * len(self.modalities), joint)
         self.excite = nn.ModuleDict({name: nn.Linear(joint, embedding_size) for name in modalities})
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
@@ -200,9 +244,9 @@ class Channel(Head):
         return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
 
     def scales(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """2 sigmoid(V_j s + c_j), (B, d), of each modality."""
+        """g_j, (B, d), of each modality."""
         joint = self.squeeze(torch.cat([embeddings[name] for name in self.modalities], dim=1)).relu()
-        return {name: 2 * excite(joint).sigmoid() for name, excite in self.excite.items()}
+        return {name: self.gate * excite(joint).sigmoid() for name, excite in self.excite.items()}
 
 
 class MultiLayerLSTM(Head):
@@ -245,6 +289,7 @@ FUSION_HEADS: Registry[type[Head]] = Registry(
         "concat": "lfm_ray.models.fusion:Concat",
         "multitask": "lfm_ray.models.fusion:Multitask",
         "shared": "lfm_ray.models.fusion:Shared",
+        "boosted": "lfm_ray.models.fusion:Boosted",
         "affine": "lfm_ray.models.fusion:Affine",
         "gated": "lfm_ray.models.fusion:Gated",
         "channel": "lfm_ray.models.fusion:Channel",

@@ -141,6 +141,7 @@ class Trainer:
             config.seed,
             phase,
             self.memory,
+            self.card.rows("train"),
         )
 
     def losses(self, batch: Batch, through: nn.Module | None = None, state: State | None = None) -> Losses:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import permutations
 from types import SimpleNamespace
@@ -54,6 +55,27 @@ def test_coefficients_worked_out_by_hand() -> None:
     assert float(kappa["audio"]) == pytest.approx(torch.exp(torch.tensor(a * (1.2214028 - 2.7182818))).item())
     assert float(kappa["image"]) == pytest.approx(torch.exp(torch.tensor(a * (0.8187308 - 0.3678794))).item())
     assert float(kappa["audio"]) < 1 < float(kappa["image"])
+
+
+def test_the_exponent_is_bounded_and_modulation_ends() -> None:
+    """Scores 0.2 and 3.2: audio was that far ahead before, and is level now, so tau - r is e^3 - 1."""
+    mean, now = torch.tensor([0.2, 3.2]).double(), torch.tensor([1.0, 1.0]).double()
+    assert AGM(modulation=1).coefficients(mean, now)[0].item() == pytest.approx(math.exp(10))
+    assert AGM(highest_exponent=7).coefficients(mean, now)[0].item() == pytest.approx(math.exp(7))
+    assert AGM(highest_exponent=None).coefficients(mean, now)[0].item() == pytest.approx(math.exp(math.exp(3) - 1))
+    assert [AGM().active(replace(state(), epoch=epoch)) for epoch in (20, 21)] == [True, False]
+    assert AGM(last_epoch=None).active(replace(state(), epoch=1000))
+
+
+def test_the_heads_gradient_is_clipped_where_an_entry_is_above_one() -> None:
+    head = FUSION_HEADS["concat"](NAMES[:2], 5, 3).double()
+    for largest, norm in ((0.9, None), (3.0, 1.0)):
+        for parameter in head.parameters():
+            parameter.grad = torch.full_like(parameter, largest)
+        with torch.no_grad():
+            AGM(modulation=0, head_clip=1).after_backward(outputs(), LABELS, state(model=SimpleNamespace(head=head)))
+        found = torch.cat([parameter.grad.flatten() for parameter in head.parameters()])
+        assert found.norm().item() == pytest.approx(0.9 * len(found) ** 0.5 if norm is None else norm, rel=1e-5)
 
 
 def test_the_mean_scores_are_those_of_all_steps() -> None:

@@ -22,7 +22,7 @@ def made() -> Outputs:
 
 def test_the_loss_worked_out_by_hand() -> None:
     """d = (0.01, 0) for the first sample, which is fused, and (0.16, 0.04) for the second, which is not."""
-    method = DOMFN(eta=0.3, gamma=0.1)
+    method = DOMFN(eta=0.3, gamma=0.1, squeeze=False)
     torch.testing.assert_close(
         method.divergences(made()), torch.tensor([[0.01, 0.16], [0.0, 0.04]], dtype=torch.float64)
     )
@@ -34,17 +34,33 @@ def test_the_loss_worked_out_by_hand() -> None:
     assert found.item() == pytest.approx(((first + second) / 2).item(), rel=1e-9)
 
 
+def test_the_loss_of_sigmoids_worked_out_by_hand() -> None:
+    """One sample of label 0. Sigmoids: fused (1/2, 1/2), audio (3/4, 1/2), image (1/2, 1/2), so d = (1/16, 0)."""
+    third = torch.log(torch.tensor(3.0, dtype=torch.float64))
+    zero = torch.zeros(1, 2, dtype=torch.float64)
+    audio, fused = torch.stack([third, 0 * third])[None], zero.clone().requires_grad_()
+    one = Outputs(fused, {"audio": audio, "image": zero}, {})
+    c = torch.log1p(torch.exp(torch.tensor([0.5 - 0.75, 0.0, 0.0], dtype=torch.float64)))  # audio, image, fused
+    expected = (c[:2] ** 2).sum() / 2 - 0.5 / 16 + c.sum()
+    loss = DOMFN().classification(one, LABELS[:1], state())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    loss.backward()  # by d: - 0.5 * 2 * (1/2 - 3/4) * 1/4, and by c: -1/2 * 1/4, 1/2 * 1/4
+    assert fused.grad is not None
+    assert fused.grad[0].tolist() == pytest.approx([0.0625 - 0.125, 0.125])
+
+
 def test_a_sample_on_which_modalities_diverge_is_judged_by_the_surer_one() -> None:
-    method, one = DOMFN(gamma=0.1), made()
+    method, one = DOMFN(gamma=0.1, squeeze=False), made()
     found = method.predict(one)
     assert torch.equal(found[0], one.fused[0])
     assert torch.equal(found[1], one.unimodal["audio"][1])
-    assert torch.equal(DOMFN(gamma=1).predict(one), one.fused)
+    assert torch.equal(DOMFN(gamma=1, squeeze=False).predict(one), one.fused)
+    assert torch.equal(DOMFN(gamma=1).predict(one), one.fused.sigmoid())
 
 
 def test_the_fusion_learns_from_samples_that_are_fused_alone() -> None:
     one = made()
-    DOMFN(gamma=0.1).classification(one, LABELS, state()).backward()
+    DOMFN(gamma=0.1, squeeze=False).classification(one, LABELS, state()).backward()
     assert one.fused.grad is not None
     assert one.fused.grad[0].abs().sum() > 0
     assert one.fused.grad[1].abs().sum() == 0

@@ -48,6 +48,14 @@ def test_common_direction_is_the_shortest_in_the_simplex_and_descends_for_both()
     assert conflicts > 10
 
 
+def test_each_tensor_is_lengthened_on_its_own_where_that_is_asked_for() -> None:
+    """The same shortest combination (0.2, 0.4), doubled: its entries against those of the sum, 0 and 1."""
+    found = mmpareto.common_direction(
+        [torch.tensor([1.0]), torch.tensor([0.0])], [torch.tensor([-1.0]), torch.tensor([1.0])], 1.5, by_tensor=True
+    )
+    assert torch.cat(found).tolist() == pytest.approx([1.5 * 0.4, 1.5 * 1])
+
+
 def test_gradients_at_right_angles_are_weighed_by_the_shortest_combination() -> None:
     # w = 1 / 5: twice (0.4, 0.8), whose length sqrt(3.2) is brought to that of (2, 1)
     found = common_direction(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 1.0]), 1.0)

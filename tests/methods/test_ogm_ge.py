@@ -76,7 +76,8 @@ def test_modalities_that_are_level_are_not_modulated() -> None:
 def test_the_epochs_given_are_both_modulated() -> None:
     method = OGMGE(first_epoch=2, last_epoch=3)
     assert [method.active(replace(state(), epoch=epoch)) for epoch in (1, 2, 3, 4)] == [False, True, True, False]
-    assert OGMGE().active(replace(state(), epoch=1000))
+    assert [OGMGE().active(replace(state(), epoch=epoch)) for epoch in (51, 52)] == [True, False]
+    assert OGMGE(last_epoch=None).active(replace(state(), epoch=1000))
     assert not OGMGE(modulation=0).active(state())
 
 
@@ -110,6 +111,14 @@ def test_noise_is_added_to_weights_of_more_than_one_entry_and_drawn_anew_at_ever
     assert torch.equal(modulated(OGMGE(), seed=1, steps=2)[1]["encoders.audio.weight"], after["encoders.audio.weight"])
     other = modulated(OGMGE(), seed=1, steps=3)[1]["encoders.audio.weight"]
     assert (other - after["encoders.audio.weight"]).std().item() > 3
+
+
+def test_convolutions_alone_are_changed_where_that_is_asked_for() -> None:
+    before, after = modulated(OGMGE(tensors="convolutions"))
+    model = small_model()
+    for name, parameter in model.named_parameters():  # none has four dimensions
+        assert torch.equal(after[name], cast(torch.Tensor, parameter.grad))
+    assert not torch.equal(before["encoders.audio.weight"], after["encoders.audio.weight"])
 
 
 @pytest.mark.parametrize("method", [OGMGE(noise=False), OGMGE(first_epoch=2), OGMGE(modulation=0)])

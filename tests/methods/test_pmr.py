@@ -21,7 +21,7 @@ def test_terms_worked_out_by_hand() -> None:
     made = replace(outputs(), fused=torch.zeros(2, 2, dtype=torch.float64))
     made = replace(made, embeddings={"audio": AUDIO.clone().requires_grad_(), "image": IMAGE.clone().requires_grad_()})
     labels = torch.tensor([0, 1])
-    method = PMR(prototype_weight=0.3, entropy_weight=0.2, entropy_epochs=1)
+    method = PMR(strength="clipped", prototype_weight=0.3, entropy_weight=0.2, entropy_epochs=1)
     loss = method.classification(made, labels, state(memory={"prototypes": PROTOTYPES}))
     p = 1 / (1 + math.exp(-5))
     gamma = 2 * p - 1
@@ -29,6 +29,22 @@ def test_terms_worked_out_by_hand() -> None:
     assert loss.item() == pytest.approx(math.log(2) + 0.3 * gamma * math.log(2) - 0.2 * gamma * entropy, rel=1e-6)
     later = replace(state(memory={"prototypes": PROTOTYPES}), epoch=2)
     assert method.classification(made, labels, later).item() == pytest.approx(math.log(2) * (1 + 0.3 * gamma), rel=1e-6)
+    whole = PMR(prototype_weight=0.3).classification(made, labels, later)  # the authors' code: 0 or 1
+    assert whole.item() == pytest.approx(1.3 * math.log(2), rel=1e-6)
+
+
+def test_modalities_that_are_level_are_not_pulled() -> None:
+    level = [torch.zeros(2, 2), torch.zeros(2, 2)]
+    for strength in ("binary", "clipped"):
+        assert PMR(strength=strength).slow(level, torch.tensor([0, 1])).tolist() == [0, 0]
+
+
+def test_after_the_last_epoch_there_is_no_pull() -> None:
+    made = replace(outputs(), fused=torch.zeros(2, 2, dtype=torch.float64), embeddings={"audio": AUDIO, "image": IMAGE})
+    for epoch, pulled in ((3, True), (4, False)):
+        at = replace(state(memory={"prototypes": PROTOTYPES}), epoch=epoch)
+        loss = PMR(last_epoch=3).classification(made, torch.tensor([0, 1]), at)
+        assert (loss.item() > 1.5 * math.log(2)) == pulled
 
 
 def test_only_the_slower_modality_is_drawn_to_its_prototypes() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -28,14 +30,24 @@ def test_logits_are_weighed_by_confidences_without_gradient() -> None:
     assert first.grad[0].tolist() == pytest.approx([weights[0], 0])
 
 
-def test_the_harder_sample_is_to_be_less_confident_by_its_lead() -> None:
+def test_of_two_samples_the_harder_is_to_be_less_confident_and_a_lead_is_let_off() -> None:
+    # Pairs (1, 2), (2, 3), (3, 1): hardness leads -0.5, -0.5, 1; confidences 0, 0, -0.7 too high, then 1.2 - 1
+    hardness = torch.tensor([0.0, 0.5, 1.0])
+    assert ranking_loss(torch.tensor([2.0, 1.0, 0.0]), hardness).item() == 0
+    assert ranking_loss(torch.tensor([0.0, 0.0, 0.7]), hardness).item() == pytest.approx(0.2 / 3)
+    assert ranking_loss(torch.tensor([0.0, 0.0, 1.2]), hardness).item() == pytest.approx((0.7 + 0.2) / 3)
+
+
+def test_with_the_margin_added_the_harder_sample_is_to_be_less_confident_by_its_lead() -> None:
     # Pairs (1, 2), (2, 3), (3, 1): hardness leads -0.5, -0.5, 1
     hardness = torch.tensor([0.0, 0.5, 1.0])
-    right = ranking_loss(torch.tensor([2.0, 1.0, 0.0]), hardness)  # 1 - 1 ... far enough apart, in the right order
+    right = ranking_loss(
+        torch.tensor([2.0, 1.0, 0.0]), hardness, margin=1
+    )  # 1 - 1 ... far enough apart, in the right order
     assert right.item() == 0
-    wrong = ranking_loss(torch.tensor([0.0, 0.0, 0.7]), hardness)
+    wrong = ranking_loss(torch.tensor([0.0, 0.0, 0.7]), hardness, margin=1)
     assert wrong.item() == pytest.approx((0.5 + 1.2 + 1.7) / 3)
-    equal = ranking_loss(torch.tensor([3.0, 1.0]), torch.tensor([0.4, 0.4]))
+    equal = ranking_loss(torch.tensor([3.0, 1.0]), torch.tensor([0.4, 0.4]), margin=1)
     assert equal.item() == 0
 
 
@@ -60,9 +72,13 @@ def test_the_losses_of_a_sample_add_up_under_its_row() -> None:
     assert not at.memory["audio"].requires_grad
 
 
+@pytest.mark.parametrize(("margin", "sign_of_margin"), [("subtracted", -1), ("added", 1)])
+@pytest.mark.parametrize("samples", [0, 9])
 @pytest.mark.parametrize("regulariser", [0.0, 0.5])
-def test_the_loss_by_its_definition(regulariser: float) -> None:
-    """Hardness: the losses of all epochs, scaled from 0 for the easiest of the samples seen to 1 for the hardest."""
+def test_the_loss_by_its_definition(
+    regulariser: float, samples: int, margin: Literal["subtracted", "added"], sign_of_margin: int
+) -> None:
+    """Hardness: the losses of all epochs, scaled to 0 ... 1 over all samples; those that were not seen have none."""
     made, rows = seen([3, 0, 5, 1]), [3, 0, 5, 1]
     memory = {"audio": torch.tensor([1.0, 9.0, 2.0, 0.5]).double(), "image": torch.tensor([0.0, 4.0]).double()}
     expected = F.cross_entropy(confidence_weighted(made.unimodal), LABELS).item()
@@ -72,14 +88,15 @@ def test_the_loss_by_its_definition(regulariser: float) -> None:
         sums = dict(enumerate(memory[name].tolist()))
         for row, loss in zip(rows, losses, strict=True):
             sums[row] = sums.get(row, 0) + loss
-        values = [value for value in sums.values() if value > 0]
+        values = [sums.get(row, 0.0) for row in range(samples or 6)]
         hardness = [(sums[row] - min(values)) / (max(values) - min(values)) for row in rows]
         w = [math.log(sum(math.exp(entry) for entry in sample)) / 10 for sample in z.tolist()]
         for i, j in ((0, 1), (1, 2), (2, 3), (3, 0)):
             sign = 1 if hardness[i] > hardness[j] else -1
-            expected += regulariser * max(0, sign * (w[i] - w[j]) + abs(hardness[i] - hardness[j])) / 4
-    method = QMF(regulariser=regulariser)
-    found = method.classification(made, LABELS, state(memory=dict(memory)))
+            lead = sign_of_margin * abs(hardness[i] - hardness[j])
+            expected += regulariser * max(0, sign * (w[i] - w[j]) + lead) / 4
+    method = QMF(regulariser=regulariser, margin=margin)
+    found = method.classification(made, LABELS, replace(state(memory=dict(memory)), samples=samples))
     assert found.item() == pytest.approx(expected, rel=1e-9)
     assert torch.equal(method.predict(made), confidence_weighted(made.unimodal))
 

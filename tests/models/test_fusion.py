@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lfm_ray.errors import UserError
-from lfm_ray.models.fusion import FUSION_HEADS, Head, check_head
+from lfm_ray.models.classifier import ModelSettings
+from lfm_ray.models.fusion import FUSION_HEADS, Channel, Head, check_head
 
 B, D, C = 4, 6, 3
 NAMES = {1: ["audio"], 2: ["audio", "image"], 3: ["audio", "image", "text"]}
@@ -78,9 +79,9 @@ def by_gated(w: Weights, z: list[Tensor], names: list[str]) -> Both:
 def by_channel(w: Weights, z: list[Tensor], names: list[str]) -> Both:
     joint = linear(w, "squeeze", torch.cat(z, dim=1))
     joint = torch.where(joint > 0, joint, 0.0)
-    assert joint.shape == (B, max(1, D * len(z) // 4))
+    assert joint.shape == (B, max(1, D * len(z) // 2))
     alone = [
-        linear(w, f"classifiers.{name}", 2 * sigmoid(linear(w, f"excite.{name}", joint)) * value)
+        linear(w, f"classifiers.{name}", sigmoid(linear(w, f"excite.{name}", joint)) * value)
         for name, value in zip(names, z, strict=True)
     ]
     return sum(alone, torch.zeros(B, C)) / len(z), alone
@@ -98,12 +99,33 @@ def by_ml_lstm(w: Weights, z: list[Tensor], names: list[str]) -> Both:
     return read(z), [read([value]) for value in z]
 
 
+def by_boosted(w: Weights, z: list[Tensor], names: list[str]) -> Both:
+    alone = []
+    for value in z:
+        hidden = linear(w, "classifier.0", value)
+        alone.append(linear(w, "classifier.2", torch.where(hidden > 0, hidden, 0.0)))
+    return w["rate"] * sum(alone, torch.zeros(B, C)), alone
+
+
+def test_the_transfer_module_of_its_paper_has_a_gate_of_two_and_a_squeeze_of_a_quarter() -> None:
+    code, paper = Channel(["a", "v"], 8, 3), Channel(["a", "v"], 8, 3, gate=2, squeeze=0.25)
+    assert (code.squeeze.out_features, paper.squeeze.out_features) == (8, 4)
+    half = Channel(["a", "v"], 8, 3, gate=2)
+    half.load_state_dict(code.state_dict())
+    z = {name: torch.randn(4, 8) for name in "av"}
+    for name, scale in half.scales(z).items():
+        torch.testing.assert_close(scale, 2 * code.scales(z)[name])
+    settings = ModelSettings(fusion="channel", fusion_settings={"gate": 2})
+    assert settings.fusion_settings == {"gate": 2, "squeeze": 0.5}
+
+
 INDEPENDENT: dict[str, Callable[[Weights, list[Tensor], list[str]], Both]] = {
     "sum": by_sum,
     "weight": by_weight,
     "concat": by_concat,
     "multitask": by_multitask,
     "shared": by_shared,
+    "boosted": by_boosted,
     "affine": by_affine,
     "gated": by_gated,
     "channel": by_channel,

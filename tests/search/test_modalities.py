@@ -38,7 +38,8 @@ def test_methods_of_two_modalities_are_left_out_with_all_that_is_theirs(whole: S
     assert left is not None
     assert all_of_them is not None
     assert set(left) == set(all_of_them) - OF_TWO
-    gone = {"method.noise", "method.prototype_weight", "method.momentum", "method.eta", "method.gamma"}
+    gone = {"method.noise", "method.prototype_weight", "method.momentum", "method.eta", "method.gamma",
+            "method.strength", "method.squeeze"}  # fmt: skip
     assert set(whole.search) - set(space.search) == gone
     assert space.search["method.modulation"].when == {"method.name": ["agm"]}
     assert set(whole.points) - set(space.points) == {"OGM-GE"}
