@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lfm_ray.methods.losses import ConvexPart, infonce_of_similarities, js_of_probabilities
+from lfm_ray.methods.losses import (
+    ConvexPart,
+    infonce_of_similarities,
+    js_of_probabilities,
+    kl_to_mean_of_probabilities,
+)
 from lfm_ray.optimization.hypergradient import (
     conjugate_gradients,
     flat_gradient,
@@ -191,7 +196,11 @@ def stage_of(kind: str, outputs: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack([F.softmax(output, dim=1) for output in outputs])
 
 
-LOSSES = {"infonce": infonce_of_similarities, "js": js_of_probabilities}
+LOSSES = {
+    "infonce": infonce_of_similarities,
+    "js": js_of_probabilities,
+    "kl_to_mean": kl_to_mean_of_probabilities,
+}
 
 
 @pytest.mark.parametrize("kind", LOSSES)

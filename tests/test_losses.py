@@ -12,6 +12,8 @@ from lfm_ray.methods.losses import (
     infonce,
     js_divergence,
     js_of_probabilities,
+    kl_to_mean,
+    kl_to_mean_of_probabilities,
     label_probability,
     matching_loss,
     matching_parts,
@@ -49,6 +51,16 @@ def js_by_definition(a: np.ndarray, b: np.ndarray) -> float:
     return total / len(a)
 
 
+def kl_to_mean_by_definition(a: np.ndarray, b: np.ndarray) -> float:
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        p, q = np.exp(x) / np.exp(x).sum(), np.exp(y) / np.exp(y).sum()
+        m = (p + q) / 2
+        total += 0.5 * sum(mi * math.log(mi / pi) for pi, mi in zip(p, m, strict=True))
+        total += 0.5 * sum(mi * math.log(mi / qi) for qi, mi in zip(q, m, strict=True))
+    return total / len(a)
+
+
 @pytest.mark.parametrize("tau", [0.07, 0.5, 2.0])
 def test_infonce_against_its_definition(tau: float) -> None:
     z, w = draw(B, D), draw(B, D, seed=1)
@@ -67,13 +79,41 @@ def test_js_is_zero_for_equal_predictions_and_at_most_log_two() -> None:
     assert float(js_divergence(far, -far)) == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_kl_to_mean_against_its_definition(scale: float) -> None:
+    a, b = scale * draw(B, C), scale * draw(B, C, seed=1)
+    assert float(kl_to_mean(a, b)) == pytest.approx(kl_to_mean_by_definition(a.numpy(), b.numpy()), rel=1e-10)
+
+
+def test_kl_to_mean_is_zero_for_equal_predictions_and_has_no_bound() -> None:
+    a = draw(B, C)
+    assert float(kl_to_mean(a, a + 7.0)) == pytest.approx(0, abs=1e-12)
+    far = torch.tensor([[600.0, -600.0]], requires_grad=True)  # p = (1, 0), q = (0, 1): log p is -1200
+    loss = kl_to_mean(far, -far.detach())
+    assert loss.item() == pytest.approx(1200 / 2 - math.log(2), rel=1e-6)
+    loss.backward()
+    assert far.grad is not None
+    assert far.grad[0].tolist() == pytest.approx([0.25, -0.25])  # still drawn to the other
+
+
+def test_kl_to_mean_is_close_to_js_for_small_logits() -> None:
+    a, b = 0.01 * draw(B, C), 0.01 * draw(B, C, seed=1)
+    assert float(kl_to_mean(a, b)) == pytest.approx(float(js_divergence(a, b)), rel=1e-3)
+
+
+def test_kl_to_mean_is_convex_in_the_probabilities() -> None:
+    both = torch.softmax(2 * draw(2, 3, C), dim=2)
+    hessian = torch.autograd.functional.hessian(kl_to_mean_of_probabilities, both).reshape(both.numel(), -1)
+    assert torch.linalg.eigvalsh(hessian).min() > -1e-9
+
+
 def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes() -> None:
     assert float(classification_loss(torch.zeros(B, C), torch.zeros(B, dtype=torch.int64))) == pytest.approx(
         math.log(C)
     )
 
 
-@pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence])
+@pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence, kl_to_mean])
 def test_matching_is_symmetric_and_ignores_the_order_of_the_batch(loss) -> None:
     a, b = draw(B, C), draw(B, C, seed=1)
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -82,7 +122,7 @@ def test_matching_is_symmetric_and_ignores_the_order_of_the_batch(loss) -> None:
     assert float(loss(a, b[order])) != pytest.approx(float(loss(a, b)), rel=1e-3)  # pairs matter
 
 
-@pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence])
+@pytest.mark.parametrize("loss", [lambda a, b: infonce(a, b, 0.3), js_divergence, kl_to_mean])
 def test_gradients(loss) -> None:
     a, b = draw(B, C).requires_grad_(), draw(B, C, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(loss, (a, b))
@@ -113,6 +153,8 @@ def test_three_modalities_are_matched_pairwise() -> None:
     assert float(matching_loss(outputs, LossSettings(matching="infonce", tau=0.2))) == pytest.approx(expected)
     expected = np.mean([js_by_definition(logits[a].numpy(), logits[b].numpy()) for a, b in pairs])
     assert float(matching_loss(outputs, LossSettings(matching="js"))) == pytest.approx(expected)
+    expected = np.mean([kl_to_mean_by_definition(logits[a].numpy(), logits[b].numpy()) for a, b in pairs])
+    assert float(matching_loss(outputs, LossSettings(matching="kl_to_mean"))) == pytest.approx(expected)
 
 
 def test_a_single_modality_has_nothing_to_match() -> None:
@@ -130,7 +172,7 @@ def test_uniform_labels_mix_the_targets(u: float) -> None:
     assert torch.autograd.gradcheck(lambda z: classification_loss(z, labels, u), logits.requires_grad_())
 
 
-@pytest.mark.parametrize("matching", ["infonce", "js"])
+@pytest.mark.parametrize("matching", ["infonce", "js", "kl_to_mean"])
 def test_the_convex_parts_add_up_to_the_matching_loss_and_its_gradient(matching: str) -> None:
     settings = LossSettings(matching=matching, tau=0.3)
     z = [draw(B, D, seed=i).requires_grad_() for i in range(3)]
@@ -154,7 +196,7 @@ def test_projections_are_matched_where_there_are_any_and_a_learned_tau_is_used()
     assert float(matching_loss(outputs, LossSettings(tau=0.2))) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("matching", ["infonce", "js"])
+@pytest.mark.parametrize("matching", ["infonce", "js", "kl_to_mean"])
 def test_the_convex_parts_of_three_modalities_are_those_of_the_projections_and_of_alpha(matching: str) -> None:
     settings, alpha = LossSettings(matching=matching, tau=0.2), 0.4
     names = ("rgb", "depth", "flow")

@@ -33,7 +33,7 @@ def test_lfm_weighs_the_losses_by_alpha() -> None:
     assert losses.total.item() == pytest.approx((0.7 * classification + 0.3 * matching).item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("matching", ["infonce", "js"])
+@pytest.mark.parametrize("matching", ["infonce", "js", "kl_to_mean"])
 def test_the_convex_parts_of_lfm_add_up_to_its_total(matching: str) -> None:
     losses = METHODS["lfm"]().loss(outputs(), LABELS, state(0.3, matching=matching, uniform_labels=0.2))
     assert losses.parts is not None

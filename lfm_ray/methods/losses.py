@@ -1,7 +1,8 @@
-"""L_CLS and the two forms of L_MM (paper sections 3.1 and 3.2, and the official code)."""
+"""L_CLS and the three forms of L_MM (paper sections 3.1 and 3.2, and the official code)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,8 +20,10 @@ from lfm_ray.settings import Settings
 class LossSettings(Settings):
     """The classification loss L_CLS and the modality-matching loss L_MM."""
 
-    matching: Literal["infonce", "js"] = Field("infonce", description="infonce: the paper; js: the official code")
-    tau: float = Field(0.2, gt=0, le=10, description="temperature of InfoNCE; js has none")
+    matching: Literal["infonce", "js", "kl_to_mean"] = Field(
+        "infonce", description="infonce: the paper; kl_to_mean: the official code; js: Jensen-Shannon divergence"
+    )
+    tau: float = Field(0.2, gt=0, le=10, description="temperature of InfoNCE; the others have none")
     learn_tau: bool = Field(False, description="learn tau with theta, from the given value, within 0.01 ... 10")
     uniform_labels: float = Field(
         0.0, ge=0, le=1, description="u: targets are (1 - u) one-hot + u uniform (paper, Figure 1)"
@@ -62,8 +65,8 @@ def label_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 def matching_loss(outputs: Outputs, settings: LossSettings) -> Tensor:
     """L_MM: the mean over all pairs of modalities; 0 for a single modality, which has no pair."""
-    if settings.matching == "js":
-        return mean_over_pairs(js_divergence, outputs.unimodal)
+    if settings.matching in DIVERGENCES:
+        return mean_over_pairs(DIVERGENCES[settings.matching][0], outputs.unimodal)
     tau = temperature(outputs, settings)
     return mean_over_pairs(lambda a, b: infonce(a, b, tau), outputs.projections or outputs.embeddings)
 
@@ -77,7 +80,7 @@ def mean_over_pairs(loss: Callable[[Tensor, Tensor], Tensor], values: Mapping[st
 
 
 def matching_parts(outputs: Outputs, alpha: float, settings: LossSettings) -> list[ConvexPart]:
-    """alpha times `matching_loss` as convex parts: InfoNCE in the similarities, JS in the probabilities."""
+    """alpha times `matching_loss` as convex parts: InfoNCE in the similarities, the others in the probabilities."""
     pairs = list(combinations(outputs.unimodal, 2))
     if settings.matching == "infonce":
         matched, tau = outputs.projections or outputs.embeddings, temperature(outputs, settings)
@@ -85,7 +88,7 @@ def matching_parts(outputs: Outputs, alpha: float, settings: LossSettings) -> li
     else:  # float64: a probability that float32 rounds to 0 has no curvature
         chances = {name: F.softmax(logits.double(), dim=1) for name, logits in outputs.unimodal.items()}
         stages = [torch.stack([chances[a], chances[b]]) for a, b in pairs]
-    loss = infonce_of_similarities if settings.matching == "infonce" else js_of_probabilities
+    loss = infonce_of_similarities if settings.matching == "infonce" else DIVERGENCES[settings.matching][1]
     return [ConvexPart(alpha / len(pairs), 1 / len(pairs), stage, loss) for stage in stages]
 
 
@@ -126,12 +129,44 @@ def js_of_probabilities(both: Tensor) -> Tensor:
 def js_divergence(first: Tensor, second: Tensor) -> Tensor:
     """Jensen-Shannon divergence between softmaxed logits, in nats, mean over the batch.
 
-    The official code's alignment loss. first, second: (B, C), logits of two modalities.
+    The mean of KL(p || m) and KL(q || m), m the mean of both. first, second: (B, C), logits of two modalities.
     """
-    p, q = F.log_softmax(_at_least_float32(first), dim=1), F.log_softmax(_at_least_float32(second), dim=1)
-    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype))
+    p, q, middle = _with_their_mean(first, second)
     to_middle = [F.kl_div(middle, side, log_target=True, reduction="batchmean") for side in (p, q)]
     return (to_middle[0] + to_middle[1]) / 2
+
+
+def kl_to_mean_of_probabilities(both: Tensor) -> Tensor:
+    """`kl_to_mean` of probabilities (2, B, C); jointly convex in both, as KL is in its two arguments."""
+    p, q = both.clamp_min(1e-100)
+    middle = (p + q) / 2
+    return (middle * (middle.log() - (p.log() + q.log()) / 2)).sum() / len(p)
+
+
+def kl_to_mean(first: Tensor, second: Tensor) -> Tensor:
+    """The mean of KL(m || p) and KL(m || q), in nats, mean over the batch: the official code's alignment loss.
+
+    first, second: (B, C), logits of two modalities; p, q: their softmaxes; m: the mean of both. Unlike the
+    Jensen-Shannon divergence it has no bound, and its gradient does not vanish where p and q are far apart.
+    Equal to Alignment() of njustkmg/NeurIPS24-LFM at ad44fa0 (tests/parity), except that this is finite
+    where a softmax is rounded to 0.
+    """
+    p, q, middle = _with_their_mean(first, second)
+    from_middle = [F.kl_div(side, middle, log_target=True, reduction="batchmean") for side in (p, q)]
+    return (from_middle[0] + from_middle[1]) / 2
+
+
+def _with_their_mean(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logarithms of both softmaxes, and of their mean."""
+    p, q = F.log_softmax(_at_least_float32(first), dim=1), F.log_softmax(_at_least_float32(second), dim=1)
+    return p, q, torch.logaddexp(p, q) - math.log(2)
+
+
+DIVERGENCES = {
+    "js": (js_divergence, js_of_probabilities),
+    "kl_to_mean": (kl_to_mean, kl_to_mean_of_probabilities),
+}
+"""Name of an L_MM of predictions -> of two modalities' logits, and of their probabilities, in which it is convex."""
 
 
 def _at_least_float32(value: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from lfm_ray.methods.domfn import DOMFN
 from lfm_ray.methods.etmc import ETMC, evidence, evidential_loss, fused_evidence
 from lfm_ray.methods.g_blend import GBlend, blend_weights
 from lfm_ray.methods.greedy import Greedy
-from lfm_ray.methods.losses import LossSettings
+from lfm_ray.methods.losses import LossSettings, kl_to_mean
 from lfm_ray.methods.mla import MLA, PROJECTION, WEIGHT, entropy_weighted
 from lfm_ray.methods.mmpareto import MMPareto
 from lfm_ray.methods.mses import MSES
@@ -361,6 +361,15 @@ def mslr(case: Case) -> Compared:
         yield "factors", [factors[name] for name in names], [o[f"factor_{name}"][k] for name in names]
 
 
+def official(case: Case) -> Compared:
+    i, o, name = case["inputs"], case["outputs"], case["name"]
+    if name.startswith("alignment"):
+        first, second = leaf(i["first"]), leaf(i["second"])
+        loss = kl_to_mean(first, second)
+        yield "alignment loss", loss, o["loss"]
+        yield "its gradient", slopes(loss, first, second), [o["gradient_first"], o["gradient_second"]]
+
+
 def ogm_ge(case: Case) -> Compared:
     i, o = case["inputs"], case["outputs"]
     if "alpha" not in i:
@@ -533,6 +542,7 @@ COMPARISONS: dict[str, Callable[[Case], Compared]] = {
     "mmpareto": mmpareto,
     "mses": mses,
     "mslr": mslr,
+    "official": official,
     "ogm_ge": ogm_ge,
     "pmr": pmr,
     "qmf": qmf,

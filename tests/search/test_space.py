@@ -98,7 +98,7 @@ def test_a_fixed_setting_is_no_longer_searched_and_contradicting_points_go(tmp_p
         ("loguniform: [0.05, 1]", "loguniform: [0.05, x]", ["loss.tau", "valid number"]),
         ("loguniform: [0.05, 1]", "normal: [0.05, 1]", ["loss.tau", "normal"]),
         ("integer: [2, 4]", "integer: [2.5, 4]", ["alpha.inner_iters", "integer"]),
-        ("choice: [infonce, js]", "choice: [infonce, kl]", ["loss.matching", "'infonce' or 'js'"]),
+        ("choice: [infonce, js]", "choice: [infonce, kl]", ["loss.matching", "'infonce', 'js' or 'kl_to_mean'"]),
         ("{loss.matching: infonce}", "{loss.matching: []}", ["line 9", "loss.tau", "at least one value"]),
         ("{loss.matching: infonce}", "{loss.matcing: infonce}", ["loss.matcing", "did you mean loss.matching"]),
         ("alpha.inner_iters: 3}", "alpha.inner_iters: 0}", ["points, learned", "alpha.inner_iters"]),
