@@ -141,7 +141,7 @@ class Trainer:
             config.seed,
             phase,
             self.memory,
-            self.card.rows("train"),
+            self.card.rows("train") if "train" in self.card.splits else 0,
         )
 
     def losses(self, batch: Batch, through: nn.Module | None = None, state: State | None = None) -> Losses:
