@@ -9,10 +9,11 @@ class AlphaController:
     """Owns alpha, the weight of L_MM in eq. (1).
 
     A schedule sets it at the beginning of every epoch. A strategy that follows a gradient moves it
-    after steps on theta, by what `lfm_ray.training.trainer.Trainer.alpha_gradient` gives.
+    after steps on theta, by what `lfm_ray.training.trainer.Trainer.alpha_gradient` gives, or before
+    every epoch, by what `alpha_gradient_before_epoch` gives.
 
     schedule: the section `alpha` of a run; epochs: T. `updates` are those of the current epoch: the
-    number of the step on theta, over all epochs, and alpha after it.
+    number of the step on theta that came before, over all epochs, and alpha after it.
     """
 
     def __init__(self, schedule: Schedule, epochs: int) -> None:
@@ -25,6 +26,11 @@ class AlphaController:
         self.t, self.updates = t, []
         if not isinstance(self.schedule, Adaptive):
             self.value = self.schedule.alpha(t, self.epochs)
+
+    @property
+    def due_before_epochs(self) -> bool:
+        """Whether alpha moves before every epoch."""
+        return isinstance(self.schedule, Adaptive) and self.schedule.before_epochs
 
     def due(self, step: int, steps_an_epoch: int) -> bool:
         """Whether alpha moves after this step on theta, counted from 1 over all epochs."""
