@@ -16,10 +16,11 @@ from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
+from lfm_ray.datasets.reading.batches import Batch, Order, ReadBatches, from_memory
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.methods import Losses
 from lfm_ray.optimization.hypergradient import Product, gauss_newton
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
@@ -294,3 +295,25 @@ def test_two_processes_with_half_of_each_batch_equal_one_with_the_whole(
                 assert rank["memory"][key] == value, key
             else:
                 torch.testing.assert_close(rank["memory"][key], value, atol=1e-5, rtol=1e-5)
+
+
+def test_the_official_update_precedes_every_epoch_and_always_has_the_same_samples(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool, list[int]]] = []
+    before = Trainer.losses
+
+    def losses(run: Trainer, batch: Batch, *others: Any) -> Losses:
+        assert batch.rows is not None
+        seen.append((run.steps, run.model.training, batch.rows.tolist()))
+        return before(run, batch, *others)
+
+    monkeypatch.setattr(Trainer, "losses", losses)
+    run = train(shards, *STRATEGIES["official"])
+    steps = run.steps // 4
+    assert [(at, training) for at, training, _ in seen] == [(0, True), *((k * steps, False) for k in (1, 2, 3))]
+    assert len({tuple(rows) for _, _, rows in seen}) == 1
+    assert run.model.training
+    for row in run.history:  # it stays during an epoch
+        assert row["alpha"] == pytest.approx(row["alpha_end"], rel=1e-12)
+    assert run.history[0]["alpha"] != run.config.alpha.initial  # the first update is that of the untrained model

@@ -17,7 +17,7 @@ from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.methods import METHODS
-from lfm_ray.methods.losses import infonce, js_divergence
+from lfm_ray.methods.losses import infonce, kl_to_mean
 from lfm_ray.methods.ogm_ge import OGMGE
 from lfm_ray.settings import load
 from lfm_ray.training.trainer import Trainer
@@ -43,11 +43,11 @@ def test_the_convex_parts_of_lfm_add_up_to_its_total(matching: str) -> None:
     assert by_alpha.item() == pytest.approx((losses.matching - losses.classification).item(), rel=1e-12)
 
 
-def test_official_is_twice_the_total_of_the_mean_logits_with_js() -> None:
+def test_official_is_twice_the_total_of_the_mean_logits_with_its_own_matching() -> None:
     made = outputs()
     losses = METHODS["official"]().loss(made, LABELS, state(0.3, matching="infonce"))
     mean = (made.unimodal["audio"] + made.unimodal["image"]) / 2
-    matching = js_divergence(made.unimodal["audio"], made.unimodal["image"])
+    matching = kl_to_mean(made.unimodal["audio"], made.unimodal["image"])
     expected = 2 * (0.7 * F.cross_entropy(mean, LABELS) + 0.3 * matching)
     assert losses.total.item() == pytest.approx(expected.item(), rel=1e-12)
     assert torch.equal(METHODS["official"]().predict(made), mean)

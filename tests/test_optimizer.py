@@ -99,3 +99,16 @@ def test_a_table_of_learning_rates_is_spread_evenly_over_the_steps() -> None:
         OptimizerSettings(schedule="table")
     with pytest.raises(ValueError, match="go together"):
         OptimizerSettings(table=[1.0])
+
+
+def test_the_epochs_in_which_the_rate_drops_can_be_given() -> None:
+    """Three steps an epoch, ten epochs: a tenth from the first step of epoch 3, a hundredth from that of epoch 9."""
+    _, optimizer, scheduler = one_weight(name="sgd", learning_rate=1.0, schedule="step", step_at=[3, 9])
+    rates = []
+    for _ in range(30):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        after_step(scheduler)
+    assert rates == pytest.approx([1.0] * 6 + [0.1] * 18 + [0.01] * 6)
+    with pytest.raises(ValueError, match="step_at belongs to schedule: step"):
+        OptimizerSettings(step_at=[3])

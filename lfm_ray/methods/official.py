@@ -1,4 +1,9 @@
-"""The loss of the authors' published code (njustkmg/NeurIPS24-LFM), for reproducing its numbers."""
+"""The loss of the authors' published code, for reproducing its numbers.
+
+Yang et al., "Facilitating multimodal classification via dynamically learning modality gap", NeurIPS 2024. Code
+read: njustkmg/NeurIPS24-LFM at ad44fa0. The same (tests/parity): the loss and its gradient, and with
+`alpha.strategy: official` whole trainings, step by step. search_spaces/crema_d_official.yaml has all settings.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,12 @@ import torch
 from torch import Tensor
 
 from lfm_ray.methods.base import Losses, Method, State
-from lfm_ray.methods.losses import classification_loss, js_divergence, mean_over_pairs
+from lfm_ray.methods.losses import classification_loss, kl_to_mean, mean_over_pairs
 from lfm_ray.models.classifier import Outputs
 
 
 class Official(Method):
-    """The fused logits are the mean of the unimodal ones; the loss is 2 L_Total with JS matching.
-
-    Settings to use with it: `alpha.strategy: official`, `optimizer: {name: sgd, learning_rate:
-    0.01, momentum: 0.9, weight_decay: 1e-4, schedule: step, gradient_clip: null}`, `epochs: 200`.
-    """
+    """The fused logits are the mean of the unimodal ones; the loss is 2 L_Total with `kl_to_mean` matching."""
 
     name: Literal["official"] = "official"
     matches_embeddings: ClassVar[bool] = False
@@ -25,7 +26,7 @@ class Official(Method):
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """2 L_Total; `loss.matching` and tau have no effect."""
         classification = classification_loss(self.predict(outputs), labels, state.settings.uniform_labels)
-        matching = mean_over_pairs(js_divergence, outputs.unimodal)
+        matching = mean_over_pairs(kl_to_mean, outputs.unimodal)
         return Losses(2 * ((1 - state.alpha) * classification + state.alpha * matching), classification, matching)
 
     def predict(self, outputs: Outputs) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
@@ -52,6 +52,10 @@ class ModelSettings(Settings):
         validate_default=False,
         description="how modalities are fused: sum, weight, concat, multitask, shared, boosted, affine, gated,"
         " channel, ml_lstm (lfm_ray/models/fusion.py)",
+    )
+    head_init: Literal["default", "xavier"] = Field(
+        "default",
+        description="linear layers of the fusion: PyTorch's, or xavier normal with biases of 0 (official code)",
     )
     fusion_settings: dict[str, Any] = Field({}, description="settings of a fusion head that has any")
 
@@ -173,6 +177,12 @@ class MultimodalClassifier(nn.Module):
         )
         self.dropout = nn.ModuleDict({name: nn.Dropout(one.dropout or 0.0) for name, one in own.items()})
         self.head = FUSION_HEADS[settings.fusion](list(modalities), size, classes, **settings.fusion_settings)
+        if settings.head_init == "xavier":
+            for layer in self.head.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_normal_(layer.weight)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
         self.projections = nn.ModuleDict()
         if projection_size:
             for name in modalities:

@@ -10,10 +10,11 @@ class AlphaController:
     """Owns alpha, the weight of L_MM in eq. (1).
 
     A schedule sets it at the beginning of every epoch. A strategy that follows a gradient moves it
-    after steps on theta, by what `lfm_ray.training.trainer.Trainer.alpha_gradient` gives.
+    after steps on theta, by what `lfm_ray.training.trainer.Trainer.alpha_gradient` gives, or before
+    every epoch, by what `alpha_gradient_before_epoch` gives.
 
     schedule: the section `alpha` of a run; epochs: T. `updates` are those of the current epoch: the
-    number of the step on theta, over all epochs, and alpha after it.
+    number of the step on theta that came before, over all epochs, and alpha after it.
     """
 
     def __init__(self, schedule: Schedule, epochs: int) -> None:
@@ -34,6 +35,11 @@ class AlphaController:
                 where = f"alpha({t}, {self.epochs}) of alpha.strategy {self.schedule.strategy}"
                 raise TrainingFailed(f"{where} is {value:g}; it must lie between 0 and 1")
             self.value = value
+
+    @property
+    def due_before_epochs(self) -> bool:
+        """Whether alpha moves before every epoch."""
+        return isinstance(self.schedule, Adaptive) and self.schedule.before_epochs
 
     def due(self, step: int, steps_an_epoch: int) -> bool:
         """Whether alpha moves after this step on theta, counted from 1 over all epochs."""

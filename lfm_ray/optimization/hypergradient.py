@@ -165,9 +165,10 @@ def gauss_newton(
 def official_gradient(total: Tensor, classification: Tensor, parameters: Sequence[Tensor]) -> float:
     """What the official code subtracts from alpha in place of eq. (3).
 
-    The mean of the entries of H v for the first parameter tensor alone, with H the Hessian of its
-    loss and v = grad_theta L_CLS, on the same few samples. It has neither the sign nor the scale
-    of dL_CLS/dalpha (benchmarks/alpha_quality.py); it is here to reproduce that code.
+    The mean of the entries of H v for the first parameter tensor alone, with H the Hessian of
+    L_Total (half of what that code trains on) and v = grad_theta L_CLS, on the same few samples. It has
+    neither the sign nor the scale of dL_CLS/dalpha (benchmarks/alpha_quality.py); it is here to reproduce
+    that code.
     """
     v = flat_gradient(classification, parameters, keep=True)
     return float(hessian_product(total, parameters)(v)[: parameters[0].numel()].double().mean())
@@ -185,15 +186,15 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Extra passes inside leave the model's buffers (BatchNorm) and the random state as they were."""
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
+def undisturbed(model: nn.Module, buffers: bool = True) -> Iterator[None]:
+    """Extra passes inside leave the random state as it was, and the model's buffers (BatchNorm) if `buffers`."""
+    kept = {name: value.clone() for name, value in model.named_buffers() if buffers}
     devices = sorted({value.device.index or 0 for value in model.parameters() if value.is_cuda})
     with torch.random.fork_rng(devices=devices):
         yield
     with torch.no_grad():
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
+        for name, value in kept.items():
+            model.get_buffer(name).copy_(value)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from operator import mul
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -171,16 +171,22 @@ class PaperCubic(Schedule):
 
 
 class OfficialQuintic(Schedule):
-    """The quintic of the official code, fitted to a run of 200 epochs. The code prints 1 - alpha."""
+    """The quintic of the official code, fitted to a run of 200 epochs, t = 0 ... 199. The code prints 1 - alpha.
+
+    njustkmg/NeurIPS24-LFM at ad44fa0, Crema_epoch.py. In t = 177 ... 188 alpha is below 0, which the
+    code lets be; here it is clipped by default. Equal otherwise (tests/parity).
+    """
 
     strategy: Literal["official_quintic"]
     of_epochs: int | None = Field(200, ge=2, description="as for power; 200 is the T that it was fitted to")
+    clip: bool = Field(True, description="clip alpha to [0, 1]; the official code does not")
 
     def alpha(self, t: int, T: int) -> float:
         """alpha at epoch t of T."""
         weight = [2.04623704e-01, 3.35472727e-03, 1.22989557e-04, -2.92947416e-06, 2.23835486e-08, -5.39717505e-11]
-        alpha = [1 - weight[0], *(-a for a in weight[1:])]
-        return Power(strategy="power", coefficients=alpha, of_epochs=self.of_epochs).alpha(t, T)
+        at = (t - 1) * (self.of_epochs - 1) / (T - 1) if self.of_epochs and T > 1 else t - 1
+        value = 1 - sum(a * at**i for i, a in enumerate(weight))
+        return min(max(value, 0.0), 1.0) if self.clip else value
 
 
 class Table(Schedule):
@@ -202,6 +208,10 @@ class Adaptive(Schedule):
     halve_every: int | None = Field(None, ge=1, description="epochs after which eta_alpha is halved; null: never")
     low: Weight = Field(0.0, description="alpha is clipped to [low, high]")
     high: Weight = Field(1.0, description="alpha is clipped to [low, high]")
+
+    before_epochs: ClassVar[bool] = False
+    """Whether alpha is updated before every epoch, always on the same outer batch with one draw of augmentation,
+    instead of after steps on theta."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -267,8 +277,11 @@ class Learned(Adaptive):
 class Official(Adaptive):
     """alpha as the official code updates it, not by eq. (3): `lfm_ray.optimization.hypergradient.official_gradient`.
 
-    Once an epoch, on 8 samples of 16 that are held out of the training split. Use it with
-    `method: official`, which has the official code's loss.
+    Before every epoch, on 8 samples of 16 that are held out of the training split: always the same 8, with
+    one draw of the training augmentation. The first update is of the untrained model in training mode, and
+    moves the running statistics of BatchNorm; later ones are in evaluation mode. Use it with `method:
+    official`, which has the official code's loss, or start from search_spaces/crema_d_official.yaml. Equal
+    to njustkmg/NeurIPS24-LFM at ad44fa0 (tests/parity).
     """
 
     strategy: Literal["official"]
@@ -276,10 +289,11 @@ class Official(Adaptive):
     halve_every: int | None = Field(20, ge=1, description="epochs after which eta_alpha is halved; null: never")
     low: Weight = Field(0.05, description="alpha is clipped to [low, high]")
     high: Weight = Field(0.95, description="alpha is clipped to [low, high]")
+    before_epochs: ClassVar[bool] = True
 
     def due(self, steps: int, steps_an_epoch: int) -> bool:
-        """Whether alpha is updated after so many steps on theta."""
-        return steps % steps_an_epoch == 0
+        """Never after a step."""
+        return False
 
     def held_out_rows(self, rows: int) -> int:
         """16."""

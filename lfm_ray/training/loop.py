@@ -46,6 +46,8 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
     for t in range(trainer.epoch + 1, T + 1):
         started, epoch, outer = time.perf_counter(), Epoch(), endless(splits.outer, t, T)
         alpha.begin_epoch(t)
+        if alpha.due_before_epochs:
+            alpha.move(trainer.alpha_gradient_before_epoch(first(splits.outer)), trainer.steps)
         for batch in splits.train.epoch(t):
             due = alpha.due(trainer.steps + 1, splits.train.steps)
             step = trainer.training_step(batch, before_alpha=due)
@@ -99,6 +101,12 @@ class Epoch:
         """
         whole = Outputs.join(self.outputs)
         return evaluate(predict(whole), whole, torch.cat(self.labels))
+
+
+def first(batches: Batches | None) -> Batch:
+    """The first outer batch, the same at every call."""
+    assert batches is not None
+    return next(batches.epoch(1))
 
 
 def endless(batches: Batches | None, t: int, epochs: int) -> Iterator[Batch]:

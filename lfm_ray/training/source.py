@@ -92,7 +92,10 @@ class DataSource:
             if held_out:
                 shuffled = np.random.default_rng((seed, 0)).permutation(train)
                 rows, train = np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
-                outer = self.batches("train", Order(rows, batch, seed, True, rank, world_size), config)
+                order = Order(rows, batch, seed, True, rank, world_size)
+                if fixed := config.alpha.before_epochs:
+                    order = Order(shuffled[:batch], batch, seed, False, rank, world_size)
+                outer = self.batches("train", order, config, training=fixed)
             elif config.fits_validation:
                 rows = np.arange(self.shards.card.rows("val"))
                 outer = self.batches("val", Order(rows, batch, seed, True, rank, world_size), config)

@@ -230,28 +230,44 @@ class Trainer:
         solvers take both after it, and all in float32.
         """
         settings, theta = self.config.alpha, self.parameters
-        held_out = batch if isinstance(settings, Learned) and settings.outer == "inner" else next(outer)
+        assert isinstance(settings, Learned)
+        held_out = batch if settings.outer == "inner" else next(outer)
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model))
             if not self.config.looks_ahead:
                 stack.enter_context(twice_differentiable(self.model))
                 stack.enter_context(self.model.in_float32())
-            if not isinstance(settings, Learned):
-                few = self.losses(held_out)
-                value = official_gradient(few.total, few.classification, theta)
+            self.optimizer.zero_grad(set_to_none=True)  # used, and as large as what follows
+            if size := self.config.data.micro_batch_size:
+                _, g = self._cached(held_out, size, lambda losses: losses.judged)
             else:
-                self.optimizer.zero_grad(set_to_none=True)  # used, and as large as what follows
-                if size := self.config.data.micro_batch_size:
-                    _, g = self._cached(held_out, size, lambda losses: losses.judged)
-                else:
-                    g = gradient(self.scaler.scale(self.losses(held_out).judged), theta)
-                g = self._unscaled(g)
-                if self.config.looks_ahead:
-                    value = look_ahead(d, g)
-                    if self.scaler.is_enabled() and not math.isfinite(value):
-                        value = 0.0  # too large for float16: alpha stays, as theta does at such a step
-                else:
-                    value = self._solved(batch, flatten(g), settings)
+                g = gradient(self.scaler.scale(self.losses(held_out).judged), theta)
+            g = self._unscaled(g)
+            if self.config.looks_ahead:
+                value = look_ahead(d, g)
+                if self.scaler.is_enabled() and not math.isfinite(value):
+                    value = 0.0  # too large for float16: alpha stays, as theta does at such a step
+            else:
+                value = self._solved(batch, flatten(g), settings)
+        return distributed.from_rank_zero(value, self.device)
+
+    @part("alpha update")
+    def alpha_gradient_before_epoch(self, outer: Batch) -> float:
+        """What the official code updates alpha by, before an epoch; the same on every rank.
+
+        Of the untrained model in training mode, which moves BatchNorm's running statistics, and of later
+        ones in evaluation mode.
+        """
+        untrained = self.steps == 0
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self.model, buffers=not untrained))
+            stack.enter_context(twice_differentiable(self.model))
+            stack.enter_context(self.model.in_float32())
+            self.model.train(untrained)
+            few = self.losses(outer)
+            total = (1 - self.alpha.value) * few.classification + self.alpha.value * few.matching
+            value = official_gradient(total, few.classification, self.parameters)
+            self.model.train()
         return distributed.from_rank_zero(value, self.device)
 
     def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> float:

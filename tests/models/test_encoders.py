@@ -341,3 +341,26 @@ def test_batch_norm_keeps_its_statistics_through_an_update_of_alpha() -> None:
         assert "encoders.audio.body.embedder.embedder.normalization.running_mean" in before
         run.alpha_gradient(batch(), iter([batch()]), step.d)
         assert all(torch.equal(value, before[key]) for key, value in run.model.named_buffers())
+
+
+def test_a_resnet_without_a_projection_gives_the_mean_over_space() -> None:
+    card = ModalityCard(kind="audio", shape=[1, 64, 64], dtype="float32", mean=3, std=2)
+    own = ENCODERS["resnet18"].settings_class
+    settings = own.model_validate({"name": "resnet18", "width": 4, "project": False, "inputs": "fixed"})
+    encoder = build_encoder("m", card, settings, 32).eval()
+    value = torch.randn(2, 1, 64, 64)
+    torch.testing.assert_close(encoder(value), encoder.body(value).last_hidden_state.mean(dim=(2, 3)))
+    assert not [name for name, _ in encoder.named_parameters() if "project" in name]
+    with pytest.raises(UserError, match=r"model\.encoders\.m\.project: .* model\.embedding_size=32"):
+        build_encoder("m", card, settings, 16)
+    with pytest.raises(ValueError, match="nothing to train"):
+        own.model_validate({"name": "resnet18", "project": False, "frozen": True})
+
+
+def test_fixed_inputs_are_images_as_in_imagenet() -> None:
+    card = ModalityCard(kind="image", shape=[3, 32, 32], dtype="uint8", mean=3, std=2)
+    own = ENCODERS["resnet18"].settings_class
+    encoder = build_encoder("m", card, own.model_validate({"name": "resnet18", "width": 4, "inputs": "fixed"}), 8)
+    found = encoder.pixels(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8), torch.float32)[0, :, 0, 0]
+    expected = [(1 - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    assert found.tolist() == pytest.approx(expected)

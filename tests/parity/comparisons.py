@@ -8,12 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Dirichlet, kl_divergence
 
-from lfm_ray.datasets.reading.batches import ROWS
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.media.audio import AudioSettings, log_spectrogram, samples, spectrogram_shape
+from lfm_ray.datasets.reading.batches import ROWS, Batch
+from lfm_ray.datasets.shards import DatasetCard, ModalityCard, ShardFile
 from lfm_ray.methods import State
 from lfm_ray.methods.agm import AGM, shapley
 from lfm_ray.methods.domfn import DOMFN
@@ -25,13 +29,21 @@ from lfm_ray.methods.mla import MLA, PROJECTION, WEIGHT, entropy_weighted
 from lfm_ray.methods.mmpareto import MMPareto
 from lfm_ray.methods.mses import MSES
 from lfm_ray.methods.mslr import MSLR
+from lfm_ray.methods.official import Official
 from lfm_ray.methods.ogm_ge import OGMGE, deviation
 from lfm_ray.methods.pmr import PMR, distances
 from lfm_ray.methods.qmf import QMF, confidence, confidence_weighted, ranking_loss
 from lfm_ray.methods.recon_boost import ReconBoost, boosting_loss, memory_loss
 from lfm_ray.methods.umt import TEACHER, UMT, distillation_loss
-from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier, Outputs
+from lfm_ray.models.encoders import ENCODERS, Encoder, build_encoder
 from lfm_ray.models.fusion import FUSION_HEADS, Boosted, Channel, Concat
+from lfm_ray.optimization.optimizer import OptimizerSettings, after_step, build_optimizer
+from lfm_ray.optimization.schedules import Official as OfficialAlpha
+from lfm_ray.optimization.schedules import OfficialQuintic
+from lfm_ray.settings import load
+from lfm_ray.training.loop import Splits, fit
+from lfm_ray.training.trainer import Step, Trainer
 
 TABLES = Path(__file__).parent / "tables"
 Case = dict[str, Any]
@@ -361,6 +373,61 @@ def mslr(case: Case) -> Compared:
         yield "factors", [factors[name] for name in names], [o[f"factor_{name}"][k] for name in names]
 
 
+class TinyAudio(nn.Module):
+    """(B, 5, 6) -> (B, 3): the audio encoder of the official code's tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, bias=False)
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return F.softplus(self.bn(self.conv(value.unsqueeze(1)))).mean(dim=(2, 3))
+
+
+TINY_AUDIO = Encoder(lambda card, settings, size: TinyAudio(), ("feature",), large=False)
+TINY_VIDEO = Encoder(lambda card, settings, size: nn.Sequential(nn.Linear(4, 3), nn.Tanh()), ("feature",), large=False)
+
+
+def tiny(weights: dict[str, Any], *overrides: str, of: type[Trainer] = Trainer) -> Trainer:
+    """A trainer of their tiny network with their settings, in float64."""
+    settings = (
+        "device=cpu", "method=official", "alpha.strategy=official", "model.embedding_size=3", "model.fusion=sum",
+        "optimizer.name=sgd", "optimizer.learning_rate=0.01", "optimizer.momentum=0.9", "optimizer.weight_decay=1e-4",
+        "optimizer.schedule=step", "optimizer.gradient_clip=null",
+        "model.encoders={audio: {name: 'comparisons:TINY_AUDIO'}, video: {name: 'comparisons:TINY_VIDEO'}}",
+    )  # fmt: skip
+    shapes = {"audio": [5, 6], "video": [4]}
+    card = DatasetCard(
+        modalities={
+            name: ModalityCard(kind="feature", shape=shape, dtype="float64", mean=0, std=1)
+            for name, shape in shapes.items()
+        },
+        classes=["0", "1", "2"],
+        splits={"train": [ShardFile(file="none", rows=32, sha256="0" * 64)]},
+        preprocessing={},
+        fingerprint="",
+    )
+    trainer = of(load(RunConfig, None, [*settings, *overrides]), card)
+    trainer.model.double()
+    named = {
+        "audio_conv": "encoders.audio.conv",
+        "audio_bn": "encoders.audio.bn",
+        "video_linear": "encoders.video.0",
+        "cls_a": "head.classifiers.audio",
+        "cls_v": "head.classifiers.video",
+    }
+    ours = {f"{named[key.split('.')[0]]}.{key.split('.')[1]}": t(value) for key, value in weights.items()}
+    state = trainer.model.state_dict() | ours
+    trainer.model.load_state_dict(state)
+    return trainer
+
+
+def sample(values: dict[str, Any], first: int | None = None) -> Batch:
+    inputs = {name: t(values[name])[:first] for name in ("audio", "video")}
+    return Batch(inputs, torch.tensor(values["labels"])[:first])
+
+
 def official(case: Case) -> Compared:
     i, o, name = case["inputs"], case["outputs"], case["name"]
     if name.startswith("alignment"):
@@ -368,6 +435,141 @@ def official(case: Case) -> Compared:
         loss = kl_to_mean(first, second)
         yield "alignment loss", loss, o["loss"]
         yield "its gradient", slopes(loss, first, second), [o["gradient_first"], o["gradient_second"]]
+    elif name.startswith("training loss"):
+        z = leaves({n: i[f"{n}_logits"] for n in ("audio", "video")})
+        at = state(alpha=i["alpha"])
+        losses = Official().loss(Outputs(torch.zeros(1), z, {}), torch.tensor(i["labels"]), at)
+        ours = [losses.total, losses.classification, losses.matching]
+        yield "losses", ours, [o["total"], o["classification"], o["alignment"]]
+        yield "gradient", slopes(losses.total, *z.values()), [o["gradient_audio"], o["gradient_video"]]
+    elif name.startswith("gradient of alpha"):
+        trainer = tiny(i["weights"])
+        trainer.alpha.value, trainer.steps = i["alpha"], 0 if i["mode"] == "train" else 1
+        trainer.alpha.begin_epoch(1)
+        found = trainer.alpha_gradient_before_epoch(sample(i, 8))
+        yield "gradient of alpha", found, o["alpha_gradient"]
+        trainer.alpha.move(found, 0)
+        yield "alpha", trainer.alpha.value, o["alpha"]
+        norm = cast(nn.BatchNorm2d, trainer.model.get_submodule("encoders.audio.bn"))
+        yield (
+            "running statistics",
+            [norm.running_mean, norm.running_var],
+            [o["running_mean_after"], o["running_var_after"]],
+        )
+    elif name.startswith("update of alpha"):
+        e, rate = i["epoch"], abs(i["lr_alpha"])
+        sign = 1 if i["lr_alpha"] > 0 else -1
+        rate *= 2 ** ((e - 1) // 20 if e else 0)  # what the rate began with, before it was halved
+        schedule = OfficialAlpha(strategy="official", eta_alpha=rate)
+        yield "alpha", schedule.updated(i["alpha"], sign * i["alpha_gradient"], e + 1), o["alpha"]
+    elif name.startswith("quintic"):
+        quintic = OfficialQuintic(strategy="official_quintic", clip=False)
+        yield "quintic", [quintic.alpha(e + 1, 200) for e in range(200)], o["alpha"]
+    elif name.startswith("learning rate"):
+        yield "learning rate", rates(i["learning_rate"], i["step_size"]), o["learning_rate"]
+    elif name.startswith("head"):
+        classes, size = i["shape"]
+        card = ModalityCard(kind="feature", shape=[4], dtype="float32", mean=0, std=1)
+        settings = ModelSettings(embedding_size=size, head_init="xavier")
+        torch.manual_seed(0)
+        drawn = [MultimodalClassifier({"a": card}, classes, settings).head.classifiers["a"] for _ in range(20)]
+        deviation_of_all = torch.stack([one.weight for one in drawn]).std()
+        yield (
+            "deviation of the head's weights, to 10 %",
+            (deviation_of_all / o["standard_deviation"] - 1).abs() < 0.1,
+            True,
+        )
+        yield "biases of the head", drawn[0].bias, o["bias"]
+    else:
+        card = ModalityCard(kind="audio", shape=[1, 32, 32], dtype="float32", mean=0, std=1)
+        encoder = build_encoder("audio", card, ENCODERS["resnet18"].settings_class(name="resnet18"), 8)
+        weight = next(encoder.parameters())
+        yield "shape of the first convolution", list(weight.shape), i["shape"]
+        close = (weight.std() / o["standard_deviation"] - 1).abs() < 0.1
+        yield "deviation of the convolution's weights, to 10 %", close, True
+
+
+def rates(learning_rate: float, step_size: int) -> list[float]:
+    """The learning rate of 200 epochs of three steps."""
+    settings = OptimizerSettings(
+        name="sgd", learning_rate=learning_rate, schedule="step", step_at=[step_size, 2 * step_size], gradient_clip=None
+    )
+    optimizer, scheduler = build_optimizer(settings, nn.Linear(1, 1), 3, 200)
+    found = []
+    for _ in range(200):
+        found.append(optimizer.param_groups[0]["lr"])
+        for _ in range(3):
+            optimizer.step()
+            after_step(scheduler)
+    return found
+
+
+class Listed:
+    """Batches that are the same in every epoch."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches, self.steps = batches, len(batches)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+class Watched(Trainer):
+    """Keeps the losses of every step."""
+
+    def training_step(self, batch: Batch, before_alpha: bool = False) -> Step:
+        step = super().training_step(batch, before_alpha)
+        losses = (step.losses.total, step.losses.matching, step.losses.classification)
+        self.__dict__.setdefault("seen", []).append([float(one.detach()) for one in losses])
+        return step
+
+
+def official_trajectory(case: Case) -> Compared:
+    """Six epochs of four steps by `fit`, with their rates, which are shortened so that they show."""
+    i, epochs = case["inputs"], case["outputs"]["epochs"]
+    size, halved = i["step_lr"]["step_size"], i["halved_before_epochs"]
+    trainer = tiny(
+        i["weights"], f"epochs={len(epochs)}", f"alpha.initial={i['alpha']}", f"alpha.eta_alpha={i['lr_alpha']}",
+        f"alpha.halve_every={halved[0]}", f"optimizer.step_at=[{size}, {2 * size}]", of=Watched,
+    )  # fmt: skip
+    states: list[dict[str, Tensor]] = []
+
+    def keep(run: Trainer) -> None:
+        states.append({name: value.clone() for name, value in run.model.state_dict().items()})
+
+    val = {"audio": i["test"]["audio"], "video": i["test"]["video"], "labels": i["test"]["labels"]}
+    train = Listed([sample(batch) for batch in i["batches"]])
+    splits = Splits(train, Listed([sample(val)]), Listed([sample(i["held_out"], 8)]))
+    history = fit(trainer, splits, keep)
+    for row, after, theirs in zip(history, states, epochs, strict=True):
+        yield "alpha", row["alpha"], theirs["alpha_after"]
+        mine = trainer.__dict__["seen"][(row["epoch"] - 1) * train.steps : row["epoch"] * train.steps]
+        yield "losses", mine, [[step["loss"], step["alignment"], step["classification"]] for step in theirs["steps"]]
+        yield "accuracy", row["val/fused/accuracy"], theirs["test_accuracy"]
+        reference = tiny(theirs["weights_after"]).model.state_dict()
+        for name, value in reference.items():
+            if "num_batches" not in name:
+                yield "weights and running statistics", after[name], value
+
+
+def lfm(case: Case) -> Compared:
+    """The quintic alone; the paper's other schedules and InfoNCE are not in the published code."""
+    quintic = OfficialQuintic(strategy="official_quintic", clip=False)
+    yield "quintic", [quintic.alpha(e + 1, 200) for e in range(200)], case["outputs"]["alpha"]
+
+
+def official_audio(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    settings = AudioSettings(sample_rate=22050, seconds=20, padding="repeat", n_fft=512, hop=353, center=True)
+    if "rows" not in i:
+        if o["samples"] == samples(settings):  # a clip below a second stays shorter there
+            yield "shape", spectrogram_shape(settings), [1, *o["shape"]]
+        return
+    if i["pad_mode"] == "constant":  # librosa from 0.10 on
+        read = json.loads((TABLES / "official_audio.json").read_text(encoding="utf-8"))["inputs"]["samples"]
+        waveform = np.clip(np.tile(np.array(read, dtype=np.float32), 20), -1, 1)
+        found = log_spectrogram(torch.from_numpy(waveform), settings)[0]
+        yield "logarithm", found[i["rows"]][:, i["columns"]], o["values"]
 
 
 def ogm_ge(case: Case) -> Compared:
@@ -542,7 +744,10 @@ COMPARISONS: dict[str, Callable[[Case], Compared]] = {
     "mmpareto": mmpareto,
     "mses": mses,
     "mslr": mslr,
+    "lfm": lfm,
     "official": official,
+    "official_audio": official_audio,
+    "official_trajectory": official_trajectory,
     "ogm_ge": ogm_ge,
     "pmr": pmr,
     "qmf": qmf,

@@ -6,6 +6,7 @@ import pytest
 from comparisons import COMPARISONS, Case, cases, difference
 
 TOLERANCE = 1e-6
+OF_TABLES = {"official_audio": 1e-4}  # the logarithm of a small magnitude in float32
 
 DEVIATIONS = {
     ("g_blend", "estimated weights, a loss rises"): "the authors published no estimator; a third party's takes the"
@@ -29,7 +30,7 @@ DEVIATIONS = {
 def test_ours_is_theirs(table: str, case: Case) -> None:
     for quantity, ours, theirs in COMPARISONS[table](case):
         if (table, quantity) not in DEVIATIONS:
-            assert difference(ours, theirs) < TOLERANCE, quantity
+            assert difference(ours, theirs) < OF_TABLES.get(table, TOLERANCE), quantity
 
 
 @pytest.mark.parametrize(("table", "quantity"), DEVIATIONS)

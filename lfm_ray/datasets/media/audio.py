@@ -24,6 +24,9 @@ class AudioSettings(Settings):
     padding: Literal["zeros", "repeat"] = Field("zeros", description="how short clips are padded")
     n_fft: int = Field(512, ge=16, description="samples per window of the Fourier transform")
     hop: int = Field(159, ge=1, description="samples between windows; 159 gives the paper's sizes at 16 kHz")
+    center: bool = Field(
+        False, description="pad both ends with n_fft / 2 zeros, so that windows are centred on every hop-th sample"
+    )
     n_mels: int | None = Field(None, ge=1, description="mel bands; null: the n_fft / 2 + 1 linear frequencies")
 
 
@@ -48,9 +51,9 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
     """Waveform (..., samples) -> (..., 1, frequencies, frames) float32: log(magnitude + 1e-7).
 
     A Hann window of `n_fft` samples and no padding at the ends, which gives the paper's 257 x 299 for
-    3 s at 16 kHz. The official LFM code takes the same logarithm, but of 20 s at 22,050 Hz with a hop of
-    353 and librosa's centre padding: 257 x 1250. With `n_mels`, the magnitudes are summed into mel bands
-    (Slaney's scale and norm, as in librosa) before the logarithm.
+    3 s at 16 kHz. The official LFM code takes the same logarithm of 20 s at 22,050 Hz with a hop of 353
+    and librosa's padding, `center`: 257 x 1250 (equal to 1e-4, in float32: tests/parity). With `n_mels`,
+    the magnitudes are summed into mel bands (Slaney's scale and norm, as in librosa) before the logarithm.
     """
     import torch
 
@@ -74,7 +77,7 @@ def from_pcm(waveform: Tensor) -> Tensor:
 def spectrogram_shape(settings: AudioSettings) -> list[int]:
     """[1, frequencies, frames] of a clip; no setting may be null."""
     _check_length(samples(settings), settings)
-    frames = 1 + (samples(settings) - settings.n_fft) // settings.hop
+    frames = 1 + (samples(settings) - (0 if settings.center else settings.n_fft)) // settings.hop
     return [1, settings.n_mels or settings.n_fft // 2 + 1, frames]
 
 
@@ -100,7 +103,7 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
         from torchaudio.functional import resample
 
         waveform = resample(torch.from_numpy(waveform), rate, settings.sample_rate).numpy()
-    wanted = samples(settings)
+    waveform, wanted = np.clip(waveform, -1, 1), samples(settings)
     if settings.padding == "repeat":
         return np.resize(waveform, wanted)
     return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
@@ -187,7 +190,13 @@ def _magnitude(settings: AudioSettings) -> Callable[[Tensor], Tensor]:
     import torch
     import torchaudio
 
-    linear = torchaudio.transforms.Spectrogram(n_fft=settings.n_fft, hop_length=settings.hop, power=1, center=False)
+    linear = torchaudio.transforms.Spectrogram(
+        n_fft=settings.n_fft,
+        hop_length=settings.hop,
+        power=1,
+        center=settings.center,
+        pad_mode="constant",
+    )
     if settings.n_mels is None:
         return linear
     mel = torchaudio.transforms.MelScale(

@@ -21,14 +21,22 @@ class Pixels(nn.Module):
 
     With pretrained weights, uint8 images are instead scaled to 0 ... 1 and standardised as in
     pretraining, with `mean` and `std` of red, green and blue; a grey image with the means of the three.
+    `fixed`: so they are with random weights too, and everything else is left as it is.
     """
 
     def __init__(
-        self, card: ModalityCard, settings: EncoderSettings, mean: Sequence[float], std: Sequence[float]
+        self,
+        card: ModalityCard,
+        settings: EncoderSettings,
+        mean: Sequence[float],
+        std: Sequence[float],
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         middle, spread = torch.tensor(card.mean), torch.tensor(max(card.std, 1e-6))
-        if settings.pretrained and card.dtype == "uint8" and card.kind in ("image", "video"):
+        if fixed:
+            middle, spread = torch.tensor(0.0), torch.tensor(1.0)
+        if (settings.pretrained or fixed) and card.dtype == "uint8" and card.kind in ("image", "video"):
             middle, spread = torch.tensor(mean) * 255, torch.tensor(std) * 255
             if card.shape[-3] == 1:
                 middle, spread = middle.mean(), spread.mean()

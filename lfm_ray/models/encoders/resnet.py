@@ -9,10 +9,12 @@ data-parallel training. On several GPUs the statistics are taken over all of the
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Self
 
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.base import Encoder, EncoderSettings
@@ -30,8 +32,30 @@ def resnet(
     return VideoEncoder(image) if card.kind == "video" else image
 
 
+class ResNetSettings(EncoderSettings):
+    """Settings of a ResNet."""
+
+    project: bool = Field(
+        True, description="a linear layer after the mean over space; false: that mean is the embedding (official code)"
+    )
+
+    inputs: Literal["card", "fixed"] = Field(
+        "card",
+        description="card: standardised with the training split's mean and deviation; fixed: images as in ImageNet,"
+        " spectrograms as they are (official code); pretrained weights always take images as in their training",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.frozen and not self.project:
+            raise ValueError("a frozen encoder without the layer `project` has nothing to train")
+        return self
+
+
 class ResNetEncoder(nn.Module):
     """(B, C, H, W) -> ResNet -> mean over space -> Linear -> (B, d).
+
+    Convolutions begin with kaiming normal weights (fan out), BatchNorm with 1 and 0.
 
     With random weights the first convolution takes the card's number of channels. Pretrained weights
     take three; for one channel the kernels are summed over the input channels, so that a grey image
@@ -68,12 +92,16 @@ class ResNetEncoder(nn.Module):
                     layer_type=layer_type,
                 )
             )
-        self.pixels = Pixels(card, settings, IMAGENET_MEAN, IMAGENET_STD)
-        self.project = nn.Linear(self.body.config.hidden_sizes[-1], embedding_size)
+        own = settings if isinstance(settings, ResNetSettings) else ResNetSettings()
+        self.pixels = Pixels(card, settings, IMAGENET_MEAN, IMAGENET_STD, own.inputs == "fixed")
+        size, project = self.body.config.hidden_sizes[-1], own.project
+        if not project and size != embedding_size:
+            raise UserError(f"project: without it an embedding has {size} entries; set model.embedding_size={size}")
+        self.project = nn.Linear(size, embedding_size) if project else nn.Identity()
 
     def forward(self, value: Tensor) -> Tensor:
         """value: (B, C, H, W) of any real dtype; standardised here."""
-        value = self.pixels(value, self.project.weight.dtype)
+        value = self.pixels(value, next(self.body.parameters()).dtype)
         return self.project(self.body(value).pooler_output.flatten(1))
 
     @property
@@ -97,5 +125,6 @@ def _take_channels(body: Any, channels: int, source: str) -> None:
 resnet18 = partial(resnet, "basic", [2, 2, 2, 2])
 resnet50 = partial(resnet, "bottleneck", [3, 4, 6, 3])
 
-RESNET18 = Encoder(resnet18, ("audio", "image", "video"), ("pretrained", "width"))
-RESNET50 = Encoder(resnet50, ("audio", "image", "video"), ("pretrained", "width"))
+KINDS: tuple[Kind, ...] = ("audio", "image", "video")
+RESNET18 = Encoder(resnet18, KINDS, ("pretrained", "width"), settings_class=ResNetSettings)
+RESNET50 = Encoder(resnet50, KINDS, ("pretrained", "width"), settings_class=ResNetSettings)
