@@ -35,28 +35,26 @@ def lines(function: ast.FunctionDef) -> list[str]:
 
 
 def main() -> None:
-    """Prints survivors and shares."""
-    console, table = Console(width=110, highlight=False), Table("file", "mutants", "noticed", "share")
-    of_all: list[bool] = []
+    """Prints survivors and shares, of the mutants tried so far."""
+    console, table = Console(width=110, highlight=False), Table("file", "mutants", "noticed", "share", "not yet tried")
+    rows: dict[str, list[str | None]] = {}
     for path in sorted(MUTANTS.rglob("*.meta")):
-        tree, of_file = ast.parse(path.with_suffix("").read_text(encoding="utf-8")), []
+        tree, results = ast.parse(path.with_suffix("").read_text(encoding="utf-8")), []
         functions = {node.name: lines(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         for name, status in json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"].items():
             mutant = name.rpartition(".")[2]
             before = functions[mutant.rpartition("__mutmut_")[0] + "__mutmut_orig"]
             if changes := list(unified_diff(before, functions[mutant], n=0, lineterm=""))[3:]:
-                of_file.append(status in NOTICED)
-                if status not in NOTICED:
-                    console.print(
-                        name if status == 0 else f"{name} (status {status})", *changes, sep="\n", markup=False
-                    )
-        if of_file:
-            file = path.relative_to(MUTANTS).with_suffix("").as_posix()
-            table.add_row(file, str(len(of_file)), str(sum(of_file)), f"{sum(of_file) / len(of_file):.1%}")
-            of_all += of_file
-    table.add_row("all", str(len(of_all)), str(sum(of_all)), f"{sum(of_all) / len(of_all):.1%}")
+                results.append(None if status is None else "noticed" if status in NOTICED else "survived")
+                if results[-1] == "survived":
+                    console.print(f"{name} (exit status {status})", *changes, sep="\n", markup=False)
+        rows[path.relative_to(MUTANTS).with_suffix("").as_posix()] = results
+    rows["all"] = [one for results in rows.values() for one in results]
+    for file, results in rows.items():
+        tried, noticed = sum(one is not None for one in results), results.count("noticed")
+        table.add_row(file, *map(str, (tried, noticed)), f"{noticed / max(tried, 1):.1%}", str(len(results) - tried))
     console.print(table)
-    sys.exit(sum(of_all) < 0.9 * len(of_all))
+    sys.exit(rows["all"].count("noticed") < 0.9 * len(rows["all"]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -8,12 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lfm_ray.methods.losses import (
-    ConvexPart,
-    infonce_of_similarities,
-    js_of_probabilities,
-    kl_to_mean_of_probabilities,
-)
+from lfm_ray.methods.losses import ConvexPart, infonce_of_similarities, js_of_probabilities, kl_to_mean_of_probabilities
 from lfm_ray.optimization.hypergradient import (
     conjugate_gradients,
     flat_gradient,
@@ -371,3 +367,11 @@ def test_a_part_that_a_parameter_does_not_reach_bends_nothing_along_it() -> None
     assert d.tolist() == [6, -1]
     for _ in range(2):
         assert product(torch.tensor([5.0, 7.0], dtype=torch.float64)).tolist() == [15, 14]
+
+
+def test_the_official_gradient_of_losses_that_share_a_graph() -> None:
+    """z = e^a: L_CLS = z^2 has the slope 2 e^2a, total = z^3 / 3 the curvature 3 e^3a."""
+    a = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)
+    z = a.exp()
+    found = official_gradient((z**3 / 3).sum(), (z**2).sum(), [a])
+    assert found == pytest.approx(6 * math.exp(0.5), rel=1e-12)

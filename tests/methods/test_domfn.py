@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_cases import state
+import torch.nn.functional as F
+from method_cases import outputs, state
 
 from lfm_ray.methods.domfn import DOMFN
 from lfm_ray.models.classifier import Outputs
@@ -64,3 +65,21 @@ def test_the_fusion_learns_from_samples_that_are_fused_alone() -> None:
     assert one.fused.grad is not None
     assert one.fused.grad[0].abs().sum() > 0
     assert one.fused.grad[1].abs().sum() == 0
+
+
+def test_the_loss_of_four_samples_by_its_definition() -> None:
+    made, labels, method = outputs(), torch.tensor([0, 1, 2, 1]), DOMFN(eta=0.3, gamma=0.1)
+    total, fused = 0.0, made.fused.softmax(dim=1)
+    for i in range(4):
+        rows = [made.fused[i], *(z[i] for z in made.unimodal.values())]
+        c = [F.cross_entropy(row, labels[i], label_smoothing=0.2).item() for row in rows]
+        d = [(row.softmax(dim=0) - fused[i]).square().max().item() for row in rows[1:]]
+        total += sum(one**2 / 2 for one in c[1:]) - 0.3 * sum(d) + (sum(c) if max(d) < 0.1 else 0)
+    assert method.classification(made, labels, state(uniform_labels=0.2)).item() == pytest.approx(total / 4)
+
+
+def test_a_sample_that_diverges_by_gamma_is_not_fused_but_for_a_gamma_of_one() -> None:
+    divergences = torch.tensor([[0.0, 0.25, 0.5, 1.0], [0.0, 0.0, 0.25, 1.0]])
+    assert DOMFN(gamma=0.25).agree(divergences).tolist() == [True, False, False, False]
+    assert DOMFN(gamma=0).agree(divergences).tolist() == [False] * 4
+    assert DOMFN(gamma=1).agree(divergences).tolist() == [True] * 4

@@ -65,12 +65,12 @@ def test_weights_that_are_all_zero_are_refused() -> None:
 def test_weights_are_those_of_what_two_epochs_generalise_and_overfit() -> None:
     """Training losses ln 2 and then ln 4/3, of both; validation losses of the fusion fall by 0.4, of audio by 0.1.
 
-    O is -0.4 + ln 3/2 and -0.1 + ln 3/2: the fusion overfits less than it did, nearly by as much.
+    O is -0.4 + ln 3/2 and -0.1 + ln 3/2. Then ln 5/4, and 0.1 and 0.05 less: O is -0.1 + ln 16/15 and -0.05 + ln 16/15.
     """
     method, labels = GBlend(super_epoch=1), torch.zeros(1, dtype=torch.int64)
     at = state(model=SimpleNamespace(encoders={"audio": None}))
     rows = []
-    for epoch, (chance, fused, audio) in enumerate([(1 / 2, 1.0, 1.0), (3 / 4, 0.6, 0.9)], start=1):
+    for epoch, (chance, fused, audio) in enumerate([(1 / 2, 1.0, 1.0), (3 / 4, 0.6, 0.9), (4 / 5, 0.5, 0.85)], start=1):
         logits = torch.tensor([[chance, 1 - chance]], dtype=torch.float64).log()
         for _ in range(epoch):
             method.after_backward(Outputs(logits, {"audio": logits}, {}), labels, at)
@@ -80,10 +80,12 @@ def test_weights_are_those_of_what_two_epochs_generalise_and_overfit() -> None:
     ratios = [0.4 / (math.log(1.5) - 0.4) ** 2, 0.1 / (math.log(1.5) - 0.1) ** 2]
     expected = {"weight/fused": ratios[0] / sum(ratios), "weight/audio": ratios[1] / sum(ratios)}
     assert rows[1] == pytest.approx(expected, rel=1e-5)
+    ratios = [0.1 / (math.log(16 / 15) - 0.1) ** 2, 0.05 / (math.log(16 / 15) - 0.05) ** 2]
+    assert rows[2]["weight/fused"] == pytest.approx(ratios[0] / sum(ratios), rel=1e-5)
     assert "steps" not in at.memory
     assert method.blended(["fused", "audio"], at) == {
-        "fused": rows[1]["weight/fused"],
-        "audio": rows[1]["weight/audio"],
+        "fused": rows[2]["weight/fused"],
+        "audio": rows[2]["weight/audio"],
     }
 
 

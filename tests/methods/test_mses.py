@@ -76,3 +76,9 @@ def test_the_loss_is_the_fused_one_and_that_of_each_modality() -> None:
     each = [F.cross_entropy(z, LABELS, label_smoothing=0.3).item() for z in (made.fused, *made.unimodal.values())]
     found = MSES(unimodal_weight=0.5).classification(made, LABELS, state(uniform_labels=0.3))
     assert found.item() == pytest.approx(each[0] + 0.5 * (each[1] + each[2]), rel=1e-12)
+
+
+def test_a_first_loss_that_is_not_finite_is_an_epoch_without_progress() -> None:
+    method, at = MSES(patience=2), state(model=SimpleNamespace(encoders={"audio": None}))
+    rows = [method.on_epoch_end(at, {"val/audio/loss": float("inf")})["audio/stopped"] for _ in range(3)]
+    assert rows == [0, 1, 1]

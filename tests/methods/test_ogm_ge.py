@@ -82,9 +82,9 @@ def test_the_epochs_given_are_both_modulated() -> None:
 
 
 def small_model() -> nn.Module:
-    """Encoders with a large weight, a bias and a weight of one entry, all with a gradient."""
+    """Encoders with a large weight, a bias, and weights of one and of two entries, all with a gradient."""
     model, generator = nn.Module(), torch.Generator().manual_seed(0)
-    model.encoders = nn.ModuleDict({"audio": nn.Linear(40, 50), "image": nn.Linear(1, 1)})
+    model.encoders = nn.ModuleDict({"audio": nn.Linear(40, 50), "image": nn.Linear(1, 1), "text": nn.Linear(2, 1)})
     for parameter in model.parameters():
         parameter.grad = 1 + 3 * torch.randn(parameter.shape, generator=generator)
     return model
@@ -106,6 +106,7 @@ def test_noise_is_added_to_weights_of_more_than_one_entry_and_drawn_anew_at_ever
     noise = after["encoders.audio.weight"] - before["encoders.audio.weight"]
     assert noise.mean().item() == pytest.approx(0, abs=0.3)
     assert noise.std().item() == pytest.approx(3, rel=0.1)
+    assert not torch.allclose(after["encoders.text.weight"], before["encoders.text.weight"])
     for name in ("encoders.audio.bias", "encoders.image.weight", "encoders.image.bias"):
         torch.testing.assert_close(after[name], before[name])
     assert torch.equal(modulated(OGMGE(), seed=1, steps=2)[1]["encoders.audio.weight"], after["encoders.audio.weight"])
@@ -126,3 +127,16 @@ def test_without_noise_or_outside_of_the_epochs_there_is_the_factor_alone(method
     before, after = modulated(method)
     for name, value in before.items():
         torch.testing.assert_close(after[name], value)
+
+
+def test_noise_of_gradients_in_float64_is_drawn_in_float64() -> None:
+    model = small_model().double()
+    for parameter in model.parameters():
+        parameter.grad = torch.arange(float(parameter.numel()), dtype=torch.float64).view_as(parameter)
+    before = cast(torch.Tensor, model.encoders["audio"].weight.grad).clone()
+    made, now = outputs(), replace(state(model=model), seed=1, steps=2)
+    OGMGE().after_backward(made, LABELS, now)
+    factor = OGMGE().gradient_factors(made, LABELS, now)["audio"]
+    drawn = torch.randn(before.numel(), generator=now.generator(torch.device("cpu")), dtype=torch.float64)
+    expected = factor * before + before.std() * drawn.view_as(before)
+    torch.testing.assert_close(model.encoders["audio"].weight.grad, expected)

@@ -87,3 +87,12 @@ def test_distances_are_euclidean_with_a_gradient_everywhere() -> None:
     assert F.normalize(z.grad[:1]).tolist()[0] == pytest.approx(
         [0.6 / math.hypot(0.6, 1.8), 1.8 / math.hypot(0.6, 1.8)]
     )
+
+
+def test_the_slower_modality_is_drawn_by_how_far_it_is_behind_up_to_once() -> None:
+    """The probabilities of the label are 1/2 and 3/4, half as much again, and then 1/10 and 9/10."""
+    for slow, fast, behind in ((1 / 2, 3 / 4, 1 / 2), (1 / 10, 9 / 10, 1)):
+        logits = [torch.tensor([[p, 1 - p]], dtype=torch.float64).log() for p in (slow, fast)]
+        labels = torch.tensor([0])
+        assert PMR().slow(logits, labels).tolist() == pytest.approx([behind, 0])
+        assert PMR().slow(logits[::-1], labels).tolist() == pytest.approx([0, behind])
