@@ -68,7 +68,7 @@ def test_the_fusion_learns_from_samples_that_are_fused_alone() -> None:
 
 
 def test_the_loss_of_four_samples_by_its_definition() -> None:
-    made, labels, method = outputs(), torch.tensor([0, 1, 2, 1]), DOMFN(eta=0.3, gamma=0.1)
+    made, labels, method = outputs(), torch.tensor([0, 1, 2, 1]), DOMFN(eta=0.3, gamma=0.1, squeeze=False)
     total, fused = 0.0, made.fused.softmax(dim=1)
     for i in range(4):
         rows = [made.fused[i], *(z[i] for z in made.unimodal.values())]
