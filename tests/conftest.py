@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 # Else trials wait for the tests of the other process, as Ray runs them with a niceness of 15.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-LONGEST = ("test_tune", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
+LONGEST = ("test_tune", "test_api", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
            "test_population", "test_commands", "test_build", "test_stream", "test_compute",
            "test_extending")  # fmt: skip
 FOLDER = pytest.StashKey[Path]()
@@ -100,6 +100,14 @@ def ray_session() -> Callable[[], None]:
 def ray_local(ray_session: Callable[[], None]) -> None:
     """The Ray session, until one of the tests wants a `cluster`, and again after that."""
     ray_session()
+
+
+@pytest.fixture
+def without_workers(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials and runs take place in this process (`without_workers.py`)."""
+    import without_workers
+
+    without_workers.use(monkeypatch)
 
 
 @pytest.fixture

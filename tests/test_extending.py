@@ -331,8 +331,11 @@ sampler: {PATIENT}
 """
 
 
-@pytest.mark.usefixtures("ray_with_lab")
-def test_all_kinds_at_once_from_the_search_to_the_test_split(shards: Shards, tmp_path: Path, stranger: Path) -> None:
+@pytest.mark.parametrize("processes", ["without_workers", pytest.param("ray_with_lab", marks=pytest.mark.slow)])
+def test_all_kinds_at_once_from_the_search_to_the_test_split(
+    processes: str, shards: Shards, tmp_path: Path, stranger: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(processes)
     (tmp_path / "everything.yaml").write_text(EVERYTHING)
     flags = ["--trials", "2", "--epochs", "2", "--concurrency", "1", *SMALL_FLAGS]
     done = run(tmp_path, "tune", "everything.yaml", "--data", shards.path, "--name", "all", *flags)

@@ -276,6 +276,7 @@ def two_ranks(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TOGETHER)
 def test_two_processes_with_half_of_each_batch_equal_one_with_the_whole(
     shards: Shards, two_ranks: Path, float64: None, case: str

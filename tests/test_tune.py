@@ -122,7 +122,7 @@ def test_confirm_measures_on_the_test_split_and_says_that_it_did(
     assert f"{100 * first.mean():.1f} ± {100 * first.std():.1f}" in done.stdout
 
 
-def test_best_yaml_gives_the_trial_again_to_the_last_bit(folder: Path, sweep: Completed) -> None:
+def test_best_yaml_gives_the_trial_again_to_the_last_bit(folder: Path, sweep: Completed, without_workers: None) -> None:
     done = run(folder, "train", "sweeps/one/best.yaml", "--name", "w1")
     assert done.returncode == 0, done.stderr
     best = best_of(Sweep.open(folder / "sweeps/one").trials())
@@ -142,7 +142,7 @@ def test_two_workers_take_the_same_steps(folder: Path, sweep: Completed) -> None
     assert (folder / "runs/w2/checkpoint.pt").exists()
 
 
-def test_a_sweep_learns_from_another(folder: Path, sweep: Completed) -> None:
+def test_a_sweep_learns_from_another(folder: Path, sweep: Completed, without_workers: None) -> None:
     done = run(folder, "tune", "--data", "shards/tiny", "--name", "warm", "--trials", "2", "--epochs", "2",
                "--concurrency", "1", "--warm-start", "sweeps/one", *SMALL_FLAGS)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -151,6 +151,7 @@ def test_a_sweep_learns_from_another(folder: Path, sweep: Completed) -> None:
     assert [trial.state for trial in Sweep.open(folder / "sweeps/warm").trials()] == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_shards_too_large_for_the_object_store_reach_the_trials_by_any_way(folder: Path) -> None:
     arguments = ["--data", "shards/tiny", "--trials", "2", "--epochs", "2", "--concurrency", "1", *SMALL_FLAGS]
     arguments += ["--objective", "val/fused/map", "--objective", "val/accuracy_gap"]
@@ -163,6 +164,7 @@ def test_shards_too_large_for_the_object_store_reach_the_trials_by_any_way(folde
     assert list(mapped["train/loss"]) == pytest.approx(list(streamed["train/loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_in_its_middle_goes_on_and_ends_as_an_undisturbed_one(folder: Path) -> None:
     common = ["--data", "shards/tiny", "--trials", "6", "--epochs", "6", "--concurrency", "1", *SMALL_FLAGS]
     assert run(folder, "tune", *common, "--name", "whole").returncode == 0
@@ -196,7 +198,9 @@ def test_a_sweep_that_another_process_runs_is_left_alone(folder: Path, sweep: Co
     Sweep.open(folder / "sweeps/one").hold()
 
 
-def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first_reason(folder: Path) -> None:
+def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first_reason(
+    folder: Path, without_workers: None
+) -> None:
     space = folder / "failing.yaml"
     space.write_text(
         "run: {optimizer: {name: sgd, learning_rate: 10, momentum: 0.99, gradient_clip: null, schedule: constant}}\n"
@@ -209,7 +213,7 @@ def test_a_failed_trial_is_recorded_and_a_sweep_of_failures_fails_with_the_first
     assert done.stderr.count("\n") == 1
 
 
-def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path) -> None:
+def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path, without_workers: None) -> None:
     learned = folder / "learned.yaml"
     learned.write_text(
         "data: {path: shards/tiny, batch_size: 16}\nmodel: {width: 4, embedding_size: 8}\nepochs: 5\n"
@@ -234,7 +238,7 @@ def test_a_learned_curve_is_fitted_and_a_search_starts_from_it(folder: Path) -> 
 
 
 def test_confirm_on_the_validation_split_refuses_an_alpha_that_was_fitted_to_it(
-    folder: Path, one_at_a_time: None
+    folder: Path, without_workers: None
 ) -> None:
     settings = {"data": {"path": "shards/tiny"}, "model": {"width": 4, "embedding_size": 8}, "epochs": 2}
     learned = {"alpha": {"strategy": "learned", "outer": "val"}}

@@ -213,7 +213,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_next_round_goes_
 
 
 def test_a_comparison_runs_and_goes_on_where_it_was(
-    tmp_path: Path, shards: Shards, ray_local: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Shards, without_workers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = Namespace(
         paper="table1", data=shards.path, name="try", storage=tmp_path, rows=["Concat", "MLA"],

@@ -175,6 +175,7 @@ search: {loss.tau: {choice: [0.2, 1.0e-40]}}
 """
 
 
+@pytest.mark.slow
 def test_a_member_that_fails_on_ray_follows_another_and_says_why(ray_local: None, tmp_path: Path) -> None:
     write_dataset(tmp_path / "shards/tiny")
     (tmp_path / "failing.yaml").write_text(FAILING)
