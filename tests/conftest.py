@@ -24,8 +24,8 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 # Else trials wait for the tests of the other process, as Ray runs them with a niceness of 15.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-LONGEST = ("test_tune", "test_api", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
-           "test_population", "test_commands", "test_build", "test_stream", "test_compute",
+LONGEST = ("test_tune", "test_api", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop",
+           "test_paper", "test_population", "test_commands", "test_build", "test_stream", "test_compute",
            "test_extending")  # fmt: skip
 FOLDER = pytest.StashKey[Path]()
 
