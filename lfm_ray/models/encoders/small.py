@@ -97,4 +97,4 @@ class FeatureEncoder(nn.Module):
         return self.project(self.hidden(value).relu())
 
 
-SMALL = Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False)
+ENCODER = Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False)
