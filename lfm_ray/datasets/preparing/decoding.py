@@ -156,7 +156,7 @@ def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row
 
 def _resolve_audio(settings: AudioSettings, names: Sequence[str], rows: Sequence[Row]) -> AudioSettings:
     rate, longest = settings.sample_rate, settings.seconds or 0.0
-    for row, path in [(row, row.values[name]) for name in names for row in rows]:
+    for (start, end), path in [(row.clip(name), row.values[name]) for name in names for row in rows]:
         if rate and longest >= (settings.seconds or MOST_SECONDS):
             break
         try:
@@ -164,8 +164,8 @@ def _resolve_audio(settings: AudioSettings, names: Sequence[str], rows: Sequence
         except Exception:  # reported when it is decoded
             continue
         rate = rate or min(file_rate, MOST_SAMPLE_RATE)
-        duration = duration if row.end is None else min(duration, row.end)
-        longest = max(longest, duration - (row.start or 0.0))
+        duration = duration if end is None else min(duration, end)
+        longest = max(longest, duration - (start or 0.0))
     if names and not (rate and longest > 0):
         raise UserError(
             f"no training file of {', '.join(names)} can be read as audio; the first one is {rows[0].values[names[0]]}"
@@ -206,12 +206,12 @@ def _resolve_feature(settings: FeatureSettings, names: Sequence[str], rows: Sequ
 def _load(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
     value = row.values[name]
     if kind == "audio":
-        waveform = audio.load(value, config.audio, row.start, row.end)
+        waveform = audio.load(value, config.audio, *row.clip(name))
         return waveform if config.storage.get(name) == "waveform" else spectrogram(waveform, config.audio)
     if kind == "image":
         return pictures.load_image(value, config.image)
     if kind == "video":
-        return pictures.load_video(value, config.video, row.start, row.end)
+        return pictures.load_video(value, config.video, *row.clip(name))
     if kind == "text":
         return text.tokens(value, config.text)
     array = features.load(value)

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from lfm_ray.settings import nearest
 
 SPLITS = ("train", "val", "test")
 RESERVED = ("id", "label", "split", "start", "end")
+TIMES = ("start", "end")
 
 Problem = tuple[int, str, str]  # row number, column, what is wrong there
 
@@ -30,6 +31,7 @@ class Row:
 
     label: index into the classes; values: modality -> path of the file, or the text itself;
     start, end: the clip within an audio or video file, in seconds; None: the file's own start or end.
+    clips: modality -> start and end of its own.
     """
 
     id: str
@@ -37,6 +39,11 @@ class Row:
     values: dict[str, str]
     start: float | None = None
     end: float | None = None
+    clips: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def clip(self, name: str) -> tuple[float | None, float | None]:
+        """Start and end in the file of a modality."""
+        return self.clips.get(name, (self.start, self.end))
 
 
 class BadRow(NamedTuple):
@@ -76,7 +83,8 @@ def read_manifest(
 
     A modality has the name of its column. Other columns: `label`; optionally `split` (train, val,
     test; without it each class is split 80/10/10 with the seed), `id` (by default the row number, from
-    0), `start` and `end` in seconds. Relative paths start at the manifest's folder.
+    0), `start` and `end` in seconds, also of one modality alone, `COLUMN.start` and `COLUMN.end`. Relative
+    paths start at the manifest's folder.
 
     Args:
         path: a .csv or .parquet file.
@@ -183,7 +191,8 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
             raise UserError(f"{path}: has no column {name!r}{nearest(name, [str(column) for column in table])}")
     if table.empty:
         raise UserError(f"{path}: the manifest has no rows")
-    table = table[[name for name in (*RESERVED, *modalities) if name in table]].reset_index(drop=True)
+    times = [f"{name}.{time}" for name in modalities for time in TIMES]
+    table = table[[name for name in (*RESERVED, *times, *modalities) if name in table]].reset_index(drop=True)
     if "id" not in table:
         table["id"] = [str(number) for number in range(len(table))]
     return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
@@ -196,7 +205,7 @@ def _text(value: object) -> str:
 
 
 def _empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
-    for name in [name for name in table if name not in ("start", "end")]:
+    for name in [name for name in table if str(name).rpartition(".")[2] not in TIMES]:
         for number in table.index[table[name] == ""]:
             yield number, name, "is empty"
 
@@ -217,16 +226,20 @@ def _repeated_ids(table: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _wrong_times(table: pd.DataFrame) -> Iterator[Problem]:
-    """`start` and `end` must be seconds, 0 or more, and end after start."""
-    for name in ("start", "end"):
-        for number, text in table.get(name, pd.Series(dtype=str)).items():
+    """`start` and `end` must be seconds, 0 or more, and end after start; likewise those of one modality."""
+    for name in [*_time_columns(table, "start"), *_time_columns(table, "end")]:
+        for number, text in table[name].items():
             if text and not 0 <= _seconds(text) < float("inf"):
                 yield number, name, "must be a number of seconds, 0 or more"
-    if "end" in table:
-        for number, text in table["end"].items():
-            start = _seconds(table["start"][number]) if "start" in table else 0.0
-            if text and _seconds(text) <= start:
-                yield number, "end", f"must be after start ({start:g} s)"
+    for start, end in [(f"{name[:-3]}start", name) for name in _time_columns(table, "end")]:
+        for number, text in table[end].items():
+            first = _seconds(table[start][number]) if start in table else 0.0
+            if text and _seconds(text) <= first:
+                yield number, end, f"must be after start ({first:g} s)"
+
+
+def _time_columns(table: pd.DataFrame, time: str) -> list[str]:
+    return [str(name) for name in table if name == time or str(name).endswith(f".{time}")]
 
 
 def _seconds(text: str) -> float:
@@ -273,10 +286,16 @@ def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> d
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
     index = {name: number for number, name in enumerate(classes)}
     for fields in table.to_dict("records"):
-        start, end = (_seconds(fields[name]) if fields.get(name) else None for name in ("start", "end"))
-        values = {name: fields[name] for name in modalities}
-        splits[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end))
+        start, end = _clip(fields, "")
+        own = [name for name in modalities if any(f"{name}.{time}" in fields for time in TIMES)]
+        values, clips = {name: fields[name] for name in modalities}, {name: _clip(fields, f"{name}.") for name in own}
+        splits[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end, clips))
     return splits
+
+
+def _clip(fields: Mapping[str, str], of: str) -> tuple[float | None, float | None]:
+    start, end = (_seconds(fields[of + time]) if fields.get(of + time) else None for time in TIMES)
+    return start, end
 
 
 def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> pd.DataFrame:
