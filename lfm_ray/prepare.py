@@ -29,8 +29,9 @@ def main() -> None:
 
     # After the command line has been read, so that --help answers at once.
     from lfm_ray.console import console
+    from lfm_ray.datasets.preparing.cards import raw_card
     from lfm_ray.datasets.preparing.staging import BAD_ROWS
-    from lfm_ray.report.inspection import inspect, summary
+    from lfm_ray.report.inspection import inspect, rows_beside_the_papers, summary
     from lfm_ray.workflows.preparing import prepare
 
     if given.inspect:
@@ -43,6 +44,8 @@ def main() -> None:
     )  # fmt: skip
     state = "is ready" if made else "was ready already, nothing to do"
     console.print(f"{given.out} {state}: {summary(shards.card)}")
+    if given.dataset and (papers := raw_card(given.dataset).paper_rows):
+        console.print(rows_beside_the_papers(shards.card, papers))
     if shards.card.skipped:
         console.print(f"{len(shards.card.skipped)} bad rows were left out: {given.out / BAD_ROWS}")
     recipe = f" {given.dataset}" if given.dataset in shipped_names(SPACES) else ""
