@@ -15,12 +15,16 @@ class FeatureSettings(Settings):
 
 
 def load(path: str) -> np.ndarray:
-    """The array of a .npy file as float32.
+    """The array of a .npy file, or the only one of a .npz file, as float32.
 
     Raises:
         ValueError: the file does not hold an array of real numbers. NumPy's own errors pass through.
     """
     array = np.load(path, allow_pickle=False)
+    if isinstance(array, np.lib.npyio.NpzFile):
+        if len(array.files) != 1:
+            raise ValueError(f"holds {len(array.files)} arrays ({', '.join(array.files[:5])}); a sample is one array")
+        array = array[array.files[0]]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ValueError("is not a .npy file with an array of real numbers")
     return array.astype(np.float32)
@@ -28,4 +32,6 @@ def load(path: str) -> np.ndarray:
 
 def header(path: str) -> list[int]:
     """The shape of a .npy file's array, without reading it."""
+    if path.lower().endswith(".npz"):
+        return list(load(path).shape)
     return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)

@@ -82,11 +82,15 @@ def files_below(root: Path) -> Iterator[Path]:
 
 
 def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
-    """If there is no validation split, makes it from this share of each class of train; always the same rows."""
+    """If there is no validation split, makes it from this share of each class of train; always the same rows.
+
+    A class with one row keeps it in train.
+    """
     if (table["split"] == "val").any():
         return table
     random = np.random.default_rng(0)
     for _, rows in table[table["split"] == "train"].groupby("label", sort=True):
-        drawn = random.permutation(rows.index.to_numpy())[: max(1, round(share * len(rows)))]
+        most = min(max(1, round(share * len(rows))), len(rows) - 1)
+        drawn = random.permutation(rows.index.to_numpy())[:most]
         table.loc[drawn, "split"] = "val"
     return table
