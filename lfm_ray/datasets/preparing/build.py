@@ -24,8 +24,9 @@ from rich.table import Table
 
 from lfm_ray.console import SILENT, moves
 from lfm_ray.datasets.preparing.config import PrepareConfig
-from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card, resolve
+from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
+from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.staging import BAD_ROWS, StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
 from lfm_ray.errors import UserError
