@@ -35,7 +35,8 @@ class ModalityCard(Settings):
 
     kind: Kind
     shape: list[PositiveInt] = Field(
-        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram"
+        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram, [samples] for a"
+        " waveform"
     )
     dtype: str = Field(description="NumPy dtype of one sample as models see it, such as float16")
     storage: Storage = Field("tensor", description="how the shards store it; see PrepareConfig")
@@ -46,6 +47,7 @@ class ModalityCard(Settings):
     std: float = Field(description="standard deviation of all entries of the train split; 0 if they are all equal")
     vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
     padding: int = Field(0, description="text: the token that pads short texts")
+    sample_rate: int | None = Field(None, description="audio that models see as a waveform: samples a second, Hz")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:

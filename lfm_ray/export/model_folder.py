@@ -3,7 +3,7 @@
     config.json           the run's settings, the classes, the modalities, the preprocessing (`ModelCard`)
     model.safetensors     the weights
     tokenizer/            of the texts, if they have one
-    encoders/MODALITY/    the architecture of an encoder that started from pretrained weights
+    encoders/MODALITY/    the architecture and the processor of an encoder that started from pretrained weights
 
 The files contain no code, and reading them executes none.
 """
@@ -29,7 +29,7 @@ from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import DatasetCard, sha256
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import MultimodalClassifier
-from lfm_ray.models.encoders.pretrained import architecture_only, load_config
+from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
 from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
 from lfm_ray.training.trainer import build_model
@@ -88,7 +88,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
             (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
             for name in used:
                 if source := config.model.of(name).pretrained:
-                    load_config(source).save_pretrained(folder / ENCODERS / name)
+                    save_architecture(source, folder / ENCODERS / name)
             if any(modality.kind == "text" for modality in used.values()):
                 _copy_tokenizer(dataset, folder)
             files = {

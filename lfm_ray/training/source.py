@@ -14,7 +14,7 @@ from lfm_ray import storage
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console
 from lfm_ray.datasets.reading.batches import Batches, Order, ReadBatches, from_memory, from_shards
-from lfm_ray.datasets.reading.inputs import Inputs
+from lfm_ray.datasets.reading.inputs import Inputs, seen
 from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
@@ -50,7 +50,7 @@ class DataSource:
         modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
         config.method.check_modalities(list(modalities or shards.card.modalities))
-        check_model(config.model, {name: shards.card.modalities[name] for name in modalities or shards.card.modalities})
+        check_model(config.model, seen(shards.card, config.data))
         store = ray.cluster_resources().get("object_store_memory", 0.0)
         in_memory = {}
         if size <= config.data.memory_share * store and not config.data.reader_cpus:

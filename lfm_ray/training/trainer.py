@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch, Batches
+from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, scale_encoders
@@ -50,7 +51,7 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
         UserError: the method, an encoder or the fusion head does not fit the modalities.
     """
     method = config.method
-    modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
+    modalities = seen(card, config.data)
     method.check_modalities(list(modalities))
     infonce = method.matches_embeddings and config.loss.matching == "infonce"
     return MultimodalClassifier(
