@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -99,7 +98,7 @@ def build(
     check_replaceable(out)
     console = SILENT
     if progress:
-        console = Console(stderr=True, width=None if sys.stderr.isatty() else 100)
+        console = Console(stderr=True, markup=False, width=None if sys.stderr.isatty() else 100)
     if manifest.bad and not skip_bad:
         raise _stopped(manifest.bad, out, console)
     job = Job.of(manifest, config)
@@ -243,7 +242,7 @@ def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     for name in BadRow._fields:
         table.add_column(name, overflow="fold")
     for line in bad[:MOST_SHOWN]:
-        table.add_row(*(escape(field) for field in line))
+        table.add_row(*line)
     if len(bad) > MOST_SHOWN:
         table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
     console.print(table)
