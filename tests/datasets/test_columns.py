@@ -7,6 +7,7 @@ from pathlib import Path
 import media_files
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lfm_ray
@@ -18,6 +19,7 @@ from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.small import FeatureEncoder
 from lfm_ray.settings import load
 
 
@@ -107,3 +109,26 @@ def test_stored_waveforms_become_spectrograms_by_their_own_settings(tmp_path: Pa
     for name in ("near", "far"):
         seen = decode(manifest.splits["train"][0], name, "audio", config).seen
         np.testing.assert_allclose(inputs[name][0].numpy(), seen, atol=2e-2)
+
+
+def test_features_are_standardised_entry_by_entry(tmp_path: Path, ray_local: None) -> None:
+    random, lines = np.random.default_rng(0), ["f,label,split"]
+    values = random.normal(size=(8, 2, 3)) * [1, 1000, 0] + [0, 5000, 7]
+    for row, value in enumerate(values):
+        np.save(tmp_path / f"{row}.npy", value)
+        lines.append(f"{row}.npy,{row % 2},{'val' if row > 5 else 'train'}")
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    card = lfm_ray.prepare(tmp_path / "m.csv", feature="f", out=tmp_path / "out", progress=False).card.modalities["f"]
+    train = values[:6].astype(np.float32).astype(np.float64)
+    np.testing.assert_allclose(card.means, train.mean(axis=(0, 1)), rtol=1e-9)
+    np.testing.assert_allclose(card.stds, train.std(axis=(0, 1)), rtol=1e-6, atol=1e-6)
+    assert (card.mean, card.std) == pytest.approx((train.mean(), train.std()))
+    encoder = FeatureEncoder(card, 4, 5)
+    seen: list[torch.Tensor] = []
+    encoder.hidden.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder(torch.tensor(train, dtype=torch.float32))
+    standard = seen[0].reshape(6, 2, 3)
+    np.testing.assert_allclose(standard.mean(dim=(0, 1)), [0, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(standard.std(dim=(0, 1), correction=0), [1, 1, 0], atol=1e-4)
+    whole = FeatureEncoder(card.model_copy(update={"means": [], "stds": []}), 4, 5)  # of shards without them
+    assert (whole.mean.item(), whole.std.item()) == pytest.approx((card.mean, card.std))
