@@ -357,12 +357,13 @@ def confirm(
     return done.table
 
 
-def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, trust: bool = False) -> Predictor:
+def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, best: bool = False, trust: bool = False) -> Predictor:
     """Writes a trained model as a folder that `load` opens anywhere, without the shards and without Ray.
 
     run: what `train` returned, a sweep, whose best trial is taken, or the folder of a run, of a trial
     or of a sweep. out: the folder to make. It holds weights (safetensors), settings, classes and
-    preprocessing, and no code. trust: see `load`.
+    preprocessing, and no code. best: the model after the best epoch, by `checkpoint.best`, not the last.
+    trust: see `load`.
 
     Returns:
         The model; `predict` takes raw media files.
@@ -373,7 +374,7 @@ def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, trust: bool = 
     from lfm_ray.export import from_run
 
     _trust(trust)
-    from_run.export(_folder(run), Path(out))
+    from_run.export(_folder(run), Path(out), best)
     return load(out)
 
 

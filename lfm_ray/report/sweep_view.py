@@ -12,7 +12,7 @@ from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.training.run_folder import EPOCHS
+from lfm_ray.training.run_folder import EPOCHS, STOPPED_EARLY
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:
 
 def _whole(trial: Trial) -> Trial:
     """The trial, marked as failed if it finished but its file of epochs is missing or truncated."""
-    if trial.state != "finished" or len(trial.rows) == trial.config.epochs:
+    whole = len(trial.rows) == trial.config.epochs or (trial.rows and STOPPED_EARLY in trial.rows[-1])
+    if trial.state != "finished" or whole:
         return trial
     return replace(trial, state="failed", reason=f"finished, but its {EPOCHS} is incomplete")
