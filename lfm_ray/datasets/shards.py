@@ -79,6 +79,15 @@ class ShardFile(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Embedded(Settings):
+    """How the features of a modality were made from other shards (`lfm_ray.prepare --embed`)."""
+
+    card: ModalityCard = Field(description="of the modality before that, as raw files give it")
+    pretrained: str = Field(description="folder or name of the frozen model")
+    pooling: str = Field(description="how its states became one vector, see model.encoders.MODALITY.pooling")
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of its weights")
+
+
 class DatasetCard(Settings):
     """The content of `dataset.json`."""
 
@@ -87,8 +96,16 @@ class DatasetCard(Settings):
     classes: list[str] = Field(description="a label in the shards is an index into this list")
     splits: dict[str, Annotated[list[ShardFile], Field(min_length=1)]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
+    embedded: dict[str, Embedded] = Field({}, description="modality -> the frozen model that made its features")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
+
+    @property
+    def raw(self) -> dict[str, ModalityCard]:
+        """The modalities as raw files give them, before a frozen model made features of them."""
+        return {
+            name: self.embedded[name].card if name in self.embedded else one for name, one in self.modalities.items()
+        }
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""
