@@ -133,8 +133,8 @@ def embed(
         models: modality -> a folder written by save_pretrained, or a name on the Hugging Face hub. Other
             modalities are copied.
         out: the folder to make.
-        poolings: modality -> "model", "cls" or "mean", how states become one vector; left out: as the model
-            is published.
+        poolings: modality -> "model", "cls" or "mean", how states become one vector, or "tokens", all of them, for
+            the encoder `sequence`; left out: as the model is published.
         address: a Ray cluster; None: this machine.
 
     Returns:

@@ -85,7 +85,7 @@ def arguments() -> Namespace:
     add("--embed", metavar="MODALITY=MODEL", action="append", default=[],
         help="a folder of save_pretrained, or a name on the Hugging Face hub; repeatable")  # fmt: skip
     add("--pooling", metavar="MODALITY=POOLING", action="append", default=[],
-        help="of --embed: model, cls or mean; default: as the model is published")  # fmt: skip
+        help="of --embed: model, cls or mean, or tokens, all of the sequence; default: as it is published")  # fmt: skip
     add("--data", metavar="FOLDER", type=storage_folder, help="of --embed: the shards to read")
     given = result.parse_args()
     if given.inspect:

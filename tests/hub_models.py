@@ -76,6 +76,7 @@ MODELS: dict[str, tuple[Kind, Callable[[], Any]]] = {
     "whisper": ("audio", lambda: hf.WhisperModel(hf.WhisperConfig(**WHISPER))),
     "clap": ("audio", clap),
     "bert": ("text", lambda: hf.BertModel(hf.BertConfig(**WORDS))),
+    "byte bert": ("text", lambda: hf.BertModel(hf.BertConfig(**{**WORDS, "vocab_size": 257}))),
     "roberta": ("text", lambda: hf.RobertaModel(hf.RobertaConfig(**AFTER))),
     "deberta": ("text", lambda: hf.DebertaV2Model(hf.DebertaV2Config(**WORDS))),
     "modernbert": (

@@ -50,7 +50,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in range(12):
         wav(folder / f"{row}.wav", seconds=0.2, rate=16000, seed=row)
         png(folder / f"{row}.png", width=40, height=36, mode="RGB", seed=row)
-        lines.append(f"r{row},{row}.wav,{row}.png,word {row},{['no', 'yes'][row % 2]},{'val' if row > 7 else 'train'}")
+        label, split = ["no", "yes"][row % 2], "val" if row > 7 else "train"
+        lines.append(f"r{row},{row}.wav,{row}.png,word {10 ** (row % 4)},{label},{split}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -58,7 +59,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def source(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
     manifest = read_manifest(raw / "manifest.csv", {"sound": "audio", "picture": "image", "words": "text"})
-    how = ["audio.form=waveform", "image.size=32", "storage.picture=jpeg", "text.length=8"]
+    how = ["audio.form=waveform", "image.size=32", "storage.picture=jpeg", "text.length=10"]
     return prepared(manifest, load(PrepareConfig, None, how), tmp_path_factory.mktemp("shards") / "mine")
 
 
@@ -110,6 +111,29 @@ def test_features_are_what_the_frozen_models_give(
     assert card.stds == pytest.approx(train.std(axis=0).tolist(), rel=1e-4)
 
 
+def test_tokens_are_sequences_whose_padding_is_missing(
+    source: Shards, models: dict[str, str], tmp_path: Path, in_this_process: list[str]
+) -> None:
+    (tmp_path / "bert").mkdir()
+    save("byte bert", tmp_path / "bert")
+    chosen = {"words": str(tmp_path / "bert"), "sound": models["sound"]}
+    shards, _ = embed(source, tmp_path / "features", chosen, words="tokens", sound="tokens")
+    words, sound = shards.card.modalities["words"], shards.card.modalities["sound"]
+    assert (words.shape, words.padded, sound.padded) == ([10, 8], True, False)
+    stored, features = source.arrays("train")[0]["words"], shards.arrays("train")[0]["words"]
+    assert isinstance(features, np.ndarray)
+    missing = np.isnan(features)
+    np.testing.assert_array_equal(missing.all(axis=2), stored == 0)
+    np.testing.assert_array_equal(missing.any(axis=2), stored == 0)
+    assert words.means == pytest.approx(np.nanmean(features, axis=(0, 1)).tolist(), rel=1e-4)
+    assert words.stds == pytest.approx(np.nanstd(features, axis=(0, 1)).tolist(), rel=1e-3)
+    sequence = [f"model.encoders.{name}={{name: sequence, width: 8}}" for name in chosen]
+    config = load(RunConfig, None, [*SMALL, "epochs=1", "data.batch_size=4", f"data.path={shards.path}", *sequence])
+    run = Trainer(config, shards.card)
+    fit(run, DataSource(shards, {}).splits(config))
+    assert np.isfinite(run.history[-1]["val/words/loss"])
+
+
 def test_an_interrupted_job_goes_on_and_a_finished_one_is_not_repeated(
     source: Shards, models: dict[str, str], tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +170,8 @@ def test_an_exported_model_takes_raw_files_again(
     fit(run, DataSource(shards, {}).splits(config))
     write(run.state_dict(), tmp_path / "model")
     samples = [
-        {"sound": raw / f"{row}.wav", "picture": raw / f"{row}.png", "words": f"word {row}"} for row in range(8, 12)
+        {"sound": raw / f"{row}.wav", "picture": raw / f"{row}.png", "words": f"word {10 ** (row % 4)}"}
+        for row in range(8, 12)
     ]
     (batch,) = DataSource(shards, {}).evaluation("val", config).epoch(1)
     for copy in copies.values():
@@ -169,7 +194,7 @@ def test_what_cannot_be_embedded_is_refused(
         ({"pictur": "x"}, {}, "--embed pictur: there is no such modality; did you mean picture?"),
         ({"picture": models["sound"]}, {}, "--embed picture: .* is a wav2vec2, which takes audio, not image"),
         ({"picture": str(tmp_path / "nowhere")}, {}, "--embed picture: .* cannot be loaded"),
-        (models, {"picture": "max"}, "--pooling picture=max: give one of model, cls, mean"),
+        (models, {"picture": "max"}, "--pooling picture=max: give one of model, cls, mean, tokens"),
         (models, {"words": "cls"}, "--pooling words=cls: give one of .* of a modality of --embed"),
     ]
     for chosen, poolings, said in cases:

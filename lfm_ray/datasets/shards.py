@@ -49,6 +49,7 @@ class ModalityCard(Settings):
     stds: list[float] = Field([], description="features: their standard deviations; empty, as `means`: not measured")
     vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
     padding: int = Field(0, description="text: the token that pads short texts")
+    padded: bool = Field(False, description="features: sequences (T, d), in which steps that a sample has not are NaN")
     sample_rate: int | None = Field(None, description="audio that models see as a waveform: samples a second, Hz")
 
     @model_validator(mode="after")

@@ -64,5 +64,5 @@ def read_embedders(dataset: DatasetCard, folder: Path, device: torch.device) -> 
             raise UserError(f"{own / WEIGHTS}: {str(error).splitlines()[-1].strip()}") from None
         if unexpected or [key for key in missing if not key.startswith("project.")]:
             raise UserError(f"{own / WEIGHTS}: does not hold the weights of its config.json")
-        found[name] = Embedder(name, how.card, dataset.preprocessing, encoder.to(device))
+        found[name] = Embedder(name, how.card, dataset.preprocessing, encoder.to(device), how.pooling)
     return found

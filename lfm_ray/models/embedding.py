@@ -17,6 +17,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.models.encoders import build_encoder, check_encoder
 from lfm_ray.models.encoders.auto import AutoEncoder, AutoSettings
 
+TOKENS = "tokens"  # a pooling that leaves the sequence as it is
 MOST_ROWS, MOST_BYTES = 64, 32 * 2**20  # of a batch of inputs, as float32
 
 
@@ -27,7 +28,7 @@ def frozen_encoder(modality: str, card: ModalityCard, pretrained: str, pooling: 
         UserError: it cannot be loaded, or does not take what the modality holds; names the modality.
     """
     settings = AutoSettings.model_validate(
-        {"name": "auto", "pretrained": pretrained, "pooling": pooling, "frozen": True}
+        {"name": "auto", "pretrained": pretrained, "pooling": "auto" if pooling == TOKENS else pooling, "frozen": True}
     )
     try:
         check_encoder(modality, card, settings)
@@ -60,8 +61,11 @@ class Embedder:
     a GPU's memory does not suffice.
     """
 
-    def __init__(self, name: str, card: ModalityCard, preprocessing: dict[str, Any], encoder: AutoEncoder) -> None:
+    def __init__(
+        self, name: str, card: ModalityCard, preprocessing: dict[str, Any], encoder: AutoEncoder, pooling: str
+    ) -> None:
         self.name, self.encoder = name, encoder
+        self.features = encoder.tokens if pooling == TOKENS else encoder.pooled
         self.device = next(encoder.body.parameters()).device
         source = DatasetCard(
             modalities={name: card}, classes=[], splits={}, preprocessing=preprocessing, fingerprint=""
@@ -73,7 +77,7 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, column: Column) -> np.ndarray:
-        """(N, d) float32."""
+        """(N, d) float32, or (N, T, d) tokens."""
         parts: list[np.ndarray] = []
         done = 0
         while done < len(column):
@@ -81,7 +85,7 @@ class Embedder:
             chosen = _rows(column, rows)
             value = self.inputs({self.name: chosen}, rows, 1)[self.name]
             try:
-                parts.append(self.encoder.pooled(value.to(self.device)).float().cpu().numpy())
+                parts.append(self.features(value.to(self.device)).float().cpu().numpy())
             except torch.OutOfMemoryError:
                 if self.rows == 1:
                     raise UserError(f"--embed {self.name}: one sample does not fit into the GPU's memory") from None

@@ -34,7 +34,7 @@ from lfm_ray.datasets.shards import (
     write_shard,
 )
 from lfm_ray.errors import UserError
-from lfm_ray.models.embedding import Embedder, digest, frozen_encoder
+from lfm_ray.models.embedding import TOKENS, Embedder, digest, frozen_encoder
 from lfm_ray.models.encoders.auto import POOLINGS
 from lfm_ray.ray_session import ray_session
 from lfm_ray.settings import nearest
@@ -48,7 +48,7 @@ class Job:
 
     source: Shards
     embedded: dict[str, Embedded]
-    sizes: dict[str, int]
+    shapes: dict[str, list[int]]
 
     @classmethod
     def of(cls, source: Shards, models: Mapping[str, str], poolings: Mapping[str, str]) -> Job:
@@ -59,26 +59,27 @@ class Job:
         """
         known = source.card.modalities
         embedded: dict[str, Embedded] = {}
-        sizes: dict[str, int] = {}
+        shapes: dict[str, list[int]] = {}
         for setting, names in (("--embed", models), ("--pooling", poolings)):
             for name in names:
                 if name not in known:
                     raise UserError(f"{setting} {name}: there is no such modality{nearest(name, list(known))}")
         for name, pooling in poolings.items():
-            if name not in models or pooling not in POOLINGS:
-                raise UserError(
-                    f"--pooling {name}={pooling}: give one of {', '.join(POOLINGS)}, of a modality of --embed"
-                )
+            if name not in models or pooling not in (*POOLINGS, TOKENS):
+                possible = ", ".join((*POOLINGS, TOKENS))
+                raise UserError(f"--pooling {name}={pooling}: give one of {possible}, of a modality of --embed")
         for name, pretrained in models.items():
             card = known[name]
             if card.kind == "feature":
                 raise UserError(f"--embed {name}: holds features already")
-            encoder = frozen_encoder(name, card, pretrained, poolings.get(name, "auto"))
-            embedded[name] = Embedded(
-                card=card, pretrained=pretrained, pooling=encoder.pooling, weights=digest(encoder)
-            )
-            sizes[name] = encoder.project.in_features
-        return cls(source, embedded, sizes)
+            pooling = poolings.get(name, "auto")
+            encoder = frozen_encoder(name, card, pretrained, pooling)
+            pooling = TOKENS if pooling == TOKENS else encoder.pooling
+            embedded[name] = Embedded(card=card, pretrained=pretrained, pooling=pooling, weights=digest(encoder))
+            one, _ = source.take("train", np.arange(1), [name])
+            embedder = Embedder(name, card, source.card.preprocessing, encoder, pooling)
+            shapes[name] = list(embedder(one[name]).shape[1:])
+        return cls(source, embedded, shapes)
 
     @property
     def fingerprint(self) -> str:
@@ -143,7 +144,7 @@ class ShardEmbedder:
         self.embedders: dict[str, Embedder] = {}
         for name, how in job.embedded.items():
             encoder = frozen_encoder(name, how.card, how.pretrained, how.pooling).to("cuda" if gpu else "cpu")
-            self.embedders[name] = Embedder(name, how.card, job.source.card.preprocessing, encoder)
+            self.embedders[name] = Embedder(name, how.card, job.source.card.preprocessing, encoder, how.pooling)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """item: file, split, first, rows. Returns `result`, as JSON, which then also lies beside the shard."""
@@ -161,10 +162,12 @@ class ShardEmbedder:
         for name, column in columns.items():
             if name in self.embedders:
                 values[name] = self.embedders[name](column)
-                if not np.isfinite(values[name]).all():
+                exact = values[name].astype(np.float64).reshape(-1, values[name].shape[-1])
+                if _padded(self.job.embedded[name]):
+                    exact = exact[~np.isnan(exact).any(axis=1)]
+                if not np.isfinite(exact).all():
                     raise UserError(f"--embed {name}: the model gives numbers that are not finite")
-                exact = values[name].astype(np.float64)
-                sums[name] = [exact.sum(axis=0).tolist(), np.square(exact).sum(axis=0).tolist()]
+                sums[name] = [len(exact), exact.sum(axis=0).tolist(), np.square(exact).sum(axis=0).tolist()]
             elif isinstance(column, PackedFrames):
                 values[name] = [column.files(row) for row in range(rows)]
             else:
@@ -176,6 +179,11 @@ class ShardEmbedder:
         unfinished.write_text(json.dumps(result), encoding="utf-8")
         unfinished.replace(path.with_name(f"{file}.json"))
         return result
+
+
+def _padded(how: Embedded) -> bool:
+    """Whether the features are sequences that differ in length: the tokens of texts."""
+    return how.pooling == TOKENS and how.card.kind == "text"
 
 
 def run(
@@ -219,13 +227,15 @@ def _card(job: Job, results: list[dict[str, Any]]) -> DatasetCard:
         for split, shards in source.splits.items()
     }
     modalities = dict(source.modalities)
-    for name, size in job.sizes.items():
+    for name, shape in job.shapes.items():
         of_train = [made[one.file]["sums"][name] for one in source.splits["train"]]
-        mean, square = np.sum(of_train, axis=0) / source.rows("train")  # (d,) each
+        steps = sum(count for count, _, _ in of_train)
+        mean, square = np.sum([pair for _, *pair in of_train], axis=0) / steps  # (d,) each
         modalities[name] = ModalityCard(
             kind="feature",
-            shape=[size],
+            shape=shape,
             dtype="float32",
+            padded=_padded(job.embedded[name]),
             mean=float(mean.mean()),
             std=math.sqrt(max(0.0, float(square.mean() - mean.mean() ** 2))),
             means=mean.tolist(),

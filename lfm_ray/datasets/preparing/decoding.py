@@ -52,6 +52,8 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     if amount := config.noise.get(name, 0.0):
         array = add_noise(array, amount, generator(config.seed, name, row.id))
     storage = config.storage.get(name, "tensor")
+    if kind == "feature" and (length := config.of(name, kind).length):
+        array = features.padded(array, length)
     if kind == "audio" and config.of(name, kind).form == "waveform":
         return Sample(audio.to_pcm(array), audio.to_pcm(array))
     if storage == "waveform":
@@ -96,6 +98,7 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
     return ModalityCard(
         kind=kind, shape=shape, dtype=dtype.name, storage=storage, stored_shape=stored_shape, mean=0.0, std=0.0,
         vocabulary=vocabulary, padding=padding, sample_rate=sample_rate,
+        padded=kind == "feature" and bool(settings.length),
     )  # fmt: skip
 
 
@@ -128,6 +131,9 @@ def _load(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
     if kind == "text":
         return text.tokens(value, settings)
     array = features.load(value)
+    if settings.length and array.ndim == 2 and len(array) and array.shape[1] == settings.shape[-1]:
+        return array  # `decode` pads it
     if list(array.shape) != settings.shape:
-        raise ValueError(f"has shape {list(array.shape)} where the others have {settings.shape}")
+        hint = "; for sequences of different lengths: --set feature.length=STEPS" if array.ndim == 2 else ""
+        raise ValueError(f"has shape {list(array.shape)} where the others have {settings.shape}{hint}")
     return array

@@ -128,7 +128,18 @@ class AutoEncoder(nn.Module):
             return self._pooled(value.flatten(0, 1)).view(batch, frames, -1).mean(dim=1)
         return self._pooled(value)
 
-    def _pooled(self, value: Tensor) -> Tensor:
+    def tokens(self, value: Tensor) -> Tensor:
+        """The states of all positions, (B, T, h), NaN where a text has padding; of a video by frames, a vector each."""
+        if self.kind == "video" and not self.whole_clips:
+            return self._pooled(value.flatten(0, 1)).view(*value.shape[:2], -1)
+        found, present = self._found(value)
+        states = found.last_hidden_state
+        if states.ndim == 4:
+            states = states.flatten(2).transpose(1, 2)
+        return states if present is None else states.masked_fill(~present[:, :, None], torch.nan)
+
+    def _found(self, value: Tensor) -> tuple[Any, Tensor | None]:
+        """What the model gives, and which positions of a text are no padding, (B, L)."""
         dtype, present = self.project.weight.dtype, None
         if self.kind == "text":
             tokens = value.long()
@@ -142,7 +153,10 @@ class AutoEncoder(nn.Module):
             if value.shape[-3] != self.channels:
                 value = value.expand(*value.shape[:-3], self.channels, *value.shape[-2:])
             inputs = {"pixel_values": self.pixels(value, dtype)}
-        found = self.body(**inputs, **self.extra)
+        return self.body(**inputs, **self.extra), present
+
+    def _pooled(self, value: Tensor) -> Tensor:
+        found, present = self._found(value)
         if self.pooling == "model":
             return found.pooler_output.flatten(1)
         states = found.last_hidden_state

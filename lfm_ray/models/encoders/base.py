@@ -22,7 +22,7 @@ class EncoderSettings(Settings):
         None,
         validate_default=False,
         description="small: a CNN for spectrograms, images and video, a GRU for text, two layers for features;"
-        " resnet18, resnet50; bert; clip_image, clip_text; auto: any pretrained model of transformers"
+        " resnet18, resnet50; bert; clip_image, clip_text; sequence; auto: any pretrained model of transformers"
         " (lfm_ray/models/encoders); null: model.encoder",
     )
     pretrained: str | None = Field(
