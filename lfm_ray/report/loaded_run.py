@@ -13,7 +13,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.models.metrics import class_accuracies
 from lfm_ray.settings import load, nearest
-from lfm_ray.storage import fetch, shown
+from lfm_ray.storage import check_within, fetch, shown
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,
@@ -50,6 +50,7 @@ class LoadedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        check_within(folder)
         for name in (CONFIG, EPOCHS, NOTICES, PROFILE, FITTED):
             fetch(folder / name)
         rows = read_epochs(folder)

@@ -31,7 +31,7 @@ from lfm_ray.runtime import checkpoint, compute
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
 from lfm_ray.settings import build
-from lfm_ray.storage import exists, fetch, push, write_atomically
+from lfm_ray.storage import check_within, exists, fetch, push, write_atomically
 from lfm_ray.storage import shown as shown_path
 from lfm_ray.training.run_folder import CHECKPOINT
 from lfm_ray.training.trainer import build_model
@@ -64,6 +64,7 @@ class Predictions:
         Raises:
             UserError: there is no model, or the shards are not those that it was trained on.
         """
+        check_within(folder)
         if exists(folder / SWEEP):
             best = best_of(Sweep.open(folder).trials())
             if best is None:
