@@ -34,6 +34,7 @@ class AudioSettings(Settings):
 
 FROM_THE_START = ("OGG", "MP3", "MPEG")  # libsndfile 1.2.2 can miss the sample that it seeks in them
 STREAMED = 2**40  # from here on, a number of samples only says that it was not known
+AT_ONCE = 2**20  # samples
 LOUDEST = 8.0  # of floating point sound; more was never meant to lie between -1 and 1
 SHORTER = re.compile(r"^\s*(\w+)(?: Size)?\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 CUT_SHORT = "is cut short: its header promises more sound than there is"
@@ -121,9 +122,11 @@ def header(path: str) -> tuple[int, float]:
 
     try:
         info = soundfile.info(path)
-        return info.samplerate, info.duration
+        if info.frames < STREAMED:
+            return info.samplerate, info.duration
     except soundfile.LibsndfileError:
-        return containers.header(path)
+        pass
+    return containers.header(path)
 
 
 def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
@@ -136,15 +139,17 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
     except soundfile.LibsndfileError:
         return containers.read_sound(path, start, seconds)
     with file:
+        if file.frames >= STREAMED:  # a FLAC from a pipe, which libsndfile 1.2.2 cannot read to its end
+            return containers.read_sound(path, start, seconds)
         _check_promises(file)
         first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
         try:
             if file.format in FROM_THE_START:
-                data = file.read(first + count, dtype="float32", always_2d=True)[first:]
+                _skip(file, first)
             else:
                 file.seek(first)
-                data = file.read(count, dtype="float32", always_2d=True)
-            if file.frames < STREAMED and len(data) < min(count, file.frames - first):
+            data = file.read(count, dtype="float32", always_2d=True)
+            if len(data) < min(count, file.frames - first):
                 raise ValueError(CUT_SHORT)
             _check_end(file)
         except soundfile.LibsndfileError:
@@ -155,6 +160,12 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
                 " largest value that it can have, such as 32768"
             )
         return data.mean(axis=1), file.samplerate
+
+
+def _skip(file: Any, samples: int) -> None:
+    """Decodes and drops so many samples."""
+    while samples > 0 and (read := len(file.read(min(samples, AT_ONCE), dtype="float32"))):
+        samples -= read
 
 
 def _check_length(length: int, settings: AudioSettings) -> None:
@@ -171,7 +182,7 @@ def _check_promises(file: Any) -> None:
 
 def _check_end(file: Any) -> None:
     """Reads the last sample of a compressed file, which is not there if the file was cut."""
-    if file.format in ("FLAC", "MP3", "MPEG") and 0 < file.frames < STREAMED:
+    if file.format in ("FLAC", "MP3", "MPEG") and file.frames > 0:
         file.seek(file.frames - 1)
         if len(file.read(1)) == 0:
             raise ValueError(CUT_SHORT)
