@@ -111,8 +111,9 @@ def test_films(
     for part, found in enumerate(pixels):
         middle = start + (part + 0.5) * (end - start) / parts
         which = max(0, bisect.bisect_right(times, middle + 1e-3) - 1)
-        frame = shown[which]
-        np.testing.assert_array_equal(found, square(frame.to_image(), 32, 3), err_msg=f"part {part}: frame {which}")
+        # Some MPEG streams give two frames one stamp.
+        candidates = [frame for time, frame in zip(times, shown, strict=False) if abs(time - times[which]) < 1e-4]
+        assert any(np.array_equal(found, square(frame.to_image(), 32, 3)) for frame in candidates), (part, which)
     check_sound(path, start, seed, film=True)
 
 

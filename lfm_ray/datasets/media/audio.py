@@ -34,7 +34,6 @@ class AudioSettings(Settings):
 
 FROM_THE_START = ("OGG", "MP3", "MPEG")  # libsndfile 1.2.2 can miss the sample that it seeks in them
 STREAMED = 2**40  # from here on, a number of samples only says that it was not known
-AT_ONCE = 2**20  # samples
 LOUDEST = 8.0  # of floating point sound; more was never meant to lie between -1 and 1
 SHORTER = re.compile(r"^\s*(\w+)(?: Size)?\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 CUT_SHORT = "is cut short: its header promises more sound than there is"
@@ -145,10 +144,10 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
         first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
         try:
             if file.format in FROM_THE_START:
-                _skip(file, first)
+                data = file.read(first + count, dtype="float32", always_2d=True)[first:]  # soundfile seeks after reads
             else:
                 file.seek(first)
-            data = file.read(count, dtype="float32", always_2d=True)
+                data = file.read(count, dtype="float32", always_2d=True)
             if len(data) < min(count, file.frames - first):
                 raise ValueError(CUT_SHORT)
             _check_end(file)
@@ -160,12 +159,6 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
                 " largest value that it can have, such as 32768"
             )
         return data.mean(axis=1), file.samplerate
-
-
-def _skip(file: Any, samples: int) -> None:
-    """Decodes and drops so many samples."""
-    while samples > 0 and (read := len(file.read(min(samples, AT_ONCE), dtype="float32"))):
-        samples -= read
 
 
 def _check_length(length: int, settings: AudioSettings) -> None:

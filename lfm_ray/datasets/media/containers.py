@@ -81,6 +81,7 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
             if at is None or (stamp is not None and abs(stamp - at) > JUMP * rate):
                 at = stamp or 0
             if at >= wanted:
+                end = wanted  # before this there was silence
                 break
             for piece in resampler.resample(frame):
                 samples = piece.to_ndarray().mean(axis=0)
