@@ -92,6 +92,9 @@ class Method(Settings):
     source: ClassVar[str]
     """Where it was published, such as "CVPR 2023"."""
 
+    passes: ClassVar[tuple[str, str]] = ("1", "1")
+    """Forward and backward passes of each encoder in a training step, at most; m: the number of modalities."""
+
     heads: ClassVar[tuple[str, ...]] = ()
     """Fusion heads (`model.fusion`) that it supports, the default first; empty: any."""
 
