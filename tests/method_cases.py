@@ -46,6 +46,15 @@ CASES = {
     "qmf": ["method=qmf"],
     "recon_boost": ["method=recon_boost", "alpha.value=0.3"],
     "umt": ["method=umt"],
+    "mmcosine": ["method=mmcosine", "method.contrast=0.5", "alpha.value=0.3"],
+    "dgl": ["method=dgl", "alpha.value=0.3"],
+    "opm": [
+        "method=opm",
+        "method.first_epoch=1",
+        "method.probability=1",
+        "method.rate_gradient=true",
+        "alpha.value=0.3",
+    ],
 }
 
 # Method -> its neutral setting, and what it is then: joint training with this head, if nothing else is said.
@@ -60,6 +69,8 @@ NEUTRAL = {
     "greedy": (["method.tolerance=null"], ["model.fusion=channel", "method=unimodal"]),
     "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
     "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
+    "mmcosine": (["method.contrast=0"], ["model.fusion=cosine"]),
+    "opm": (["method.rate=0"], ["model.fusion=sum"]),
 }
 WITHOUT = {
     "official": "twice the loss, of the mean of the logits",
@@ -68,6 +79,7 @@ WITHOUT = {
     "etmc": "losses of evidence, not of logits",
     "mla": "a step for each modality",
     "mmpareto": "losses of the modalities, which always count",
+    "dgl": "encoders without the gradient of the fusion",
     "qmf": "losses of the modalities, and weights that follow the samples",
 }
 
