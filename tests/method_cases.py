@@ -46,6 +46,10 @@ CASES = {
     "qmf": ["method=qmf"],
     "recon_boost": ["method=recon_boost", "alpha.value=0.3"],
     "umt": ["method=umt"],
+    "info_reg": ["method=info_reg", "alpha.value=0.3"],
+    "cggm": ["method=cggm", "method.highest=4", "alpha.value=0.3"],
+    "arl": ["method=arl", "method.first_epoch=2", "alpha.value=0.3"],
+    "cml": ["method=cml", "alpha.value=0.3"],
     "mmcosine": ["method=mmcosine", "method.contrast=0.5", "alpha.value=0.3"],
     "dgl": ["method=dgl", "alpha.value=0.3"],
     "opm": [
@@ -70,6 +74,7 @@ NEUTRAL = {
     "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
     "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
     "mmcosine": (["method.contrast=0"], ["model.fusion=cosine"]),
+    "info_reg": (["method.strength=0", "method.unimodal_weight=0"], ["model.fusion=sum"]),
     "opm": (["method.rate=0"], ["model.fusion=sum"]),
 }
 WITHOUT = {
@@ -79,6 +84,9 @@ WITHOUT = {
     "etmc": "losses of evidence, not of logits",
     "mla": "a step for each modality",
     "mmpareto": "losses of the modalities, which always count",
+    "arl": "gradients weighted from the first epoch",
+    "cggm": "gradients that follow the accuracies",
+    "cml": "losses of fewer modalities",
     "dgl": "encoders without the gradient of the fusion",
     "qmf": "losses of the modalities, and weights that follow the samples",
 }

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
-from comparisons import Case, Compared, leaves, slopes, state, t
-from torch import Tensor
+import torch.nn.functional as F
+from comparisons import Case, Compared, leaf, leaves, linear, slopes, state, t
+from torch import Tensor, nn
 
+from lfm_ray.methods import State
+from lfm_ray.methods.arl import ARL
+from lfm_ray.methods.cggm import CGGM
+from lfm_ray.methods.cml import ranking_loss
 from lfm_ray.methods.dgl import DGL, alone
+from lfm_ray.methods.info_reg import InfoReg
 from lfm_ray.methods.mmcosine import MMCosine, label_contrast
 from lfm_ray.methods.opm import OPM
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.fusion import Concat, Cosine, Head, Sum
+from lfm_ray.models.fusion import Concat, Cosine, Head, Multitask, Sum
 
 NAMES = ("audio", "visual")
 
@@ -37,7 +44,7 @@ def mmcosine(case: Case) -> Compared:
     head = Cosine(NAMES, len(i["audio"][0]), 3, scale=i["scaling"]).double()
     head.load_state_dict({f"classifiers.{name}.weight": t(i[f"weight_{name}"]) for name in NAMES})
     fused, unimodal = head(z)
-    each = [torch.nn.functional.cross_entropy(one, labels) for one in unimodal.values()]
+    each = [F.cross_entropy(one, labels) for one in unimodal.values()]
     yield "losses of the modalities", torch.stack(each), [o[f"loss_{name}"] for name in NAMES]
     yield "contrastive loss", label_contrast(*z.values(), labels, 0.1), o["nce"]
     loss = MMCosine(contrast=i["lam"]).classification(Outputs(fused, unimodal, z), labels, state())
@@ -83,7 +90,7 @@ def opm(case: Case) -> Compared:
     yield "q", q, o["q"]
     left, _ = head(method.dropped(z, t(i["kept"]), q.detach()))
     yield "logits", left, o["logits"]
-    loss = torch.nn.functional.cross_entropy(left, labels)
+    loss = F.cross_entropy(left, labels)
     yield "loss", loss, o["loss"]
     at = state(SimpleNamespace(head=head))
     by_z, by_weight = gradients(loss + method.pull_of_rates(Outputs(fused, unimodal, z), labels, at), z, head)
@@ -93,4 +100,145 @@ def opm(case: Case) -> Compared:
     yield "gradient by the bias", by_weight["classifier.bias"], o["gradient_bias"]
 
 
-NEWER = {"mmcosine": mmcosine, "dgl": dgl, "opm": opm}
+class Small(nn.Module):
+    """Two linear encoders and a head."""
+
+    def __init__(self, weights: Case, names: tuple[str, str], head: Head) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict()
+        for name in names:
+            rows, columns = t(weights[f"{name}_weight"]).shape
+            self.encoders[name] = nn.Linear(columns, rows).double()
+            linear(self.encoders[name], weights, f"{name}_")
+        self.head = head
+
+    def forward(self, inputs: dict[str, Tensor]) -> Outputs:
+        z = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        return Outputs(*self.head(z), z)
+
+    def encoder_gradients(self) -> dict[str, Any]:
+        return {
+            f"{name}_{key}": value.grad
+            for name, encoder in self.encoders.items()
+            for key, value in encoder.named_parameters()
+        }
+
+
+def info_reg(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    first = i["weights"]
+    head = concat(torch.cat([t(first[f"head_{name}"]) for name in NAMES], dim=1), t(first["head_bias"]))
+    model = Small(first, NAMES, head)
+    method = InfoReg(strengths={"audio": 0.95, "visual": 0.1}, window_of="audio")
+    memory = {f"trace/{name}": t(i["traces"]) for name in NAMES} if i["traces"] else {}
+    optimiser = torch.optim.SGD(model.parameters(), lr=i["learning_rate"])
+    traces: dict[str, list[float]] = {name: [] for name in NAMES}
+    theirs_by_step = iter(o["steps"])
+    for epoch in range(i["epochs"]):
+        losses = torch.zeros(3, dtype=torch.float64)
+        for batch in i["batches"]:
+            at, labels = state(model, memory), torch.tensor(batch["labels"])
+            made = model({name: t(batch[name]) for name in NAMES})
+            loss = method.classification(made, labels, at)
+            losses += torch.stack([F.cross_entropy(z.detach(), labels) for z in (made.fused, *made.unimodal.values())])
+            yield "loss", loss, sum(F.cross_entropy(z, labels) for z in (made.fused, *made.unimodal.values()))
+            optimiser.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                method.after_backward(made.detach(), labels, at)
+            theirs = next(theirs_by_step)
+            for key, gradient in model.encoder_gradients().items():
+                yield "gradient of the encoders, with the pull", gradient, theirs[key]
+            by_head = torch.cat([t(theirs[f"head_{name}"]) for name in NAMES], dim=1)
+            yield "gradient of the head", head.classifier.weight.grad, by_head
+            optimiser.step()
+        yield "losses", losses / len(i["batches"]), o["losses_fused_audio_visual"][epoch]
+        row = method.on_epoch_end(state(model, memory), {})
+        for name in NAMES:
+            traces[name].append(row[f"fisher_trace/{name}"])
+    yield "traces", list(traces.values()), [o[f"{name}_traces"] for name in NAMES]
+
+
+def cggm(case: Case) -> Compared:
+    i, o, names = case["inputs"], case["outputs"], ("vision", "text")
+    weights = i["weights"]
+    head = Multitask(names, len(weights["out_weight"][0]), 3).double()
+    doubled = {"weight": t(weights["out_weight"]).repeat(1, 2), "bias": t(weights["out_bias"])}
+    head.classifier.load_state_dict(doubled)
+    for name, classifier in zip(names, weights["classifiers"], strict=True):
+        linear(head.classifiers[name], classifier)
+    model, memory = Small(weights, names, head), cast(Case, {})
+    method = CGGM(magnitude=i["rou"], direction_weight=i["lamda"])
+    for batch, theirs in zip(i["batches"], o["steps"], strict=True):
+        at, labels = state(model, memory), torch.tensor(batch["labels"])
+        made = model({name: t(batch[name]) for name in names})
+        yield "accuracies", list(method.accuracies(made, labels).values()), theirs["accuracies"]
+        yield "cosines", method.cosines(at), theirs["cosines"]
+        logits = [made.fused, *method.of_classifiers(made, at).values()]
+        losses = torch.stack([F.cross_entropy(one, labels) for one in logits])
+        yield "losses of the fusion and the classifiers", losses[1:], theirs["losses_fused_vision_text"][1:]
+        model.zero_grad()
+        loss = method.classification(made, labels, at)
+        yield "loss", loss - losses[1:].sum(), theirs["losses_fused_vision_text"][0] + apart(method, at, theirs)
+        loss.backward()
+        with torch.no_grad():
+            method.after_backward(made.detach(), labels, at)
+        for key, gradient in model.encoder_gradients().items():
+            yield "gradient of the encoders", gradient, theirs["gradients"][key]
+        both = torch.stack(head.classifier.weight.grad.chunk(2, dim=1)).sum(dim=0)
+        yield "gradient of the fused classifier", both, theirs["gradients"]["out_weight"]
+        yield "gradient of its bias", head.classifier.bias.grad, theirs["gradients"]["out_bias"]
+        for name, classifier in zip(names, theirs["classifier_gradients"], strict=True):
+            for key, gradient in classifier.items():
+                yield "gradient of the classifiers", getattr(head.classifiers[name], key).grad, gradient
+
+
+def apart(method: CGGM, at: State, theirs: Case) -> float:
+    """lambda l_gm from their cosines and the coefficients of the step before; 0 in the first step."""
+    c = [float(value) for key, value in at.memory.items() if key.startswith("coefficient/")]
+    terms = [abs(one) - one * cosine for one, cosine in zip(c, theirs["cosines"], strict=False)]
+    return method.direction_weight * sum(terms) / 2
+
+
+def arl(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    z, labels = leaves({name: i[name] for name in NAMES}), torch.tensor(i["labels"])
+    head = concat(t(i["weight"]), t(i["bias"]))
+    method = ARL(unimodal_weight=i["gamma"], sharpness=i["T"], weights="equal")
+    at = state(SimpleNamespace(head=head), epoch=i["epoch"] + 1)
+    fused, unimodal = head(z)
+    made = Outputs(fused, unimodal, z)
+    own = torch.stack(list(method.alone(made, at).values()))
+    yield "fused logits", fused, o["fused"]
+    yield "logits of the modalities", own, [o[f"{name}_logits"] for name in NAMES]
+    loss = method.classification(made, labels, at)
+    gamma = i["gamma"] if i["epoch"] > 5 else 1
+    each = [F.cross_entropy(t(o[f"{name}_logits"]), labels) for name in NAMES]
+    yield "loss", loss, o["loss"]
+    yield "weight of the modalities' losses", loss, F.cross_entropy(t(o["fused"]), labels) + gamma * sum(each)
+    by_z, by_head = gradients(loss, z, head)
+    factors = torch.stack(list(method.gradient_factors(made, labels, at).values()))
+    yield "gradient by embeddings", by_z * factors[:, None, None], [o[f"gradient_{name}"] for name in NAMES]
+    yield "gradient by weights", by_head["classifier.weight"], o["gradient_weight"]
+    yield "gradient by the bias", by_head["classifier.bias"], o["gradient_bias"]
+    if o["computed_weights"]:
+        yield "weights that are computed", method.computed(own), o["computed_weights"]
+
+
+def cml(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    logits, labels = [leaf(one) for one in i["logits"]], torch.tensor(i["labels"])
+    loss = ranking_loss(logits, labels) * len(labels)
+    yield "ranking loss, summed", loss, o["loss"]
+    yield "its gradient", slopes(loss, *logits), o["gradients"]
+
+
+NEWER = {
+    "arl": arl,
+    "cggm": cggm,
+    "cml": cml,
+    "dgl": dgl,
+    "info_reg": info_reg,
+    "mmcosine": mmcosine,
+    "opm": opm,
+}
