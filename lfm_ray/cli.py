@@ -123,7 +123,8 @@ def storage_folder(text: str) -> Path:
 
 def _stop(message: str, status: int) -> None:
     from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    text = Text.assemble(("error:", "bold red"), f" {message}")
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
     sys.exit(status)

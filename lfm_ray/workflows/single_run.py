@@ -61,7 +61,7 @@ def followed(folder: Path, config: RunConfig, console: Console) -> Iterator[None
     """Shows the epochs of the run in `folder`, and writes them for TensorBoard, as they come."""
     ended = threading.Event()
     writer = RunWriter(folder / "tensorboard", config, {}, folder)
-    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"))
+    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}", markup=False))
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, *times, console=console, transient=True, disable=not moves(console)) as progress:
         task = progress.add_task("starting", total=config.epochs)

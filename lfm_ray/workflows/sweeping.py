@@ -108,7 +108,7 @@ def run(asked: Asked, means: Means) -> None:
 def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[Callback], means: Means) -> None:
     """Runs the trials of a sweep, and its learned run before them where there is to be one."""
     console, card = means.console, source.shards.card
-    console.print(f"[bold]{shown(sweep.folder)}[/]", soft_wrap=True)
+    console.print(shown(sweep.folder), style="bold", soft_wrap=True)
     console.print(sweep.space.question)
     if at_random := drawn_at_random(sweep.space):
         names = ", ".join(at_random)

@@ -11,8 +11,9 @@ from raw_layouts import LAYOUTS, crema_d, nvgesture, sarcasm, twitter2015, write
 
 from lfm_ray.datasets.preparing.cards import names, raw_card, raw_manifest
 from lfm_ray.datasets.preparing.config import PrepareConfig
-from lfm_ray.datasets.preparing.decoding import decode, resolve
+from lfm_ray.datasets.preparing.decoding import decode
 from lfm_ray.datasets.preparing.manifest import Manifest, Row, check_manifest
+from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.errors import UserError
 from lfm_ray.settings import build
 

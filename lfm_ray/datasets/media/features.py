@@ -11,7 +11,7 @@ from lfm_ray.settings import Settings
 class FeatureSettings(Settings):
     """Features extracted beforehand: one .npy file of numbers per sample."""
 
-    shape: list[int] | None = Field(None, description="shape of one sample; null: as in the first training file")
+    shape: list[int] | None = Field(None, description="shape of one sample; null: that of most training files")
 
 
 def load(path: str) -> np.ndarray:
@@ -20,6 +20,9 @@ def load(path: str) -> np.ndarray:
     Raises:
         ValueError: the file does not hold an array of real numbers. NumPy's own errors pass through.
     """
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise ValueError("is not a .npy file")
     array = np.load(path, allow_pickle=False)
     if isinstance(array, np.lib.npyio.NpzFile):
         if len(array.files) != 1:
