@@ -46,6 +46,8 @@ CASES = {
     "qmf": ["method=qmf"],
     "recon_boost": ["method=recon_boost", "alpha.value=0.3"],
     "umt": ["method=umt"],
+    "relearn": ["method=relearn", "method.period=1", "alpha.value=0.3"],
+    "valuation": ["method=valuation", "method.first_epoch=1", "alpha.value=0.3"],
     "info_reg": ["method=info_reg", "alpha.value=0.3"],
     "cggm": ["method=cggm", "method.highest=4", "alpha.value=0.3"],
     "arl": ["method=arl", "method.first_epoch=2", "alpha.value=0.3"],
@@ -75,6 +77,8 @@ NEUTRAL = {
     "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
     "mmcosine": (["method.contrast=0"], ["model.fusion=cosine"]),
     "info_reg": (["method.strength=0", "method.unimodal_weight=0"], ["model.fusion=sum"]),
+    "relearn": (["method.strength=0"], ["model.fusion=sum"]),
+    "valuation": (["method.first_epoch=null"], ["model.fusion=sum"]),
     "opm": (["method.rate=0"], ["model.fusion=sum"]),
 }
 WITHOUT = {

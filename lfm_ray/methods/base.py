@@ -184,7 +184,14 @@ class Method(Settings):
         return {}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it."""
+        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it.
+
+        `measures` are in it as well, as `train/...` and `val/...`.
+        """
+        return {}
+
+    def measures(self, outputs: Outputs, labels: Tensor) -> Row:
+        """Values of all outputs of a split, or of the training steps of an epoch, added to its metrics."""
         return {}
 
     def predict(self, outputs: Outputs) -> Tensor:

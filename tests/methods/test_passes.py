@@ -31,9 +31,12 @@ def test_a_step_takes_as_many_passes_as_the_method_says(shards: Shards, name: st
     for _ in range(4):
         for batch in batches[:2]:
             counted.clear()
-            run.training_step(batch)
+            step = run.training_step(batch)
             most = [max(most[0], counted["forward"]), max(most[1], counted["backward"])]
         parts = ("fused", *run.model.encoders)
-        run.method.on_epoch_end(run.state(), {f"val/{a}/{b}": 0.5 for a in parts for b in ("accuracy", "loss")})
+        measured = run.method.measures(step.outputs, step.labels)
+        row = {f"val/{a}/{b}": 0.5 for a in parts for b in ("accuracy", "loss")}
+        row |= {f"{split}/{name}": value for split in ("train", "val") for name, value in measured.items()}
+        run.method.on_epoch_end(run.state(), row)
         run.epoch += 1
     assert most == [{"m": 2}.get(passes) or int(passes) for passes in METHODS[name].passes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from comparisons import Case, Compared, leaf, leaves, linear, slopes, state, t
@@ -18,6 +19,8 @@ from lfm_ray.methods.dgl import DGL, alone
 from lfm_ray.methods.info_reg import InfoReg
 from lfm_ray.methods.mmcosine import MMCosine, label_contrast
 from lfm_ray.methods.opm import OPM
+from lfm_ray.methods.relearn import Relearn, cluster_purity
+from lfm_ray.methods.valuation import Valuation, contributions, copies
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.fusion import Concat, Cosine, Head, Multitask, Sum
 
@@ -233,6 +236,50 @@ def cml(case: Case) -> Compared:
     yield "its gradient", slopes(loss, *logits), o["gradients"]
 
 
+def relearn(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    order = [(split, name) for name in NAMES for split in ("train", "val")]
+    labels = [np.array(i[f"{split}_labels"]) for split, _ in order]
+    ours = [cluster_purity(np.array(one), each) for one, each in zip(o["clusters"], labels, strict=True)]
+    yield "purities of their clusters", ours, o["purities"]
+    made = {split: {name: t(i[f"{split}_{name}"]) for name in NAMES} for split in ("train", "val")}
+    method, row = Relearn(strength=i["lambda"], period=1), cast(Case, {})
+    for split, z in made.items():
+        found = method.measures(Outputs(torch.zeros(1, 3), {}, z), torch.tensor(i[f"{split}_labels"]))
+        row |= {f"{split}/{name}": value for name, value in found.items()}
+    yield "purities", [row[f"{split}/{name}/purity"] for split, name in order], o["purities"]
+    model = nn.Module()
+    encoders = model.encoders = nn.ModuleDict()
+    memory = {}
+    for name in NAMES:
+        now = {key: t(i["now"][f"{name}_net.{key}"]) for key in ("weight", "bias")}
+        encoders[name] = nn.Linear(now["weight"].shape[1], now["weight"].shape[0]).double()
+        encoders[name].load_state_dict(now)
+        memory |= {f"first/{name}.{key}": t(i["first"][f"{name}_net.{key}"]) for key in now}
+    weights = method.on_epoch_end(state(model, memory, epoch=2), row)
+    yield "weights", list(weights.values()), o["weights"]
+    for name in NAMES:
+        for key, value in encoders[name].named_parameters():
+            yield "encoders after it", value, o["after"][f"{name}_net.{key}"]
+
+
+def valuation(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    z, labels = leaves({name: i[name] for name in NAMES}), torch.tensor(i["labels"])
+    head = concat(t(i["weight"]), t(i["bias"]))
+    made, at = Outputs(*head(z), z), state(SimpleNamespace(head=head), epoch=6)
+    method = Valuation()
+    phi = contributions(made.fused, method.alone(made, at), labels)
+    yield "contributions", phi, o["contributions"]
+    yield "copies", copies(phi), [o[f"copies_with_{name}_alone"] for name in NAMES]
+    loss = method.classification(made, labels, at)
+    yield "loss", loss, o["loss"]
+    by_z, by_head = gradients(loss, z, head)
+    yield "gradient by embeddings", by_z, [o[f"gradient_{name}"] for name in NAMES]
+    yield "gradient by weights", by_head["classifier.weight"], o["gradient_weight"]
+    yield "gradient by the bias", by_head["classifier.bias"], o["gradient_bias"]
+
+
 NEWER = {
     "arl": arl,
     "cggm": cggm,
@@ -241,4 +288,6 @@ NEWER = {
     "info_reg": info_reg,
     "mmcosine": mmcosine,
     "opm": opm,
+    "relearn": relearn,
+    "valuation": valuation,
 }
