@@ -76,8 +76,8 @@ NEUTRAL = {
     "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
     "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
     "mmcosine": (["method.contrast=0"], ["model.fusion=cosine"]),
-    "info_reg": (["method.strength=0", "method.unimodal_weight=0"], ["model.fusion=sum"]),
-    "relearn": (["method.strength=0"], ["model.fusion=sum"]),
+    "info_reg": (["method.pull_weight=0", "method.unimodal_weight=0"], ["model.fusion=sum"]),
+    "relearn": (["method.gap_weight=0"], ["model.fusion=sum"]),
     "valuation": (["method.first_epoch=null"], ["model.fusion=sum"]),
     "opm": (["method.rate=0"], ["model.fusion=sum"]),
 }

@@ -3,8 +3,9 @@
 Wei et al., "Improving multimodal learning via imbalanced learning", ICCV 2025. Code read: shicaiwei123/ICCV2025-ARL at
 358af4f (main_arl_variance.py, models/fusion_modules.py, models/backbone.py). The same (tests/parity): the modalities'
 logits, the loss, the weights that are computed, and with `weights: equal` the gradients. Different: the published
-program ends at an `EOFError` of its own before it trains, and was run without that line; it computes the weights,
-and then leaves both at 0.5, so that every encoder's gradient is multiplied by 1.5 (`weights: equal`). By default
+program ends at an `EOFError` of its own before it trains, and multiplies gradients by a tuple (its parts were run
+without these); it computes the weights, and then leaves both at 0.5, so that every encoder's gradient is multiplied
+by 1.5 (`weights: equal`). By default
 ours uses the weights that are computed, as in the paper. Their gradients are clipped to norm 40, ours as
 `optimizer.gradient_clip` says.
 """

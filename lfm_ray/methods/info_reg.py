@@ -1,10 +1,10 @@
 """InfoReg: while information is taken up fast, the encoder of the modality ahead is held near where its epoch began.
 
 Huang et al., "Adaptive unimodal regulation for balanced multimodal information acquisition", CVPR 2025. Code read:
-GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py). The same (tests/parity), with `strengths: {audio: 0.95, visual: 0.1}`
+GeWu-Lab/InfoReg_CVPR2025 at 939b2ed (main.py). The same (tests/parity), with `pull_weights: {audio: 0.95, visual: 0.1}`
 and `window_of: audio`: losses, gradients, traces, and when the window closes. Different: the code looks at the
-audio's trace alone and has a strength for each modality of CREMA-D; by default the window is that of the modality
-ahead, and the strength is that of the audio for all. Its traces are those of convolutions and linear layers; ours are
+audio's trace alone and has a weight for each modality of CREMA-D; by default the window is that of the modality
+ahead, and the weight is that of the audio for all. Its traces are those of convolutions and linear layers; ours are
 of all weights with two or more dimensions, which adds recurrent and embedding layers.
 """
 
@@ -32,7 +32,7 @@ class InfoReg(Method):
     the probability that modality j's own logits give to the label. The encoder of the modality with the larger s_j has
     beta_j (theta - theta_0) added to its gradient, where theta_0 are its weights at the start of the epoch and
 
-        beta_j = strength exp(tanh(s_j - s_i)),
+        beta_j = pull_weight exp(tanh(s_j - s_i)),
 
     as long as the window is open: (F - F') / F > `threshold`, where F is the mean of its Fisher traces over the last
     ten epochs, and F' that of the ten up to the epoch before the last (epochs before the first count as 0). A trace is
@@ -42,8 +42,8 @@ class InfoReg(Method):
     name: Literal["info_reg"] = "info_reg"
     source: ClassVar[str] = "CVPR 2025"
     exactly_two: ClassVar[bool] = True
-    strength: float = Field(0.95, ge=0, le=100, description="of the pull (authors: 0.95 for audio, 0.1 for images)")
-    strengths: dict[str, NonNegativeFloat] = Field({}, description="modality -> its strength, where it is another")
+    pull_weight: float = Field(0.95, ge=0, le=100, description="of the pull (authors: 0.95 for audio, 0.1 for images)")
+    pull_weights: dict[str, NonNegativeFloat] = Field({}, description="modality -> its weight, where it is another")
     threshold: float = Field(
         0.05, ge=0, le=1, description="least growth of the Fisher trace, below which the window closes (authors: 0.05)"
     )
@@ -51,9 +51,9 @@ class InfoReg(Method):
     unimodal_weight: float = Field(1.0, ge=0, le=100, description="of the modalities' own losses (authors: 1)")
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
-        """Also checks the names in `strengths` and `window_of`."""
+        """Also checks the names in `pull_weights` and `window_of`."""
         super().check_modalities(modalities)
-        self.check_names("strengths", self.strengths, modalities)
+        self.check_names("pull_weights", self.pull_weights, modalities)
         self.check_names("window_of", [self.window_of] if self.window_of else [], modalities)
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
@@ -72,7 +72,7 @@ class InfoReg(Method):
         ahead = s > s.flip(0)
         beta = torch.exp(torch.tanh(s - s.flip(0)))
         return {
-            name: self.strengths.get(name, self.strength) * one
+            name: self.pull_weights.get(name, self.pull_weight) * one
             for name, one, leads in zip(names, beta, ahead.tolist(), strict=True)
             if leads and self.growth(self.window_of or name, state) > self.threshold
         }

@@ -54,13 +54,13 @@ class Relearn(Method):
 
     name: Literal["relearn"] = "relearn"
     source: ClassVar[str] = "ECCV 2024"
-    strength: float = Field(3.0, ge=0, le=1000, description="lambda (authors: 3); 0: joint training")
+    gap_weight: float = Field(3.0, ge=0, le=1000, description="lambda (authors: 3); 0: joint training")
     period: int = Field(20, ge=1, description="epochs from one re-learning to the next (authors: 20)")
     times: int = Field(3, ge=0, description="how many times at most (authors: 3)")
 
     def measures(self, outputs: Outputs, labels: Tensor) -> Row:
         """The purity of each modality."""
-        if not self.strength:
+        if not self.gap_weight:
             return {}
         classes = outputs.fused.shape[1]
         return {f"{name}/purity": purity(z, labels, classes) for name, z in outputs.embeddings.items()}
@@ -68,14 +68,14 @@ class Relearn(Method):
     def after_backward(self, outputs: Outputs, labels: Tensor, state: State) -> None:
         """Keeps the initial weights of the encoders."""
         super().after_backward(outputs, labels, state)
-        if state.steps == 0 and self.strength:
+        if state.steps == 0 and self.gap_weight:
             named = state.model.encoders.named_parameters()
             state.memory.update({f"{FIRST}{name}": value.detach().clone() for name, value in named})
 
     def due(self, state: State) -> bool:
         """Whether encoders are set back after this epoch: after epoch 1 + period, 1 + 2 period, ..."""
         past = state.epoch - 1
-        return self.strength > 0 and past > 0 and past % self.period == 0 and past // self.period <= self.times
+        return self.gap_weight > 0 and past > 0 and past % self.period == 0 and past // self.period <= self.times
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
         """Sets the encoders back, if it is time; returns by how much."""
@@ -84,7 +84,7 @@ class Relearn(Method):
         weights = {}
         for name, encoder in state.model.encoders.items():
             gap = abs(metrics[f"train/{name}/purity"] - metrics[f"val/{name}/purity"])
-            weights[name] = w = math.tanh(self.strength * gap)
+            weights[name] = w = math.tanh(self.gap_weight * gap)
             with torch.no_grad():
                 for key, value in encoder.named_parameters():
                     value.copy_(w * state.memory[f"{FIRST}{name}.{key}"].to(value) + (1 - w) * value)

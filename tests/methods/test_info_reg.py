@@ -30,8 +30,8 @@ def pulls(method: InfoReg, made: Outputs, **memory: Any) -> dict[str, float]:
 
 def test_the_pull_worked_out_by_hand() -> None:
     beta = math.exp(math.tanh(2 * (0.7 - 0.4)))
-    assert pulls(InfoReg(strength=0.5), ahead(0.7, 0.4)) == pytest.approx({"audio": 0.5 * beta})
-    assert pulls(InfoReg(strength=0.5, strengths={"image": 0.2}), ahead(0.4, 0.7)) == pytest.approx(
+    assert pulls(InfoReg(pull_weight=0.5), ahead(0.7, 0.4)) == pytest.approx({"audio": 0.5 * beta})
+    assert pulls(InfoReg(pull_weight=0.5, pull_weights={"image": 0.2}), ahead(0.4, 0.7)) == pytest.approx(
         {"image": 0.2 * beta}
     )
     assert pulls(InfoReg(), ahead(0.5, 0.5)) == {}
@@ -78,7 +78,7 @@ def step(method: InfoReg, now: State, made: Outputs) -> None:
 
 
 def test_only_the_encoder_ahead_is_drawn_to_where_its_epoch_began() -> None:
-    method, now, made = InfoReg(strength=0.5), state(model=model()), ahead(0.7, 0.4)
+    method, now, made = InfoReg(pull_weight=0.5), state(model=model()), ahead(0.7, 0.4)
     step(method, now, made)
     gradients = {name: value.grad.clone() for name, value in now.model.named_parameters()}  # type: ignore[union-attr]
     assert all((value == 2).all() for value in gradients.values())
@@ -93,7 +93,7 @@ def test_only_the_encoder_ahead_is_drawn_to_where_its_epoch_began() -> None:
 
 
 def test_traces_are_means_of_squared_gradients_of_weights_added_up_over_the_epoch() -> None:
-    method, now = InfoReg(strength=0), state(model=model())
+    method, now = InfoReg(pull_weight=0), state(model=model())
     for _ in range(3):
         step(method, now, ahead(0.7, 0.4))
     row = method.on_epoch_end(now, {})
@@ -115,9 +115,9 @@ def test_each_modality_has_a_loss_of_its_own() -> None:
 
 
 def test_names_of_modalities_are_checked() -> None:
-    InfoReg(strengths={"audio": 0.1}, window_of="image").check_modalities(["audio", "image"])
-    with pytest.raises(UserError, match=r"method\.strengths\.adio: there is no such modality"):
-        InfoReg(strengths={"adio": 0.1}).check_modalities(["audio", "image"])
+    InfoReg(pull_weights={"audio": 0.1}, window_of="image").check_modalities(["audio", "image"])
+    with pytest.raises(UserError, match=r"method\.pull_weights\.adio: there is no such modality"):
+        InfoReg(pull_weights={"adio": 0.1}).check_modalities(["audio", "image"])
     with pytest.raises(UserError, match=r"method\.window_of\.imag: there is no such modality"):
         InfoReg(window_of="imag").check_modalities(["audio", "image"])
     with pytest.raises(UserError, match="defined for two modalities"):

@@ -39,7 +39,7 @@ def test_it_happens_after_every_period_and_at_most_so_many_times() -> None:
 
     assert epochs(Relearn()) == [21, 41, 61]
     assert epochs(Relearn(period=3, times=2)) == [4, 7]
-    assert epochs(Relearn(times=0)) == epochs(Relearn(strength=0)) == []
+    assert epochs(Relearn(times=0)) == epochs(Relearn(gap_weight=0)) == []
 
 
 def test_an_encoder_is_set_back_by_its_gap() -> None:
@@ -50,12 +50,12 @@ def test_an_encoder_is_set_back_by_its_gap() -> None:
     memory = {f"first/{name}.weight": torch.tensor([[1.0]]) for name in ("audio", "image")}
     row = {"train/audio/purity": 0.9, "val/audio/purity": 0.6, "train/image/purity": 0.5, "val/image/purity": 0.5}
     now = replace(state(model=model, memory=memory), epoch=3)
-    shown = Relearn(strength=2, period=2).on_epoch_end(now, row)
+    shown = Relearn(gap_weight=2, period=2).on_epoch_end(now, row)
     w = math.tanh(0.6)
     assert shown == pytest.approx({"relearn/audio": w, "relearn/image": 0})
     assert model.encoders["audio"].weight.item() == pytest.approx(w + 3 * (1 - w))
     assert model.encoders["image"].weight.item() == 3
-    assert Relearn(strength=2, period=2).on_epoch_end(replace(now, epoch=2), row) == {}
+    assert Relearn(gap_weight=2, period=2).on_epoch_end(replace(now, epoch=2), row) == {}
 
 
 def test_what_is_measured_is_the_purity_of_each_modality() -> None:
@@ -63,7 +63,7 @@ def test_what_is_measured_is_the_purity_of_each_modality() -> None:
     labels = torch.arange(9) % 3
     found = Relearn().measures(Outputs(torch.zeros(9, 3), {}, z), labels)
     assert found == {f"{name}/purity": purity(value, labels, 3) for name, value in z.items()}
-    assert Relearn(strength=0).measures(Outputs(torch.zeros(9, 3), {}, z), labels) == {}
+    assert Relearn(gap_weight=0).measures(Outputs(torch.zeros(9, 3), {}, z), labels) == {}
 
 
 def test_the_first_weights_are_those_before_the_first_step(shards: Shards) -> None:

@@ -132,7 +132,7 @@ def info_reg(case: Case) -> Compared:
     first = i["weights"]
     head = concat(torch.cat([t(first[f"head_{name}"]) for name in NAMES], dim=1), t(first["head_bias"]))
     model = Small(first, NAMES, head)
-    method = InfoReg(strengths={"audio": 0.95, "visual": 0.1}, window_of="audio")
+    method = InfoReg(pull_weights={"audio": 0.95, "visual": 0.1}, window_of="audio")
     memory = {f"trace/{name}": t(i["traces"]) for name in NAMES} if i["traces"] else {}
     optimiser = torch.optim.SGD(model.parameters(), lr=i["learning_rate"])
     traces: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -243,7 +243,7 @@ def relearn(case: Case) -> Compared:
     ours = [cluster_purity(np.array(one), each) for one, each in zip(o["clusters"], labels, strict=True)]
     yield "purities of their clusters", ours, o["purities"]
     made = {split: {name: t(i[f"{split}_{name}"]) for name in NAMES} for split in ("train", "val")}
-    method, row = Relearn(strength=i["lambda"], period=1), cast(Case, {})
+    method, row = Relearn(gap_weight=i["lambda"], period=1), cast(Case, {})
     for split, z in made.items():
         found = method.measures(Outputs(torch.zeros(1, 3), {}, z), torch.tensor(i[f"{split}_labels"]))
         row |= {f"{split}/{name}": value for name, value in found.items()}
