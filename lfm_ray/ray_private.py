@@ -6,13 +6,22 @@ from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.train.torch import TorchTrainer as RayTorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
 from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
     TrainingFailedError,
     WorkerGroupError,
 )
 
-__all__ = ["Cluster", "RayTrainError", "TrainingFailedError", "WorkerGroupError", "session_folder"]
+
+class TorchTrainer(RayTorchTrainer):  # type: ignore[misc,unused-ignore]
+    """Ray's, without its answer to Ctrl-C, which ends the process with status 0."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Leaves the signal to the command."""
+
+
+__all__ = ["Cluster", "RayTrainError", "TorchTrainer", "TrainingFailedError", "WorkerGroupError", "session_folder"]
 
 
 def session_folder() -> Path:
