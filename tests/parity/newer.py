@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from comparisons import Case, Compared, leaf, leaves, linear, slopes, state, t
 from torch import Tensor, nn
 
 from lfm_ray.methods import State
+from lfm_ray.methods.amss import AMSS, probabilities
 from lfm_ray.methods.arl import ARL
 from lfm_ray.methods.cggm import CGGM
 from lfm_ray.methods.cml import ranking_loss
@@ -280,7 +282,23 @@ def valuation(case: Case) -> Compared:
     yield "gradient by the bias", by_head["classifier.bias"], o["gradient_bias"]
 
 
+def amss(case: Case) -> Compared:
+    i, o = case["inputs"], case["outputs"]
+    head = concat(torch.cat([t(i[f"weight_{name}"]) for name in NAMES], dim=1), t(i["bias"]))
+    short = {name: t(i[name]) for name in NAMES}
+    z = {name: F.pad(one, (0, i["feature_size"] - one.shape[1])) for name, one in short.items()}
+    method = AMSS(temperature=i["temperature"], unbiased=bool(i["isbias"]), label_entropy="softmax")
+    shares = method.shares(Outputs(*head(short), z), torch.tensor(i["labels"]))
+    yield "shares", shares, o["coefficients"]
+    for name, share in zip(NAMES, shares.tolist(), strict=True):
+        gradient, drawn = t(i[f"gradient_{name}"]), torch.tensor(i[f"drawn_{name}"])
+        yield "how many filters learn", float(math.ceil(len(gradient) * share)), float(len(drawn))
+        factors = method.mask(probabilities(gradient), drawn)
+        yield "masked gradient", gradient * factors[:, None, None, None], o[f"masked_{name}"]
+
+
 NEWER = {
+    "amss": amss,
     "arl": arl,
     "cggm": cggm,
     "cml": cml,
