@@ -32,8 +32,8 @@ def whole() -> Space:
 def test_methods_of_two_modalities_are_left_out_with_all_that_is_theirs(whole: Space, three: DatasetCard) -> None:
     space, lines = for_modalities(whole, three)
     assert lines == [
-        "left out of method.name: ogm_ge, pmr, domfn, opm, valuation, amss, info_reg, arl; defined for two modalities, and"
-        " there are 3 (audio, image, depth)"
+        "left out of method.name: ogm_ge, pmr, domfn, opm, valuation, amss, info_reg, arl; defined for two modalities,"
+        " and there are 3 (audio, image, depth)"
     ]
     left, all_of_them = space.search["method.name"].choice, whole.search["method.name"].choice
     assert left is not None
