@@ -214,8 +214,10 @@ def tune(
         concurrency, _seconds(time_budget), log, address, _console(progress),
     )  # fmt: skip
     folder = _working_folder(storage)
+    if name is not None:
+        _named("--name", name)
     if resume:
-        asked: sweeping.Asked = sweeping.goes_on(folder / resume, trials, epoch_budget)
+        asked: sweeping.Asked = sweeping.goes_on(folder / _named("--resume", resume), trials, epoch_budget)
     else:
         source, stem = space_source(space)
         found = sweeping.read_space(
@@ -279,6 +281,8 @@ def train(
     from lfm_ray.training.execution import Workers
     from lfm_ray.workflows import single_run
 
+    if name is not None:
+        _named("--name", name)
     changes = fixed(settings, data, epochs)
     stem = "run"
     if isinstance(config, str | Path):
@@ -461,6 +465,12 @@ def _working_folder(folder: Folder) -> Path:
     from lfm_ray.storage import working_folder
 
     return working_folder(folder) if isinstance(folder, str) else folder
+
+
+def _named(option: str, name: str) -> str:
+    from lfm_ray.storage import check_name
+
+    return check_name(option, name)
 
 
 def _path(path: Folder | None) -> Path | None:

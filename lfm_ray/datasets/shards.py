@@ -87,6 +87,16 @@ class DatasetCard(Settings):
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
+    checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
+
+    def sealed(self) -> Self:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self.digest()})
+
+    def digest(self) -> str:
+        """The checksum of the card as it is now."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""
@@ -187,10 +197,7 @@ class Shards:
             path = copied(self.path / shard.file, shard.sha256)
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
-            if sha256(path) != shard.sha256:
-                raise UserError(
-                    f"{path}: checksum differs from {CARD}, so the file was altered; run lfm_ray.prepare again"
-                )
+            check_sum(path, shard.sha256)
             self._open(shard)
 
     def _shards(self, split: str) -> list[ShardFile]:
@@ -217,6 +224,7 @@ class Shards:
     def _open(self, shard: ShardFile) -> pa.RecordBatch:
         if shard.file not in self._open_files:
             path = copied(self.path / shard.file, shard.sha256)
+            _check_once(path, shard.sha256)
             try:
                 batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
                 batch.validate(full=True)
@@ -262,13 +270,16 @@ def read_card(path: Path) -> DatasetCard:
     if not file.is_file():
         raise UserError(f"{path}: is not a dataset folder: it has no {CARD}; {how}")
     try:
-        return DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        card = DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{file}: {where}: {first['msg']}; the file is not in the format {FORMAT!r}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
+    if card.checksum not in ("", card.digest()):
+        raise UserError(f"{file}: its checksum differs, so it was altered; run lfm_ray.prepare again")
+    return card
 
 
 def write_shard(
@@ -302,6 +313,29 @@ def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sum(path: Path, wanted: str) -> None:
+    """Raises a UserError if a file's checksum differs."""
+    if sha256(path) != wanted:
+        raise UserError(
+            f"{path}: checksum differs from {CARD}, so the file was altered or cut short; run lfm_ray.prepare again"
+        )
+
+
+_checked: set[tuple[str, int, int, int]] = set()
+
+
+def _check_once(path: Path, wanted: str) -> None:
+    """`check_sum` at the first touch in this process; a file that was changed since is read again."""
+    try:
+        status = path.stat()
+    except OSError:
+        return  # said when it is opened
+    state = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    if state not in _checked:
+        check_sum(path, wanted)
+        _checked.add(state)
 
 
 def _labels(batch: pa.RecordBatch) -> np.ndarray:

@@ -9,7 +9,7 @@ from lfm_ray.export.model_folder import ModelCard, check_free, write
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
-from lfm_ray.storage import exists, fetch, shown
+from lfm_ray.storage import check_within, exists, fetch, shown
 from lfm_ray.training.run_folder import CHECKPOINT
 
 
@@ -31,6 +31,7 @@ def checkpoint_of(path: Path) -> Path:
         UserError: there is none.
     """
     fetch(path / CHECKPOINT)
+    check_within(path)
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT
     if not exists(path / SWEEP):

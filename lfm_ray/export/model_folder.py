@@ -10,6 +10,7 @@ The files contain no code, and reading them executes none.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import tempfile
@@ -32,6 +33,7 @@ from lfm_ray.models.classifier import MultimodalClassifier
 from lfm_ray.models.encoders.pretrained import architecture_only, load_config
 from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
+from lfm_ray.storage import check_within
 from lfm_ray.training.trainer import build_model
 
 FORMAT = "lfm_ray model 1"
@@ -49,6 +51,12 @@ class ModelCard(Settings):
     metrics: dict[str, float] = Field(description="metrics of that epoch")
     files: dict[str, str] = Field(description="file -> sha256, of every other file in the folder")
     versions: dict[str, str]
+    checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
+
+    def digest(self) -> str:
+        """The checksum of the card as it is now."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def preprocessing(self) -> PrepareConfig:
@@ -77,7 +85,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
         raise UserError("the checkpoint does not describe its data: it was written by an earlier version; train again")
     config, dataset = build(RunConfig, state["config"]), DatasetCard.model_validate(state["card"])
     used = {name: dataset.modalities[name] for name in config.data.modalities or dataset.modalities}
-    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": []})
+    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": [], "checksum": ""})
     averaged = state["averaged"] is not None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +111,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
                 files=files,
                 versions={name: importlib.metadata.version(name) for name in ("lfm_ray", "torch", "transformers")},
             )
+            card = card.model_copy(update={"checksum": card.digest()})
             (folder / CONFIG).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
             read(folder)
             folder.replace(out)
@@ -118,6 +127,7 @@ def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
         UserError: the folder is not an exported model, or one of its files is missing or altered.
     """
     card = read_card(folder)
+    check_within(folder)
     for name, checksum in card.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: this file of the exported model is missing; export it again")
@@ -153,7 +163,13 @@ def read_card(folder: Path) -> ModelCard:
         raise UserError(f"{file}: cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: is not in the format {FORMAT!r}; {how}")
-    return build(ModelCard, content, source=file)
+    card = build(ModelCard, content, source=file)
+    if card.checksum not in ("", card.digest()):
+        raise UserError(f"{file}: its checksum differs, so it was altered; export it again")
+    for name in card.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{file}: names {name}, a file outside of the exported model")
+    return card
 
 
 def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:

@@ -14,6 +14,7 @@ from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.report.plots import PLAIN_TEXT
+from lfm_ray.storage import written_anew
 
 COLUMNS = 8
 HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; other kinds: 1.6
@@ -37,9 +38,8 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     for axis, label in zip(axes[0], labels, strict=True):
         axis.set_title(card.classes[label][:18], fontsize=9)
     figure.tight_layout()
-    temporary = path.with_suffix(".writing.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with written_anew(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:

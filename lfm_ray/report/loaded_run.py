@@ -12,7 +12,7 @@ import pandas as pd
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.settings import load
-from lfm_ray.storage import fetch, shown
+from lfm_ray.storage import check_within, fetch, shown
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,
@@ -48,6 +48,7 @@ class LoadedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        check_within(folder)
         for name in (CONFIG, EPOCHS, NOTICES, PROFILE, FITTED):
             fetch(folder / name)
         rows = read_epochs(folder)

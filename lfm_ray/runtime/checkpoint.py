@@ -61,7 +61,8 @@ def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None
     content = io.BytesIO()
     torch.save(state, content)
     temporary = path.with_name(f"{path.name}.writing")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # it may be a link in somebody else's folder
+    with temporary.open("xb") as file:
         file.write(content.getbuffer())
         file.write(hashlib.sha256(content.getbuffer()).digest())
         file.flush()

@@ -35,7 +35,7 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown, write_atomically
+from lfm_ray.storage import LOCK, NO_LOCKS, check_within, hold, pull, push, shown, write_atomically
 from lfm_ray.training.run_folder import read_epochs
 from lfm_ray.training.trainer import Row
 
@@ -174,6 +174,7 @@ class Sweep:
         pull(folder, skip=_only_trials_need)
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
+        check_within(folder)
         return cls(folder, load(SweepFile, folder / SWEEP))
 
     def hold(self) -> None:
@@ -247,12 +248,13 @@ class Sweep:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row per trial: its state, its settings, the metrics of its last epoch."""
+        """One row per trial: its state, its settings, the epochs that it took of T, the metrics of the last one."""
         return pd.DataFrame(
             [
                 {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
-                | {"strategy": trial.strategy, "epochs": len(trial.rows)}
+                | {"strategy": trial.strategy}
                 | flatten(trial.config.model_dump(mode="json"))
+                | {"epochs": len(trial.rows), "T": trial.config.epochs}
                 | (trial.rows[-1] if trial.rows else {})
                 for trial in self.trials()
             ]

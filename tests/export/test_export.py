@@ -225,6 +225,7 @@ def with_card(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
     def changed(folder: Path) -> None:
         card = json.loads((folder / CONFIG).read_text())
         change(card)
+        card["checksum"] = ""  # of an earlier version
         (folder / CONFIG).write_text(json.dumps(card))
 
     return changed
