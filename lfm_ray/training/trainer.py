@@ -336,7 +336,7 @@ class Trainer:
         if not torch.isfinite(fused).all():
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
-        return evaluate(fused, whole, labels) | own
+        return evaluate(fused, whole, labels) | self.method.measures(whole, labels) | own
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
