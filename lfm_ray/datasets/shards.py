@@ -36,7 +36,8 @@ class ModalityCard(Settings):
 
     kind: Kind
     shape: list[PositiveInt] = Field(
-        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram"
+        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram, [samples] for a"
+        " waveform"
     )
     dtype: str = Field(description="NumPy dtype of one sample as models see it, such as float16")
     storage: Storage = Field("tensor", description="how the shards store it; see PrepareConfig")
@@ -49,6 +50,8 @@ class ModalityCard(Settings):
     stds: list[float] = Field([], description="features: their standard deviations; empty, as `means`: not measured")
     vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
     padding: int = Field(0, description="text: the token that pads short texts")
+    padded: bool = Field(False, description="features: sequences (T, d), in which steps that a sample has not are NaN")
+    sample_rate: int | None = Field(None, description="audio that models see as a waveform: samples a second, Hz")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -78,6 +81,15 @@ class ShardFile(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Embedded(Settings):
+    """How the features of a modality were made from other shards (`lfm_ray.prepare --embed`)."""
+
+    card: ModalityCard = Field(description="of the modality before that, as raw files give it")
+    pretrained: str = Field(description="folder or name of the frozen model")
+    pooling: str = Field(description="how its states became one vector, see model.encoders.MODALITY.pooling")
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of its weights")
+
+
 class DatasetCard(Settings):
     """The content of `dataset.json`."""
 
@@ -86,6 +98,7 @@ class DatasetCard(Settings):
     classes: list[str] = Field(description="a label in the shards is an index into this list")
     splits: dict[str, Annotated[list[ShardFile], Field(min_length=1)]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
+    embedded: dict[str, Embedded] = Field({}, description="modality -> the frozen model that made its features")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
     checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
@@ -98,6 +111,13 @@ class DatasetCard(Settings):
         """The checksum of the card as it is now."""
         content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def raw(self) -> dict[str, ModalityCard]:
+        """The modalities as raw files give them, before a frozen model made features of them."""
+        return {
+            name: self.embedded[name].card if name in self.embedded else one for name, one in self.modalities.items()
+        }
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""

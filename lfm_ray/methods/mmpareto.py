@@ -67,7 +67,9 @@ class MMPareto(Method):
         The latter share no encoder, so one backward pass gives each encoder the gradient of its own loss.
         """
         joint = super().loss(outputs, labels, state)
-        own = torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
+        own = torch.stack(
+            [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
+        ).sum()
         return replace(joint, total=joint.total + own, parts=None, terms=(joint.total, own))
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:

@@ -66,7 +66,9 @@ class UMT(Method):
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """For the teachers, the sum of the modalities' own losses; then the joint loss and the distillation loss."""
         if state.epoch <= self.teacher_epochs(state):
-            return torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
+            return torch.stack(
+                [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
+            ).sum()
         joint = super().classification(outputs, labels, state)
         taught = {key.removeprefix(TEACHER): value for key, value in outputs.extra.items() if key.startswith(TEACHER)}
         if not taught or state.epoch > (self.last_epoch or state.epoch):

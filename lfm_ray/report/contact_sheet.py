@@ -50,7 +50,7 @@ def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
 
 
 def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
-    """Draws a sample: a spectrogram with low frequencies below, pixels, frames side by side, or the start of a text."""
+    """Draws a sample: a spectrogram with low frequencies below, a curve, pixels, frames side by side, or a text."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():
@@ -61,7 +61,7 @@ def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
         else:
             text = " ".join(map(str, sample[sample != card.padding]))
         axis.text(0, 0.5, text[:22], fontsize=7, va="center", transform=axis.transAxes)
-    elif card.kind == "feature":
+    elif card.kind == "feature" or card.sample_rate is not None:
         axis.plot(sample.ravel(), linewidth=0.5)
     elif card.kind == "audio":
         axis.imshow(sample[0].astype(np.float32), origin="lower", aspect="auto", cmap="magma")

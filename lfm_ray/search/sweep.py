@@ -38,7 +38,7 @@ from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, SETTINGS, Study, r
 from lfm_ray.settings import Settings, flatten, load
 from lfm_ray.storage import LOCK, NO_LOCKS, check_within, hold, pull, push, shown, write_atomically
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
-from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.run_folder import STOPPED_EARLY, read_epochs
 from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
@@ -262,7 +262,8 @@ class Sweep:
         if not rows:
             return f"{file} is missing or empty, and {says} that the trial finished"
         epochs = frozen.user_attrs.get(EPOCHS) or self.space.config(frozen.user_attrs[SETTINGS]).epochs
-        if not self.space.epochs_a_round and rows[-1].get("epoch") != epochs:
+        whole = self.space.epochs_a_round or STOPPED_EARLY in rows[-1] or rows[-1].get("epoch") == epochs
+        if not whole:
             return f"{file} ends with epoch {rows[-1].get('epoch')}, and {says} {epochs}"
         for name, value in zip(self.space.objective, frozen.values or [], strict=False):
             found = rows[-1].get(name)

@@ -35,7 +35,7 @@ class Splits:
 
 
 def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = lambda trainer: None) -> list[Row]:
-    """Trains from the epoch after `trainer.epoch` to the last, and returns the metrics of all epochs.
+    """Trains from the epoch after `trainer.epoch` to the last, or as long as there is patience; returns all metrics.
 
     `on_epoch` is called after every epoch, when `trainer.history` has its row: to save, to report.
 
@@ -45,6 +45,8 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
     alpha, T = trainer.alpha, trainer.config.epochs
     trainer.prepare(splits.train.steps)
     for t in range(trainer.epoch + 1, T + 1):
+        if trainer.ended:  # out of patience
+            break
         started, epoch, outer = time.perf_counter(), Epoch(), endless(splits.outer, t, T)
         alpha.begin_epoch(t)
         if alpha.due_before_epochs:
@@ -60,6 +62,7 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
         row |= {f"train/{name}": value for name, value in epoch.metrics(trainer.method).items()}
         row |= {f"val/{name}": value for name, value in trainer.evaluate(splits.val).items()}
         row |= trainer.end_of_epoch(row)
+        row |= trainer.best.choose(row, trainer.evaluated)
         trainer.epoch = t
         row["seconds"] = time.perf_counter() - started
         trainer.history.append(row)
