@@ -15,6 +15,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
 from lfm_ray.search.ray_tune.adapters import (
     FAILED,
@@ -161,6 +162,7 @@ def _tune(
 
     A trial whose process died (killed from outside, out of memory, node lost) is restarted.
     """
+    plain_actors()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we record and print failures ourselves
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports a reason instead of metrics
