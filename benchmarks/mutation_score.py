@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 MUTANTS = Path(__file__).parents[1] / "mutants"
-NOTICED = {1, 3, 24, -24, 36, 152, 255}  # exit statuses: a test has failed, or run for too long
+# Exit statuses: a test has failed, or run for too long. 255, an error of mutmut's own, is not among them.
+NOTICED = {1, 3, 24, -24, 36, 152}
 WITHOUT_EFFECT = {"strict", "device"}  # arguments that no result depends on: a check of lengths, and the only device
 
 

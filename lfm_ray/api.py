@@ -66,6 +66,7 @@ def prepare(
     settings: Overrides = (),
     config: Folder | None = None,
     skip_bad: bool = False,
+    group: str | None = None,
     allow_outside: bool = False,
     address: str | None = None,
     progress: bool = True,
@@ -87,6 +88,7 @@ def prepare(
         settings: of `lfm_ray.datasets.preparing.config.PrepareConfig`, such as {"audio.sample_rate": 8000}.
         config: a YAML file of such settings.
         skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
+        group: of a manifest without `split`, a column whose equal values, such as a speaker's, stay in one split.
         allow_outside: read media outside the manifest's folder (of a data frame: outside `root`) too.
         address: a Ray cluster; None: this machine.
 
@@ -106,7 +108,7 @@ def prepare(
         Path(manifest) if isinstance(manifest, str) else manifest,
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
         out=Path(out), dataset=dataset, root=_path(root), settings=settings, config=_path(config), skip_bad=skip_bad,
-        allow_outside=allow_outside, address=address, progress=progress,
+        group=group, allow_outside=allow_outside, address=address, progress=progress,
     )  # fmt: skip
     return shards
 

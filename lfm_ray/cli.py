@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import shlex
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from lfm_ray import trust
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.interruption import Interrupted, terminable
 from lfm_ray.storage import working_folder
 
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
@@ -65,9 +67,13 @@ class Trust(argparse.Action):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; errors that the user can put right become one line and an exit status."""
+    """Runs a command; errors that the user can put right become one line and an exit status.
+
+    Of a command that is stopped by a signal the status is 128 + the signal: 130 after Ctrl-C, 143 after SIGTERM.
+    """
     try:
-        main()
+        with terminable():
+            main()
     except UserError as error:
         _stop(str(error), 2)
     except TrainingFailed as error:
@@ -77,8 +83,10 @@ def run(main: Callable[[], None]) -> None:
             raise
         reason = error.strerror or str(error).splitlines()[0]
         _stop(f"{error.filename or 'storage'}: {reason}; what had been written before is kept", 1)
-    except KeyboardInterrupt:
-        _stop("interrupted", 130)
+    except KeyboardInterrupt as error:
+        _say(str(error) or "interrupted; the same command goes on where it was")
+        # Threads of Ray may still run, and the interpreter would end with a segmentation fault now and then.
+        os._exit(error.status if isinstance(error, Interrupted) else 130)
 
 
 def command_line(command: str) -> str:
@@ -122,8 +130,14 @@ def storage_folder(text: str) -> Path:
 
 
 def _stop(message: str, status: int) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+    _say(message)
     sys.exit(status)
+
+
+def _say(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text.assemble(("error:", "bold red"), f" {message}")
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+    sys.stdout.flush()

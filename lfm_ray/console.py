@@ -6,9 +6,16 @@ import sys
 from importlib.util import find_spec
 
 from rich.console import Console
+from rich.text import Text
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-SILENT = Console(quiet=True)
+# Without markup: names, labels and reasons are a user's, and may hold brackets.
+console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 100)
+SILENT = Console(quiet=True, markup=False)
+
+
+def notice(first: str, rest: str = "") -> Text:
+    """A line whose beginning stands out."""
+    return Text.assemble((first, "yellow"), rest)
 
 
 def moves(to: Console) -> bool:

@@ -29,8 +29,9 @@ def main() -> None:
 
     # After the command line has been read, so that --help answers at once.
     from lfm_ray.console import console
+    from lfm_ray.datasets.preparing.cards import raw_card
     from lfm_ray.datasets.preparing.staging import BAD_ROWS
-    from lfm_ray.report.inspection import inspect, summary
+    from lfm_ray.report.inspection import inspect, rows_beside_the_papers, summary
     from lfm_ray.workflows.preparing import prepare
 
     if given.inspect:
@@ -39,10 +40,12 @@ def main() -> None:
     shards, made = prepare(
         given.manifest, {kind: getattr(given, kind) for kind in get_args(Kind)}, out=given.out, dataset=given.dataset,
         root=given.root, settings=given.overrides, config=given.config, skip_bad=given.skip_bad,
-        allow_outside=given.allow_outside, address=given.address, progress=True,
+        group=given.group, allow_outside=given.allow_outside, address=given.address, progress=True,
     )  # fmt: skip
     state = "is ready" if made else "was ready already, nothing to do"
     console.print(f"{given.out} {state}: {summary(shards.card)}")
+    if given.dataset and (papers := raw_card(given.dataset).paper_rows):
+        console.print(rows_beside_the_papers(shards.card, papers))
     if shards.card.skipped:
         console.print(f"{len(shards.card.skipped)} bad rows were left out: {given.out / BAD_ROWS}")
     recipe = f" {given.dataset}" if given.dataset in shipped_names(SPACES) else ""
@@ -60,6 +63,8 @@ def arguments() -> Namespace:
         help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or a card's .yaml")  # fmt: skip
     add("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     add("--out", metavar="FOLDER", type=Path, help="where the shards go")
+    add("--group", metavar="COLUMN",
+        help="without a column split: rows that agree in this one, such as a speaker, get the same split")  # fmt: skip
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")
     add("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     add("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.train.torch import TorchTrainer as RayTorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError  # type: ignore[import-not-found,unused-ignore]
 from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unused-ignore]
     TrainingFailedError,
@@ -14,7 +15,18 @@ from ray.train.v2.api.exceptions import (  # type: ignore[import-not-found,unuse
 )
 from ray.tune.execution.class_cache import _ActorClassCache
 
-__all__ = ["Cluster", "RayTrainError", "TrainingFailedError", "WorkerGroupError", "plain_actors", "session_folder"]
+
+class TorchTrainer(RayTorchTrainer):  # type: ignore[misc,unused-ignore]
+    """Ray's, without its answer to Ctrl-C, which ends the process with status 0."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Leaves the signal to the command."""
+
+
+__all__ = [
+    "Cluster", "RayTrainError", "TorchTrainer", "TrainingFailedError", "WorkerGroupError", "plain_actors",
+    "session_folder",
+]  # fmt: skip
 
 
 def session_folder() -> Path:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 from lfm_ray.errors import UserError
+from lfm_ray.interruption import Interrupted, kept_handlers
 
 
 @contextlib.contextmanager
@@ -25,11 +27,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     started_here = not ray.is_initialized()
     if started_here:
         try:
-            ray.init(
-                # "local": None would join whatever cluster happens to run on this machine
-                address=address or "local", include_dashboard=False, log_to_driver=False,
-                logging_level=logging.ERROR, configure_logging=True,
-            )  # fmt: skip
+            with kept_handlers():
+                ray.init(
+                    # "local": None would join whatever cluster happens to run on this machine
+                    address=address or "local", include_dashboard=False, log_to_driver=False,
+                    logging_level=logging.ERROR, configure_logging=True,
+                )  # fmt: skip
+        except SystemExit as error:  # Ray's own answer to SIGTERM while it starts
+            raise Interrupted(number=signal.SIGTERM) from error
         except ConnectionError:
             raise UserError(
                 f"--address {address}: no Ray cluster answers there, or it asks for a token (docs/cluster.md)"

@@ -7,7 +7,10 @@ that they derive from. A name with a colon is imported, so that a part of one's 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -22,7 +25,8 @@ Part = TypeVar("Part")
 class Registry(Mapping[str, Part], Generic[Part]):
     """Name -> part. It iterates over the built-in names, and also resolves `package.module:Name`.
 
-    what: such as "method", for error messages. builtin: name -> where it is, `module:Name`. fits: whether
+    what: such as "method", for error messages. builtin: name -> where it is, `module:Name`, or the module
+    alone where it defines one class that fits (`parts_in`). fits: whether
     what was found is such a part; must_be: what it has to be, for the message.
     """
 
@@ -55,9 +59,10 @@ class Registry(Mapping[str, Part], Generic[Part]):
                 raise ValueError(
                     f"{name} is code of another package, named by a stored file; --trust (trust=True in Python) runs it"
                 )
-            module, _, attribute = (self.builtin[name] if ":" not in name else name).partition(":")
+            path, _, attribute = (self.builtin[name] if ":" not in name else name).partition(":")
             try:
-                part = getattr(importlib.import_module(module), attribute)
+                module = importlib.import_module(path)
+                part = getattr(module, attribute) if attribute else self._class_of(module)
             except Exception as error:  # whatever somebody's module raises
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise ValueError(f"{self.what} {name} cannot be imported: {reason}") from None
@@ -65,6 +70,12 @@ class Registry(Mapping[str, Part], Generic[Part]):
                 raise ValueError(f"{self.what} {name}: must be {self.must_be}")
             self._found[name] = part
         return self._found[name]
+
+    def _class_of(self, module: ModuleType) -> Any:
+        """The class that the module defines, not one that it imports."""
+        classes = [value for value in vars(module).values() if isinstance(value, type) and self.fits(value)]
+        (found,) = [one for one in classes if one.__module__ == module.__name__]
+        return found
 
     def check(self, name: str) -> str:
         """The name, for a validator.
@@ -78,6 +89,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
         if ":" in name:
             self[name]
         return name
+
+
+def parts_in(package: str, shared: Iterable[str] = (), attribute: str = "") -> dict[str, str]:
+    """The built-in parts of a package that holds one in each module: name of the module -> where the part is.
+
+    Nothing is imported. shared: modules that hold none. attribute: what the part is called in its module;
+    without it, the part is the module's class.
+    """
+    found = importlib.util.find_spec(package)
+    assert found is not None and found.submodule_search_locations
+    names = sorted(module.name for module in pkgutil.iter_modules(found.submodule_search_locations))
+    return {name: f"{package}.{name}{attribute and ':' + attribute}" for name in names if name not in shared}
 
 
 def short_name(registry: Registry[Any], name: str) -> str:

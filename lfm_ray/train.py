@@ -24,9 +24,7 @@ def main() -> None:
     given = arguments()
 
     # After the command line has been read, so that --help answers at once.
-    from rich.markup import escape
-
-    from lfm_ray.console import console
+    from lfm_ray.console import console, notice
     from lfm_ray.optimization.schedules import Polynomial, formula
     from lfm_ray.report.tables import metrics_table, profile_table
     from lfm_ray.storage import shown
@@ -45,8 +43,8 @@ def main() -> None:
         console.print(f"alpha(t) of degree {found.degree}, root mean square residual {done.residual:.4f}:")
         console.print(f"  {formula(found.power_basis(done.config.epochs))}", soft_wrap=True)
         console.print(f"train that      {typed('train')} {folder / 'fitted.yaml'}", soft_wrap=True)
-    for notice in done.notices:
-        console.print(f"[yellow]notice[/]          {escape(notice)}", soft_wrap=True)
+    for line in done.notices:
+        console.print(notice("notice", f"          {line}"), soft_wrap=True)
     console.print(f"run             {shown(folder)}", soft_wrap=True)
     console.print(f"use it          {typed('export')} {shown(folder)} --out exported/{folder.name}", soft_wrap=True)
     console.print(f"TensorBoard     tensorboard --logdir {folder / 'tensorboard'}", soft_wrap=True)

@@ -24,10 +24,11 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 # Else trials wait for the tests of the other process, as Ray runs them with a niceness of 15.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-LONGEST = ("test_tune", "test_api", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop", "test_paper",
-           "test_population", "test_commands", "test_build", "test_stream", "test_compute",
+LONGEST = ("test_tune", "test_api", "test_faults", "test_storage", "test_warm_start", "test_kills", "test_loop",
+           "test_paper", "test_population", "test_commands", "test_build", "test_stream", "test_compute",
            "test_extending")  # fmt: skip
 FOLDER = pytest.StashKey[Path]()
+BEFORE = pytest.StashKey[tuple[str | None, str | None]]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     folder = config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="lfm", dir="/tmp"))
+    config.stash[BEFORE] = os.environ.get("TMPDIR"), tempfile.tempdir
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     config.option.basetemp = config.option.basetemp or folder / "pytest"
 
@@ -50,6 +52,11 @@ def pytest_sessionfinish() -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes the folder, into which a process that is ending may still write for a moment."""
     folder = config.stash.get(FOLDER, None)
+    if folder is not None:  # mutmut runs pytest again in the same process
+        variable, tempfile.tempdir = config.stash[BEFORE]
+        os.environ.pop("TMPDIR", None)
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
     for _ in range(50):
         if folder is None or not folder.exists():
             return

@@ -172,7 +172,7 @@ def test_what_is_wrong_is_an_exception_of_one_line(work: Path, sweep: LoadedSwee
         "holds no run": lambda: lfm_ray.load_run("runs/none"),
         "did you mean text": lambda: lfm_ray.prepare(frame, text="txt", out="out"),
         "give a manifest or --dataset": lambda: lfm_ray.prepare(out="out"),
-        "rows cannot be used|no row is of split": lambda: lfm_ray.prepare(frame, text="text", out="out"),
+        "no row is in split 'val'": lambda: lfm_ray.prepare(frame, text="text", out="out"),
     }
     for reason, call in wrong.items():
         with pytest.raises(lfm_ray.UserError, match=reason) as raised:

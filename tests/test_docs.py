@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,3 +123,12 @@ def test_the_citation_names_the_software_and_the_paper() -> None:
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "version"} <= set(citation)
     assert "Modality Gap" in citation["references"][0]["title"]
+
+
+def test_the_page_of_the_methods_is_that_of_their_code() -> None:
+    written = (REPOSITORY / "docs/methods.md").read_text(encoding="utf-8")
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_methods; print(make_methods.page(), end='')"],
+        cwd=REPOSITORY / "docs", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert made.stdout == written, "python docs/make_methods.py writes it anew"

@@ -8,6 +8,7 @@ import small_shards
 from commands import run
 
 from lfm_ray.datasets.shards import CARD, Shards
+from lfm_ray.report.inspection import rows_beside_the_papers
 
 
 def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, ray_local: None) -> None:
@@ -70,3 +71,11 @@ def test_inspect_finds_an_altered_shard(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "val-00000.arrow: checksum differs" in done.stderr
     assert CARD in done.stderr
+
+
+def test_rows_stand_beside_those_of_the_paper_which_counts_train_and_val_together(shards: Shards) -> None:
+    table = rows_beside_the_papers(shards.card, {"train": 72, "test": 25, "other": 1})
+    assert [list(column.cells) for column in table.columns] == [
+        ["train and val", "test", "other"], ["72", "24", "0"], ["72", "25", "1"], ["", "differs", "differs"]
+    ]  # fmt: skip
+    assert list(rows_beside_the_papers(shards.card, {"train": 48, "val": 24}).columns[0].cells) == ["train", "val"]

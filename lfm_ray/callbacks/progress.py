@@ -45,7 +45,11 @@ class SweepProgress(ProgressCallback):
         self._done_before: int | None = None
         self._objective, self._direction = next(iter(space.objective.items()))
         self._best: tuple[float, str] | None = None
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            TextColumn("{task.fields[state]}", markup=False),
+        )
         super().__init__(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
         self._task = self._progress.add_task("trials", total=space.trials, state="starting")
 

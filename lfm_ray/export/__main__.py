@@ -35,7 +35,7 @@ def main() -> None:
     names = ["fused", *card.dataset.modalities]
     figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)
     weights = ", the moving average of the weights" if card.averaged else ""
-    unfinished = "" if card.epoch == card.run.epochs else " [yellow](it was stopped, or is still running)[/]"
+    unfinished = "" if card.epoch == card.run.epochs else " (it was stopped, or is still running)"
     sample = ", ".join(
         f'"{name}": "{"TEXT" if one.kind == "text" else "FILE"}"' for name, one in card.dataset.modalities.items()
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lfm_ray.errors import UserError
 from lfm_ray.methods.losses import ConvexPart, LossSettings, classification_loss, matching_loss, matching_parts
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.registry import Registry
+from lfm_ray.registry import Registry, parts_in
 from lfm_ray.settings import Settings, nearest
 
 Row = dict[str, float]
@@ -88,6 +88,9 @@ class Method(Settings):
     """
 
     name: str
+
+    source: ClassVar[str]
+    """Where it was published, such as "CVPR 2023"."""
 
     heads: ClassVar[tuple[str, ...]] = ()
     """Fusion heads (`model.fusion`) that it supports, the default first; empty: any."""
@@ -214,25 +217,7 @@ def scale_encoders(gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor
 
 METHODS: Registry[type[Method]] = Registry(
     "method",
-    {
-        "lfm": "lfm_ray.methods.lfm:LFM",
-        "official": "lfm_ray.methods.official:Official",
-        "unimodal": "lfm_ray.methods.unimodal:Unimodal",
-        "mses": "lfm_ray.methods.mses:MSES",
-        "g_blend": "lfm_ray.methods.g_blend:GBlend",
-        "ogm_ge": "lfm_ray.methods.ogm_ge:OGMGE",
-        "greedy": "lfm_ray.methods.greedy:Greedy",
-        "domfn": "lfm_ray.methods.domfn:DOMFN",
-        "mslr": "lfm_ray.methods.mslr:MSLR",
-        "pmr": "lfm_ray.methods.pmr:PMR",
-        "agm": "lfm_ray.methods.agm:AGM",
-        "etmc": "lfm_ray.methods.etmc:ETMC",
-        "mla": "lfm_ray.methods.mla:MLA",
-        "mmpareto": "lfm_ray.methods.mmpareto:MMPareto",
-        "qmf": "lfm_ray.methods.qmf:QMF",
-        "recon_boost": "lfm_ray.methods.recon_boost:ReconBoost",
-        "umt": "lfm_ray.methods.umt:UMT",
-    },
+    parts_in("lfm_ray.methods", shared=("base", "losses")),
     lambda part: isinstance(part, type) and issubclass(part, Method),
     "a subclass of lfm_ray.methods.Method",
 )

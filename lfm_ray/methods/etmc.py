@@ -55,6 +55,7 @@ class ETMC(Method):
     """Each opinion and their fusion have a loss of their own; alpha weights L_MM as in LFM."""
 
     name: Literal["etmc"] = "etmc"
+    source: ClassVar[str] = "TPAMI 2023"
     annealing_epochs: int = Field(
         10, ge=1, description="epochs over which the pull of wrong evidence grows from 0 to full strength"
     )

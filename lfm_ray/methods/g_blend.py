@@ -39,6 +39,7 @@ class GBlend(Method):
     """
 
     name: Literal["g_blend"] = "g_blend"
+    source: ClassVar[str] = "CVPR 2020"
     heads: ClassVar[tuple[str, ...]] = ("multitask", "sum", "concat")
     weights: dict[str, NonNegativeFloat] | None = Field(
         None, description="modality or fused -> its weight, default 0; null: estimated online"

@@ -37,6 +37,7 @@ class Greedy(Method):
     """
 
     name: Literal["greedy"] = "greedy"
+    source: ClassVar[str] = "ICML 2022"
     heads: ClassVar[tuple[str, ...]] = ("channel",)
     tolerance: float | None = Field(0.01, ge=0, description="tolerated difference of speeds; null: no rebalancing")
     window: int = Field(5, ge=1, description="number of steps on a modality alone")

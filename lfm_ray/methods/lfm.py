@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lfm_ray.methods.base import Method
 
@@ -14,3 +14,4 @@ class LFM(Method):
     """
 
     name: Literal["lfm"] = "lfm"
+    source: ClassVar[str] = "NeurIPS 2024"

@@ -54,6 +54,7 @@ class MLA(Method):
     """For each batch, one training step per modality, of its encoder and the shared head."""
 
     name: Literal["mla"] = "mla"
+    source: ClassVar[str] = "CVPR 2024"
     damping: float = Field(
         0.1,
         gt=0,

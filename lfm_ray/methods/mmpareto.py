@@ -52,6 +52,7 @@ class MMPareto(Method):
     """The multimodal loss and one loss per modality; outside the encoders, their gradients are added."""
 
     name: Literal["mmpareto"] = "mmpareto"
+    source: ClassVar[str] = "ICML 2024"
     magnitude: float = Field(1.5, gt=0, le=10, description="factor of the gradient of every encoder")
     rescale: Literal["encoder", "tensor"] = Field(
         "encoder", description="what is lengthened as one in a conflict: encoder, the paper; tensor, the code"

@@ -32,6 +32,7 @@ class MSES(Method):
     """
 
     name: Literal["mses"] = "mses"
+    source: ClassVar[str] = "ACPR 2019"
     heads: ClassVar[tuple[str, ...]] = ("multitask", "sum", "concat")
     patience: int = Field(5, ge=1, description="epochs without a lower validation loss after which a modality stops")
     unimodal_weight: float = Field(1.0, ge=0, le=100, description="weight of the losses of the single modalities")

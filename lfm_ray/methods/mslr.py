@@ -12,7 +12,7 @@ accuracies of the test split; and its first factors are 0.9 for audio and 1.1 fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -30,6 +30,7 @@ class MSLR(Method):
     """
 
     name: Literal["mslr"] = "mslr"
+    source: ClassVar[str] = "Findings 2022"
     strategy: Literal["keep", "dynamic"] = Field("keep", description="strategy of the paper")
     factors: dict[str, PositiveFloat] = Field(
         {}, description="modality -> its learning rate divided by optimizer.learning_rate; default 1"

@@ -21,6 +21,7 @@ class Official(Method):
     """The fused logits are the mean of the unimodal ones; the loss is 2 L_Total with `kl_to_mean` matching."""
 
     name: Literal["official"] = "official"
+    source: ClassVar[str] = "the authors' code of LFM"
     matches_embeddings: ClassVar[bool] = False
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:

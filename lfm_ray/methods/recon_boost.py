@@ -44,6 +44,7 @@ class ReconBoost(Method):
     """Alternating stages: one modality boosts the others, then all are rectified together, then the next one."""
 
     name: Literal["recon_boost"] = "recon_boost"
+    source: ClassVar[str] = "ICML 2024"
     reconcilement: float = Field(
         0.2,
         ge=0,

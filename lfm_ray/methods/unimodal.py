@@ -20,6 +20,7 @@ class Unimodal(Method):
     """
 
     name: Literal["unimodal"] = "unimodal"
+    source: ClassVar[str] = "none; a baseline"
     combines: ClassVar[bool] = False
     matches_embeddings: ClassVar[bool] = False
 

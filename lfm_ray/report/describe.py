@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from lfm_ray.report.numbers import setting
@@ -23,7 +22,7 @@ def describe(space: Space) -> Group:
     for path, distribution in space.search.items():
         default, meaning = _default_and_meaning(space, path, distribution)
         conditions = "".join(f"\n  when {name}: {_text(value)}" for name, value in distribution.when.items())
-        table.add_row(path, f"{escape(str(distribution))}{conditions}", _text(default), distribution.source or meaning)
+        table.add_row(path, f"{distribution}{conditions}", _text(default), distribution.source or meaning)
     title = "run first and never pruned"
     points = Table(title=title, title_justify="left", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
     for label, point in space.points.items():
@@ -64,5 +63,4 @@ def _default_and_meaning(space: Space, path: str, distribution: Distribution) ->
 
 
 def _text(value: object) -> str:
-    text = setting(value, none="null")
-    return escape(text) if isinstance(value, list) else text
+    return setting(value, none="null")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,15 @@ def inspect(path: Path, console: Console) -> None:
 
 def _shape(shape: list[int]) -> str:
     return " x ".join(str(size) for size in shape)
+
+
+def rows_beside_the_papers(card: DatasetCard, papers: Mapping[str, int]) -> Table:
+    """The number of rows of each split beside that of the paper (`RawCard.paper_rows`)."""
+    table = Table("split", "rows", "in the paper", "")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for split, count in papers.items():
+        both = split == "train" and "val" not in papers
+        here = sum(card.rows(one) for one in ((split, "val") if both else (split,)) if one in card.splits)
+        table.add_row("train and val" if both else split, f"{here:,}", f"{count:,}", "" if here == count else "differs")
+    return table

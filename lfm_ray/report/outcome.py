@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
+from lfm_ray.console import notice
 from lfm_ray.optimization.schedules import formula
 from lfm_ray.report.sentences import counts
 from lfm_ray.report.tables import front_table, settings_table, strategy_table
@@ -30,15 +30,17 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
         console.print(f"the settings of each are in trials/NUMBER/config.yaml; best.yaml is trial {best.number}")
     if best.violation > 0:
         broken = [text for text, amount in sweep.space.outcomes(best.config, best.rows[-1]).items() if amount > 0]
-        console.print(f"[yellow]no finished trial satisfies the constraints;[/] the nearest breaks {', '.join(broken)}")
+        console.print(
+            notice("no finished trial satisfies the constraints;", f" the nearest breaks {', '.join(broken)}")
+        )
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for line in at_the_edge(sweep.space, trials):
-        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+        console.print(notice(line), soft_wrap=True)
     for trial in [trial for trial in trials if trial.state == "failed"]:
-        console.print(f"[yellow]trial {trial.number} failed:[/] {escape(trial.reason)}")
+        console.print(notice(f"trial {trial.number} failed:", f" {trial.reason}"))
     folders = {f"trial {trial.number}": trial_folder(folder, trial.number) for trial in trials}
     for line in overcome({"learned run": folder / LEARNED} | folders):
-        console.print(f"[yellow]overcome:[/] {escape(line)}", soft_wrap=True)
+        console.print(notice("overcome:", f" {line}"), soft_wrap=True)
     schedule, residual = schedule_of(best)
     if not sweep.study.has_epochs():
         console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")

@@ -17,7 +17,7 @@ from ray.tune import Callback
 from lfm_ray import storage
 from lfm_ray.callbacks.progress import RunsProgress
 from lfm_ray.config import RunConfig
-from lfm_ray.console import console
+from lfm_ray.console import console, notice
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.ray_session import ray_session
@@ -134,7 +134,7 @@ def run_comparison(given: Namespace) -> Comparison:
     file = open_comparison(folder, wanted)
     for row, reason in planned.items():
         if isinstance(reason, str):
-            console.print(f"[yellow]{row} is left out:[/] {reason}", soft_wrap=True)
+            console.print(notice(f"{row} is left out:", f" {reason}"), soft_wrap=True)
     resources = Resources(Workers(1), given.concurrency, base.data.reader_cpus)
     every = max(1, round(base.epochs / (COLUMNS - 1)))
     changes = {"checkpoint.keep_every": every} if given.paper == "figure4" else {}
@@ -142,7 +142,7 @@ def run_comparison(given: Namespace) -> Comparison:
         # The source has the data of all rows; `plan` has checked that each row suits it.
         whole = RunConfig(data=base.data.model_copy(update={"modalities": None}))
         source = DataSource.open(whole, splits=tuple(dict.fromkeys(("train", "val", split))))
-        console.print(f"[bold]{folder}[/]  {len(spaces)} rows, {file.epochs} epochs a trial, {len(seeds)} seeds")
+        console.print(f"{folder}  {len(spaces)} rows, {file.epochs} epochs a trial, {len(seeds)} seeds")
         file = tune_all(folder, file, spaces, source, resources, given.budget, watched)
         best = best_trials(folder, spaces)
         if split == "test":

@@ -13,6 +13,7 @@ repeated, so the same call resumes after a kill.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -181,8 +182,8 @@ def tune_all(
     """Tunes every row: each round runs one trial of every row at the same time, to keep the cluster busy.
 
     If `file.trials` is None, runs as many rounds as fit into `budget` seconds, at least one. A round, and
-    the confirmation runs of one seed, are assumed to take as long as the second round, since the first
-    has to start processes. Returns the file with the number of trials.
+    the confirmation runs of one seed, are assumed to take as long as the median of the rounds so far,
+    without the first, which has to start processes. Returns the file with the number of trials.
     """
     sweeps = {row: _open(folder, row, space, file) for row, space in spaces.items()}
     if file.trials is None:
@@ -200,16 +201,21 @@ def tune_all(
 def _tune_for(
     budget: float, seeds: int, sweeps: Mapping[str, Sweep], source: DataSource, resources: Resources, watch: Watch
 ) -> int:
-    """Runs a round, and another if it fits; returns how many fit, including these."""
+    """Runs rounds as long as another one fits; returns how many."""
     started = time.monotonic()
-    trials, more = 0, 1
-    while more and trials < 2:
-        begun, trials = time.monotonic(), trials + 1
-        _tune_to(trials, sweeps, source, resources, watch)
+    rounds: list[float] = []
+    while not rounds or rounds_that_fit(budget - (time.monotonic() - started), _typical(rounds), seeds):
+        begun = time.monotonic()
+        _tune_to(len(rounds) + 1, sweeps, source, resources, watch)
         cost = sum(epoch["seconds"] for sweep in sweeps.values() for trial in sweep.trials() for epoch in trial.rows)
-        a_round = max(time.monotonic() - begun, cost / trials / resources.trials_at_once())  # if it ran before a kill
-        more = rounds_that_fit(budget - (time.monotonic() - started), a_round, seeds)
-    return trials + more
+        # The mean cost stands in for a round that ran before a kill.
+        rounds.append(max(time.monotonic() - begun, cost / (len(rounds) + 1) / resources.trials_at_once()))
+    return len(rounds)
+
+
+def _typical(rounds: Sequence[float]) -> float:
+    """The median time of a round, without the first, which starts processes."""
+    return statistics.median(rounds[1:] or rounds)
 
 
 def rounds_that_fit(left: float, a_round: float, seeds: int) -> int:

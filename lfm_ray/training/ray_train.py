@@ -25,9 +25,9 @@ def run_on_workers(launch: Launch, callbacks: list[Any]) -> None:
     """
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    from lfm_ray.ray_private import TrainingFailedError, WorkerGroupError
+    from lfm_ray.ray_private import TorchTrainer, TrainingFailedError, WorkerGroupError
 
     workers, folder = launch.workers, launch.folder
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})

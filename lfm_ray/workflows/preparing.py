@@ -27,6 +27,7 @@ def prepare(
     settings: Overrides,
     config: Path | None,
     skip_bad: bool,
+    group: str | None,
     allow_outside: bool,
     address: str | None,
     progress: bool,
@@ -42,10 +43,12 @@ def prepare(
         if kinds:
             column, kind = next(iter(kinds.items()))
             raise UserError(f"--dataset {dataset}: its card names the modalities; leave out --{kind} {column}")
+        if group is not None:
+            raise UserError(f"--dataset {dataset}: its card says how it is split; leave out --group")
         rows, how = of_dataset(dataset, root, config, settings)
     else:
         assert manifest is not None
         how = load(PrepareConfig, config, settings)
-        rows = of_manifest(manifest, kinds, how, root=root, allow_outside=allow_outside)
+        rows = of_manifest(manifest, kinds, how, root=root, group=group, allow_outside=allow_outside)
     made = build(rows, how, out, skip_bad=skip_bad, address=address, progress=progress)
     return Shards(out), made

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lfm_ray.callbacks.tensorboard import RunWriter
 from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
+from lfm_ray.interruption import Interrupted
 from lfm_ray.optimization.schedules import Adaptive, Polynomial
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
@@ -47,7 +48,10 @@ def train(
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
         with followed(folder, config, console):
-            run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
+            try:
+                run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
+            except KeyboardInterrupt as error:
+                raise Interrupted.by(error, f"stopped; the same command with --name {folder.name} goes on") from None
     rows = read_epochs(folder)
     if isinstance(config.alpha, Adaptive) and len(rows) > 1:
         fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)
@@ -61,7 +65,7 @@ def followed(folder: Path, config: RunConfig, console: Console) -> Iterator[None
     """Shows the epochs of the run in `folder`, and writes them for TensorBoard, as they come."""
     ended = threading.Event()
     writer = RunWriter(folder / "tensorboard", config, {}, folder)
-    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"))
+    columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}", markup=False))
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, *times, console=console, transient=True, disable=not moves(console)) as progress:
         task = progress.add_task("starting", total=config.epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from rich.console import Console
 from lfm_ray.callbacks.loggers import loggers
 from lfm_ray.callbacks.progress import RunsProgress, SweepProgress
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
+from lfm_ray.cli import typed
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.interruption import Interrupted
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.page import write_report
 from lfm_ray.report.page_figures import strategies_figure
@@ -101,14 +103,21 @@ def run(asked: Asked, means: Means) -> None:
             sweep = asked if isinstance(asked, Sweep) else begin(asked, source.shards.card, console)
             at_the_end.callback(sweep.let_go)
             sweep.check_data(source.shards.card.fingerprint)
-            search(sweep, source, resources, logged, means)
+            try:
+                search(sweep, source, resources, logged, means)
+            except KeyboardInterrupt as error:
+                with suppress(TrainingFailed):  # no trial has finished
+                    write_results(sweep)
+                storage = shown(folder.parent)
+                where = "" if storage == "sweeps" else f" --storage {storage}"
+                raise Interrupted.by(error, f"stopped; {typed('tune')} --resume {folder.name}{where} goes on") from None
         write_results(sweep)
 
 
 def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[Callback], means: Means) -> None:
     """Runs the trials of a sweep, and its learned run before them where there is to be one."""
     console, card = means.console, source.shards.card
-    console.print(f"[bold]{shown(sweep.folder)}[/]", soft_wrap=True)
+    console.print(shown(sweep.folder), style="bold", soft_wrap=True)
     console.print(sweep.space.question)
     if at_random := drawn_at_random(sweep.space):
         names = ", ".join(at_random)

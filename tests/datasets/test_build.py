@@ -17,8 +17,9 @@ import torch
 from lfm_ray.datasets.media.audio import AudioSettings
 from lfm_ray.datasets.preparing import build as job
 from lfm_ray.datasets.preparing.config import PrepareConfig
-from lfm_ray.datasets.preparing.decoding import decode, resolve
+from lfm_ray.datasets.preparing.decoding import decode
 from lfm_ray.datasets.preparing.manifest import Manifest, read_manifest
+from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.staging import StagingFolder
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards

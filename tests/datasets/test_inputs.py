@@ -20,7 +20,7 @@ SOUND = ModalityCard(kind="audio", shape=[1, 20, 30], dtype="float16", mean=-5, 
 
 def inputs(seed: int = 0, frames: int = 3, **augmentation: object) -> Inputs:
     settings = AugmentationSettings.model_validate(augmentation)
-    return Inputs({"video": VIDEO, "sound": SOUND}, frames, AudioSettings(), settings, seed)
+    return Inputs({"video": VIDEO, "sound": SOUND}, frames, {"sound": AudioSettings()}, settings, seed)
 
 
 def samples(rows: int = 6) -> dict[str, np.ndarray]:
@@ -135,9 +135,9 @@ def test_an_empty_share_of_a_waveform_has_the_spectrograms_shape() -> None:
         kind="audio", shape=[1, 33, 5], dtype="float16", mean=0, std=1, storage="waveform", stored_shape=[100]
     )
     audio = PrepareConfig.model_validate({"audio": {"n_fft": 64, "hop": 9, "sample_rate": 1000, "seconds": 0.1}}).audio
-    found = Inputs({"x": card}, 3, audio)({"x": np.zeros((0, 100), np.int16)}, np.arange(0), 1)["x"]
+    found = Inputs({"x": card}, 3, {"x": audio})({"x": np.zeros((0, 100), np.int16)}, np.arange(0), 1)["x"]
     assert found.shape == (0, 1, 33, 5) and found.dtype == torch.float16
-    assert Inputs({"x": card}, 3, audio)({"x": np.zeros((2, 100), np.int16)}, np.arange(2), 1)["x"].shape == (
+    assert Inputs({"x": card}, 3, {"x": audio})({"x": np.zeros((2, 100), np.int16)}, np.arange(2), 1)["x"].shape == (
         2,
         1,
         33,

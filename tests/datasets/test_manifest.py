@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -206,3 +207,100 @@ def test_media_outside_the_manifests_folder_are_read_only_if_that_is_allowed(tmp
         return
     allowed = read_manifest(folder / "manifest.csv", {"sound": "audio"}, allow_outside=True)
     assert not allowed.bad and len(allowed.splits["train"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad"),
+    [
+        (["1", "2 ", "1", "2", "1", "2", "1"], ("b", "label", "2 ", "has blanks at its ends")),
+        (["1", "2", "1;2", "2", "1", "2", "1"], ("c", "label", "1;2", "looks like 2 labels")),
+        (["a", "b", "a | b", "b", "a", "b", "a"], ("c", "label", "a | b", "looks like 2 labels")),
+    ],
+)
+def test_a_label_that_would_silently_be_a_class_of_its_own_is_bad(
+    tmp_path: Path, labels: list[str], bad: tuple[str, ...]
+) -> None:
+    (found,) = read_manifest(write(tmp_path, **(LONGER | {"label": labels})), {"words": "text"}).bad
+    assert tuple(found)[:3] == bad[:3] and found.reason.startswith(bad[3])
+
+
+@pytest.mark.parametrize("other", ["SAD", "sad\u200b", "\uff53ad"])
+def test_labels_that_look_alike_are_refused(tmp_path: Path, other: str) -> None:
+    labels = ["sad", other, "sad", other, "sad", other, "sad"]
+    with pytest.raises(UserError, match="differ only in how they are written"):
+        read_manifest(write(tmp_path, **(LONGER | {"label": labels})), {"words": "text"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([3, 11, 3, 11, 3, 11, 3], ["3", "11"]),
+        ([True, False, True, False, True, False, True], ["False", "True"]),
+        ([1.5, -2.0, 1.5, -2.0, 1.5, -2.0, 1.5], ["-2", "1.5"]),
+        (pd.Categorical(["lo", "hi"] * 3 + ["lo"], categories=["lo", "mid", "hi"], ordered=True), ["lo", "hi"]),
+    ],
+)
+def test_labels_of_any_type_have_their_order(tmp_path: Path, labels: Any, classes: list[str]) -> None:
+    frame = pd.DataFrame(LONGER | {"label": labels})
+    manifest = check_manifest(tmp_path / "frame", frame, {"words": "text"})
+    assert manifest.classes == classes and not manifest.bad
+    found = [classes[row.label] for rows in manifest.splits.values() for row in rows]
+    assert found == [f"{label:g}" if isinstance(label, float) else str(label) for label in labels]
+
+
+def test_a_card_decides_the_order_of_the_classes(tmp_path: Path) -> None:
+    manifest = check_manifest(tmp_path / "x", pd.DataFrame(LONGER), {"words": "text"}, classes=["2", "3", "1"])
+    assert manifest.classes == ["2", "1"]
+
+
+def test_a_group_stays_in_one_split_and_every_class_is_in_each(tmp_path: Path) -> None:
+    people, each = 20, 6
+    frame = pd.DataFrame(
+        {
+            "words": [f"w{i}" for i in range(people * each)],
+            "label": ["a", "b"] * (people * each // 2),
+            "speaker": [f"s{i // each}" for i in range(people * each)],
+        }
+    )
+    manifest = check_manifest(tmp_path / "x", frame, {"words": "text"}, group="speaker")
+    speakers = {
+        split: {frame["speaker"][int(row.id)] for row in rows} for split, rows in manifest.splits.items()
+    }  # fmt: skip
+    assert sum(map(len, speakers.values())) == people == len(set().union(*speakers.values()))
+    assert len(speakers["val"]) == len(speakers["test"]) == 2
+    assert all({row.label for row in rows} == {0, 1} for rows in manifest.splits.values())
+    again = check_manifest(tmp_path / "x", frame, {"words": "text"}, group="speaker")
+    assert again.splits == manifest.splits
+    assert check_manifest(tmp_path / "x", frame, {"words": "text"}, group="speaker", seed=1).splits != manifest.splits
+    with pytest.raises(UserError, match="no such column; did you mean speaker"):
+        check_manifest(tmp_path / "x", frame, {"words": "text"}, group="speakr")
+    with pytest.raises(UserError, match="has a column split"):
+        check_manifest(tmp_path / "x", pd.DataFrame(LONGER), {"words": "text"}, group="id")
+
+
+def test_a_missing_column_names_those_of_the_file(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"words": ["x"], "emotion": ["a"]})
+    with pytest.raises(UserError, match="has no column 'label'; columns of the file: emotion, words"):
+        check_manifest(tmp_path / "x", frame, {"words": "text"})
+
+
+def test_one_matrix_for_all_rows_is_refused_and_a_path_may_hold_dots(tmp_path: Path) -> None:
+    np.save(tmp_path / "all.npy", np.zeros((7, 3)))
+    frame = pd.DataFrame(LONGER | {"f": ["all.npy"] * 7})
+    with pytest.raises(UserError, match=r"every row names the same file as its f, .*all\.npy; save the array"):
+        check_manifest(tmp_path / "x", frame, {"f": "feature"})
+    for row in range(7):
+        np.save(tmp_path / f"{row}.npy", np.zeros(3))
+    frame = frame.assign(f=[f"{row}.npy" for row in range(7)])
+    dotted = tmp_path / "inner" / ".." / "x"
+    assert not check_manifest(dotted, frame, {"f": "feature"}).bad
+    with pytest.raises(UserError, match=r"a: f: is outside .*inner; --allow-outside accepts it"):
+        check_manifest(tmp_path / "inner" / "x", frame.assign(f="../0.npy"), {"words": "text", "f": "feature"})
+
+
+@pytest.mark.parametrize(
+    "name", ["fused", "train", "values", "a.b", "..", "a/b", "forward", "accuracy_gap", " x", "-x"]
+)
+def test_a_name_that_would_mean_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"--text .*(rename the column|must be visible)"):
+        read_manifest(write(tmp_path), {name: "text"})

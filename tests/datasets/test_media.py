@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 from lfm_ray.datasets.kinds import Kind
-from lfm_ray.datasets.media import audio, pictures
+from lfm_ray.datasets.media import audio, pictures, video
 from lfm_ray.datasets.media.audio import AudioSettings
-from lfm_ray.datasets.media.pictures import ImageSettings, VideoSettings
+from lfm_ray.datasets.media.pictures import ImageSettings
 from lfm_ray.datasets.media.text import TextSettings
+from lfm_ray.datasets.media.video import VideoSettings
 from lfm_ray.datasets.preparing import decoding as media
+from lfm_ray.datasets.preparing import resolving
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.errors import UserError
@@ -109,13 +111,13 @@ def test_image_is_the_resized_centre_square(tmp_path: Path) -> None:
 def test_video_frames_are_the_middles_of_equal_parts(tmp_path: Path, name: str, codec: str) -> None:
     path = str(media_files.video(tmp_path / name, codec=codec))
     settings = VideoSettings(frames=4, size=16)
-    pixels = pictures.load_video(path, settings, None, None)
+    pixels = video.load_video(path, settings, None, None)
     assert pixels.shape == (4, 3, 16, 16)
     assert pixels.dtype == np.uint8
     np.testing.assert_allclose(pixels.mean(axis=(1, 2, 3)), [20, 70, 120, 170], atol=4)
-    clip = pictures.load_video(path, settings, 1.0, 1.4)
+    clip = video.load_video(path, settings, 1.0, 1.4)
     np.testing.assert_allclose(clip.mean(axis=(1, 2, 3)), [100, 110, 120, 130], atol=4)
-    repeated = pictures.load_video(path, settings, 1.0, 1.2)
+    repeated = video.load_video(path, settings, 1.0, 1.2)
     np.testing.assert_allclose(repeated.mean(axis=(1, 2, 3)), [100, 100, 110, 110], atol=4)
 
 
@@ -129,7 +131,7 @@ def test_decode_gives_the_announced_shape(tmp_path: Path, kind: Kind) -> None:
         "feature": media_files.features(tmp_path / "a.npy"),
     }[kind]
     given = PrepareConfig(video=VideoSettings(size=24), text=TextSettings(length=7))
-    config = media.resolve(given, {"x": kind}, [row(value)])
+    config = resolving.resolve(given, {"x": kind}, [row(value)])
     array = decode(value, kind, config)
     card = media.modality_card("x", kind, config)
     assert (list(array.shape), array.dtype) == (card.shape, np.dtype(card.dtype))
@@ -146,18 +148,18 @@ def test_resolve_reads_what_the_settings_leave_open(tmp_path: Path) -> None:
         Row("b", 0, {"s": str(media_files.wav(tmp_path / "b.wav", 2.0, rate=44100)), "p": "unread"}, 0.5, 1.75),
     ]
     kinds: dict[str, Kind] = {"s": "audio", "p": "image"}
-    config = media.resolve(PrepareConfig(), kinds, rows)
+    config = resolving.resolve(PrepareConfig(), kinds, rows)
     assert (config.audio.sample_rate, config.audio.seconds) == (8000, 1.25)
     assert (config.image.size, config.image.channels) == (12, 1)
-    assert media.resolve(PrepareConfig(), kinds, rows[::-1]).audio.sample_rate == 16000
+    assert resolving.resolve(PrepareConfig(), kinds, rows[::-1]).audio.sample_rate == 16000
     given = PrepareConfig(audio=AudioSettings(seconds=0.3), image=ImageSettings(channels=3))
-    assert media.resolve(given, kinds, rows).audio.seconds == 0.3
-    assert media.resolve(given, kinds, rows).image.channels == 3
+    assert resolving.resolve(given, kinds, rows).audio.seconds == 0.3
+    assert resolving.resolve(given, kinds, rows).image.channels == 3
     long = [Row("l", 0, {"s": str(media_files.wav(tmp_path / "l.wav", 12, rate=1000))})]
-    assert media.resolve(PrepareConfig(), {"s": "audio"}, long).audio.seconds == 10
+    assert resolving.resolve(PrepareConfig(), {"s": "audio"}, long).audio.seconds == 10
     for name in ("s", "p"):
         with pytest.raises(UserError, match=f"no training file of {name} can be read"):
-            media.resolve(PrepareConfig(), {name: kinds[name]}, rows[:1])
+            resolving.resolve(PrepareConfig(), {name: kinds[name]}, rows[:1])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_resolve_reads_what_the_settings_leave_open(tmp_path: Path) -> None:
 )
 def test_noise_is_checked(noise: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        media.resolve(PrepareConfig(noise=noise), {"sound": "audio", "words": "text"}, [])
+        resolving.resolve(PrepareConfig(noise=noise), {"sound": "audio", "words": "text"}, [])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_noise_is_checked(noise: dict[str, float], message: str) -> None:
 )
 def test_storage_is_checked(storage: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        media.resolve(PrepareConfig.model_validate({"storage": storage}), {"sound": "audio"}, [])
+        resolving.resolve(PrepareConfig.model_validate({"storage": storage}), {"sound": "audio"}, [])
 
 
 def test_noise_has_the_size_asked_for_and_depends_on_the_sample_alone(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from raw_layouts import LAYOUTS, crema_d, nvgesture, sarcasm, twitter2015, write
 
 from lfm_ray.datasets.preparing.cards import names, raw_card, raw_manifest
 from lfm_ray.datasets.preparing.config import PrepareConfig
-from lfm_ray.datasets.preparing.decoding import decode, resolve
+from lfm_ray.datasets.preparing.decoding import decode
 from lfm_ray.datasets.preparing.manifest import Manifest, Row, check_manifest
+from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.errors import UserError
 from lfm_ray.settings import build
 
@@ -87,7 +88,8 @@ def test_text_comes_through_as_it_was_written(tmp_path: Path) -> None:
 def test_nvgesture_reads_the_range_of_the_gesture(tmp_path: Path) -> None:
     nvgesture(tmp_path)
     first = raw_manifest("nvgesture", tmp_path).iloc[0]
-    assert (float(first["start"]), float(first["end"])) == (0.5, 1.5)
+    for camera in ("", "depth."):  # half a frame before frames 15 and 45, of 30 a second
+        assert (float(first[f"{camera}start"]), float(first[f"{camera}end"])) == pytest.approx((14.5 / 30, 44.5 / 30))
 
 
 @pytest.mark.parametrize(

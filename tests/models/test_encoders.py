@@ -25,7 +25,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier
 from lfm_ray.models.encoders import ENCODERS, build_encoder, check_encoder
 from lfm_ray.models.encoders.base import EncoderSettings
-from lfm_ray.models.encoders.clip import CLIP_MEAN, CLIP_STD
+from lfm_ray.models.encoders.clip_image import CLIP_MEAN, CLIP_STD
 from lfm_ray.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
 from lfm_ray.optimization.hypergradient import flatten, twice_differentiable
 from lfm_ray.settings import load

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from lfm_ray.datasets.media import containers
+from lfm_ray.datasets.media.whole import PLACEHOLDER, check_whole
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings
 
@@ -17,7 +19,7 @@ from lfm_ray.settings import Settings
 class AudioSettings(Settings):
     """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.audio.log_spectrogram`)."""
 
-    sample_rate: int | None = Field(None, ge=1000, description="Hz; null: that of the first file, at most 16000")
+    sample_rate: int | None = Field(None, ge=1000, description="Hz; null: that of most files, at most 16000")
     seconds: float | None = Field(
         None, gt=0, description="length of a clip in s; null: that of the longest training clip, at most 10"
     )
@@ -30,7 +32,11 @@ class AudioSettings(Settings):
     n_mels: int | None = Field(None, ge=1, description="mel bands; null: the n_fft / 2 + 1 linear frequencies")
 
 
-STREAMED = 2**31 - 1  # from here on, a size in a header is a placeholder, written before the size was known
+FROM_THE_START = ("OGG", "MP3", "MPEG")  # libsndfile 1.2.2 can miss the sample that it seeks in them
+STREAMED = 2**40  # from here on, a number of samples only says that it was not known
+LOUDEST = 8.0  # of floating point sound; more was never meant to lie between -1 and 1
+SHORTER = re.compile(r"^\s*(\w+)(?: Size)?\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+CUT_SHORT = "is cut short: its header promises more sound than there is"
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and commands that decode nothing do without it
     from torch import Tensor
@@ -117,53 +123,38 @@ def header(path: str) -> tuple[int, float]:
         info = soundfile.info(path)
         return info.samplerate, info.duration
     except soundfile.LibsndfileError:
-        import av
-
-        with av.open(path) as container:
-            stream = _audio_stream(container)
-            length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
-            return stream.rate, float(length)
+        return containers.header(path)
 
 
 def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
     """Mono float32 samples from `start` on, and their rate."""
     import soundfile
 
+    check_whole(path)
     try:
-        with soundfile.SoundFile(path) as file:
-            _check_whole(file)
-            first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
-            if file.format == "OGG":  # libsndfile 1.2.2 can miss the sample it seeks in the last page
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:
+        return containers.read_sound(path, start, seconds)
+    with file:
+        _check_promises(file)
+        first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
+        try:
+            if file.format in FROM_THE_START:
                 data = file.read(first + count, dtype="float32", always_2d=True)[first:]
             else:
                 file.seek(first)
                 data = file.read(count, dtype="float32", always_2d=True)
-            return data.mean(axis=1), file.samplerate
-    except soundfile.LibsndfileError:
-        return _read_from_video(path, start, seconds)
-
-
-def _read_from_video(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
-    """`_read` for what libsndfile cannot read: AAC, and the sound of video files."""
-    import av
-
-    with av.open(path) as container:
-        stream = _audio_stream(container)
-        rate = stream.rate
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
-        container.seek(int(start * av.time_base))
-        parts: list[np.ndarray] = []
-        offset = None
-        for frame in container.decode(stream):
-            offset = frame.time if offset is None else offset
-            if frame.time >= start + seconds:
-                break
-            parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
-        if not parts:
-            return np.zeros(0, np.float32), rate
-    waveform = np.concatenate(parts, axis=1).mean(axis=0)
-    first = max(0, round((start - (offset or 0.0)) * rate))
-    return waveform[first : first + round(seconds * rate)].astype(np.float32), rate
+            if file.frames < STREAMED and len(data) < min(count, file.frames - first):
+                raise ValueError(CUT_SHORT)
+            _check_end(file)
+        except soundfile.LibsndfileError:
+            raise ValueError("is damaged or cut short: it cannot be decoded to its end") from None
+        if file.subtype in ("FLOAT", "DOUBLE") and data.size and np.abs(data).max() > LOUDEST:
+            raise ValueError(
+                f"holds values up to {np.abs(data).max():,.0f}, where sound lies between -1 and 1; divide it by the"
+                " largest value that it can have, such as 32768"
+            )
+        return data.mean(axis=1), file.samplerate
 
 
 def _check_length(length: int, settings: AudioSettings) -> None:
@@ -171,17 +162,19 @@ def _check_length(length: int, settings: AudioSettings) -> None:
         raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than a clip of {length}")
 
 
-def _check_whole(file: Any) -> None:
-    """Rejects a WAV file that is shorter than its header says; libsndfile only logs this and reads a shorter clip."""
-    found = re.search(r"^data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
-    if found and 0 < int(found[1]) < STREAMED:
-        raise ValueError("is cut short: its header promises more sound than there is")
+def _check_promises(file: Any) -> None:
+    """Refuses a file that is shorter than its header says; libsndfile only logs this and reads a shorter clip."""
+    for chunk, promised, there in SHORTER.findall(file.extra_info):
+        if int(there) < int(promised) < PLACEHOLDER and (chunk != "RIFF" or file.format != "WAV"):
+            raise ValueError(CUT_SHORT)
 
 
-def _audio_stream(container: Any) -> Any:
-    if not container.streams.audio:
-        raise ValueError("holds no sound")
-    return container.streams.audio[0]
+def _check_end(file: Any) -> None:
+    """Reads the last sample of a compressed file, which is not there if the file was cut."""
+    if file.format in ("FLAC", "MP3", "MPEG") and 0 < file.frames < STREAMED:
+        file.seek(file.frames - 1)
+        if len(file.read(1)) == 0:
+            raise ValueError(CUT_SHORT)
 
 
 @functools.lru_cache

@@ -11,16 +11,23 @@ from lfm_ray.settings import Settings
 class FeatureSettings(Settings):
     """Features extracted beforehand: one .npy file of numbers per sample."""
 
-    shape: list[int] | None = Field(None, description="shape of one sample; null: as in the first training file")
+    shape: list[int] | None = Field(None, description="shape of one sample; null: that of most training files")
 
 
 def load(path: str) -> np.ndarray:
-    """The array of a .npy file as float32.
+    """The array of a .npy file, or the only one of a .npz file, as float32.
 
     Raises:
         ValueError: the file does not hold an array of real numbers. NumPy's own errors pass through.
     """
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise ValueError("is not a .npy file")
     array = np.load(path, allow_pickle=False)
+    if isinstance(array, np.lib.npyio.NpzFile):
+        if len(array.files) != 1:
+            raise ValueError(f"holds {len(array.files)} arrays ({', '.join(array.files[:5])}); a sample is one array")
+        array = array[array.files[0]]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ValueError("is not a .npy file with an array of real numbers")
     return array.astype(np.float32)
@@ -28,4 +35,6 @@ def load(path: str) -> np.ndarray:
 
 def header(path: str) -> list[int]:
     """The shape of a .npy file's array, without reading it."""
+    if path.lower().endswith(".npz"):
+        return list(load(path).shape)
     return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lfm_ray.console import SILENT, moves
 from lfm_ray.datasets.preparing.config import PrepareConfig
-from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card, resolve
+from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
+from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.staging import BAD_ROWS, StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
 from lfm_ray.errors import UserError
@@ -98,7 +98,7 @@ def build(
     check_replaceable(out)
     console = SILENT
     if progress:
-        console = Console(stderr=True, width=None if sys.stderr.isatty() else 100)
+        console = Console(stderr=True, markup=False, width=None if sys.stderr.isatty() else 100)
     if manifest.bad and not skip_bad:
         raise _stopped(manifest.bad, out, console)
     job = Job.of(manifest, config)
@@ -163,15 +163,16 @@ def make_shard(
     """Decodes rows, writes them as one shard, and writes the returned dict beside it as JSON.
 
     The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
-    `BadRow` for each file that could not; sums, modality -> sum and sum of squares of all entries as
-    models see them. If the disk cannot be written, it has file and failed, the reason, instead.
+    `BadRow` for each file that could not; sums, modality -> sums and sums of squares of the entries as
+    models see them: one pair, or of features one for each entry of the last dimension. If the disk cannot
+    be written, it has file and failed, the reason, instead.
     """
     columns: dict[str, Any] = {
         name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
     }
     good: list[Row] = []
     bad: list[BadRow] = []
-    sums = {name: np.zeros(2) for name in cards}
+    sums = {name: np.zeros((2, card.shape[-1] if card.kind == "feature" else 1)) for name, card in cards.items()}
     for row in rows:
         decoded = {}
         for name, card in cards.items():
@@ -186,11 +187,11 @@ def make_shard(
                 columns[name].append(sample.stored)
             else:
                 columns[name][len(good)] = sample.stored
-            values = sample.seen.astype(np.float64)
-            sums[name] += values.sum(), np.square(values).sum()
+            values = sample.seen.astype(np.float64).reshape(-1, sums[name].shape[1])
+            sums[name] += values.sum(axis=0), np.square(values).sum(axis=0)
         good.append(row)
     result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
-    result["sums"] = {name: list(pair) for name, pair in sums.items()}
+    result["sums"] = {name: pair.tolist() for name, pair in sums.items()}
     try:
         if good:
             ids, labels = [row.id for row in good], [row.label for row in good]
@@ -241,7 +242,7 @@ def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     for name in BadRow._fields:
         table.add_column(name, overflow="fold")
     for line in bad[:MOST_SHOWN]:
-        table.add_row(*(escape(field) for field in line))
+        table.add_row(*line)
     if len(bad) > MOST_SHOWN:
         table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
     console.print(table)
@@ -273,9 +274,13 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
     modalities = {}
     for name, card in job.cards.items():
         sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
-        mean, square = sums / (math.prod(card.shape) * sum(shard.rows for shard in splits["train"]))
-        std = math.sqrt(max(0.0, square - mean**2))
-        modalities[name] = card.model_copy(update={"mean": float(mean), "std": std})
+        count = math.prod(card.shape) * sum(shard.rows for shard in splits["train"])
+        mean, std = _moments(sums.sum(axis=1), count)
+        modalities[name] = card.model_copy(update={"mean": mean, "std": std})
+        if card.kind == "feature":
+            each = [_moments(pair, count // card.shape[-1]) for pair in sums.T]
+            means, stds = ([one[part] for one in each] for part in (0, 1))
+            modalities[name] = modalities[name].model_copy(update={"means": means, "stds": stds})
     return DatasetCard(
         modalities=modalities,
         classes=job.manifest.classes,
@@ -284,3 +289,9 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
         skipped=list(dict.fromkeys(row.id for row in bad)),
         fingerprint=job.fingerprint,
     )
+
+
+def _moments(sums: np.ndarray, count: int) -> tuple[float, float]:
+    """Mean and standard deviation from a sum and a sum of squares."""
+    mean, square = sums / count
+    return float(mean), math.sqrt(max(0.0, square - mean**2))

@@ -35,6 +35,9 @@ class RawCard(Settings):
     layout: str = Field(description="the files under --root")
     layout_source: str = Field(description="the public repository whose layout this is")
     splits: str = Field(description="where train, val and test come from")
+    paper_rows: dict[str, int] = Field(
+        {}, description="split -> its samples in section 4.1 of the LFM paper; without val, train has those of both"
+    )
     classes: list[str] | int = Field(description="the possible labels, or just their number")
     modalities: dict[str, Kind]
     reader: str | None = Field(

@@ -1,34 +1,21 @@
-"""One media item -> one array, and the settings that depend on the media themselves."""
+"""One media item -> one array."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lfm_ray.datasets.kinds import Kind, Storage
-from lfm_ray.datasets.media import audio, features, pictures, text
-from lfm_ray.datasets.media.audio import AudioSettings, spectrogram
-from lfm_ray.datasets.media.features import FeatureSettings
-from lfm_ray.datasets.media.pictures import ImageSettings
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.media import audio, features, pictures, text, video
+from lfm_ray.datasets.media.audio import spectrogram
+from lfm_ray.datasets.media.content import reason_of
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
-from lfm_ray.settings import nearest
-
-# The kinds that each storage is for.
-STORED_AS: dict[Storage, tuple[Kind, ...]] = {
-    "tensor": ("audio", "image", "video", "text", "feature"),
-    "waveform": ("audio",),
-    "jpeg": ("image", "video"),
-}
-MOST_SECONDS = 10.0
-MOST_SAMPLE_RATE = 16000
-MOST_PIXELS = 224
 
 
 class BrokenMedia(Exception):
@@ -59,7 +46,7 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     except (NameError, ImportError, MemoryError, UserError):  # not the file's fault
         raise
     except Exception as error:  # decoders raise all kinds of exceptions
-        raise BrokenMedia(value, _reason(error)) from error
+        raise BrokenMedia(value, reason_of(error, value, kind)) from error
     if not np.isfinite(array).all():
         raise BrokenMedia(value, "holds values that are not finite numbers")
     if amount := config.noise.get(name, 0.0):
@@ -67,7 +54,7 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     storage = config.storage.get(name, "tensor")
     if storage == "waveform":
         stored = audio.to_pcm(array)
-        return Sample(spectrogram(stored.astype(np.float32) / 32768, config.audio), stored)
+        return Sample(spectrogram(stored.astype(np.float32) / 32768, config.of(name, kind)), stored)
     if storage == "jpeg":
         frames = array if kind == "video" else array[None]
         return Sample(array, [pictures.to_jpeg(frame, config.jpeg_quality) for frame in frames])
@@ -85,21 +72,21 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
     stored_shape: list[int] = []
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     vocabulary, padding = None, 0
+    settings = config.of(name, kind)
     if kind == "audio":
-        shape, dtype = [*audio.spectrogram_shape(config.audio)], np.dtype(np.float16)
-        stored_shape = [audio.samples(config.audio)] if storage == "waveform" else []
+        shape, dtype = [*audio.spectrogram_shape(settings)], np.dtype(np.float16)
+        stored_shape = [audio.samples(settings)] if storage == "waveform" else []
     elif kind == "image":
-        shape = [config.image.channels, config.image.size, config.image.size]
+        shape = [settings.channels, settings.size, settings.size]
         stored_shape = [1] if storage == "jpeg" else []
     elif kind == "video":
-        video = config.video
-        shape = [video.frames, video.channels, video.size, video.size]
-        stored_shape = [video.frames] if storage == "jpeg" else []
+        shape = [settings.frames, settings.channels, settings.size, settings.size]
+        stored_shape = [settings.frames] if storage == "jpeg" else []
     elif kind == "text":
-        shape, dtype = [config.text.length], text.dtype(config.text)
-        vocabulary, padding = text.vocabulary_and_padding(config.text)
+        shape, dtype = [settings.length], text.dtype(settings)
+        vocabulary, padding = text.vocabulary_and_padding(settings)
     else:
-        shape, dtype = [*(config.feature.shape or [])], np.dtype(np.float32)
+        shape, dtype = [*(settings.shape or [])], np.dtype(np.float32)
     return ModalityCard(
         kind=kind, shape=shape, dtype=dtype.name, storage=storage, stored_shape=stored_shape, mean=0.0, std=0.0,
         vocabulary=vocabulary, padding=padding,
@@ -122,105 +109,18 @@ def generator(seed: int, name: str, row_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row]) -> PrepareConfig:
-    """Fills in the nulls of `config` from the headers of the training rows' files.
-
-    Broken files are skipped; `decode` reports them.
-
-    Raises:
-        UserError: `noise` or `storage` does not fit a modality, or no file of a kind can be read.
-    """
-    for setting, given in (("noise", config.noise), ("storage", config.storage)):
-        for name in set(given) - set(kinds):
-            raise UserError(f"{setting}.{name}: there is no such modality{nearest(name, list(kinds))}")
-    for name, storage in config.storage.items():
-        if kinds[name] not in STORED_AS[storage]:
-            allowed = ", ".join(item for item, with_kinds in STORED_AS.items() if kinds[name] in with_kinds)
-            raise UserError(f"storage.{name}: {kinds[name]} cannot be stored as {storage}, only as {allowed}")
-    for name, amount in config.noise.items():
-        if kinds[name] == "text":
-            raise UserError(f"noise.{name}: text takes no noise, since its tokens are not quantities")
-        if amount < 0:
-            raise UserError(f"noise.{name}: must be 0 or more (it is {amount:g})")
-    config = config.model_copy(
-        update={
-            "audio": _resolve_audio(config.audio, [name for name in kinds if kinds[name] == "audio"], rows),
-            "image": _resolve_image(config.image, [name for name in kinds if kinds[name] == "image"], rows),
-            "feature": _resolve_feature(config.feature, [name for name in kinds if kinds[name] == "feature"], rows),
-        }
-    )
-    for name, kind in kinds.items():
-        modality_card(name, kind, config)
-    return config
-
-
-def _resolve_audio(settings: AudioSettings, names: Sequence[str], rows: Sequence[Row]) -> AudioSettings:
-    rate, longest = settings.sample_rate, settings.seconds or 0.0
-    for row, path in [(row, row.values[name]) for name in names for row in rows]:
-        if rate and longest >= (settings.seconds or MOST_SECONDS):
-            break
-        try:
-            file_rate, duration = audio.header(path)
-        except Exception:  # reported when it is decoded
-            continue
-        rate = rate or min(file_rate, MOST_SAMPLE_RATE)
-        duration = duration if row.end is None else min(duration, row.end)
-        longest = max(longest, duration - (row.start or 0.0))
-    if names and not (rate and longest > 0):
-        raise UserError(
-            f"no training file of {', '.join(names)} can be read as audio; the first one is {rows[0].values[names[0]]}"
-        )
-    return settings.model_copy(
-        update={"sample_rate": rate, "seconds": settings.seconds or (min(longest, MOST_SECONDS) or None)}
-    )
-
-
-def _resolve_image(settings: ImageSettings, names: Sequence[str], rows: Sequence[Row]) -> ImageSettings:
-    if not names or (settings.size and settings.channels):
-        return settings
-    for path in [row.values[name] for name in names for row in rows]:
-        try:
-            side, channels = pictures.image_header(path)
-        except Exception:  # reported when it is decoded
-            continue
-        update = {"size": settings.size or min(side, MOST_PIXELS), "channels": settings.channels or channels}
-        return settings.model_copy(update=update)
-    raise UserError(
-        f"no training file of {', '.join(names)} can be read as an image; the first one is {rows[0].values[names[0]]}"
-    )
-
-
-def _resolve_feature(settings: FeatureSettings, names: Sequence[str], rows: Sequence[Row]) -> FeatureSettings:
-    if not names or settings.shape:
-        return settings
-    for path in [row.values[name] for name in names for row in rows]:
-        try:
-            return settings.model_copy(update={"shape": features.header(path)})
-        except Exception:  # reported when it is decoded
-            continue
-    raise UserError(
-        f"no training file of {', '.join(names)} can be read as .npy; the first one is {rows[0].values[names[0]]}"
-    )
-
-
 def _load(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
-    value = row.values[name]
+    value, settings = row.values[name], config.of(name, kind)
     if kind == "audio":
-        waveform = audio.load(value, config.audio, row.start, row.end)
-        return waveform if config.storage.get(name) == "waveform" else spectrogram(waveform, config.audio)
+        waveform = audio.load(value, settings, *row.clip(name))
+        return waveform if config.storage.get(name) == "waveform" else spectrogram(waveform, settings)
     if kind == "image":
-        return pictures.load_image(value, config.image)
+        return pictures.load_image(value, settings)
     if kind == "video":
-        return pictures.load_video(value, config.video, row.start, row.end)
+        return video.load_video(value, settings, *row.clip(name))
     if kind == "text":
-        return text.tokens(value, config.text)
+        return text.tokens(value, settings)
     array = features.load(value)
-    if list(array.shape) != config.feature.shape:
-        raise ValueError(f"has shape {list(array.shape)} where the others have {config.feature.shape}")
+    if list(array.shape) != settings.shape:
+        raise ValueError(f"has shape {list(array.shape)} where the others have {settings.shape}")
     return array
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,14 @@ import numpy as np
 import pandas as pd
 
 from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing import splits
+from lfm_ray.datasets.preparing.names import check_name
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
 SPLITS = ("train", "val", "test")
 RESERVED = ("id", "label", "split", "start", "end")
+TIMES = ("start", "end")
 
 Problem = tuple[int, str, str]  # row number, column, what is wrong there
 
@@ -30,6 +34,7 @@ class Row:
 
     label: index into the classes; values: modality -> path of the file, or the text itself;
     start, end: the clip within an audio or video file, in seconds; None: the file's own start or end.
+    clips: modality -> start and end of its own.
     """
 
     id: str
@@ -37,6 +42,11 @@ class Row:
     values: dict[str, str]
     start: float | None = None
     end: float | None = None
+    clips: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def clip(self, name: str) -> tuple[float | None, float | None]:
+        """Start and end in the file of a modality."""
+        return self.clips.get(name, (self.start, self.end))
 
 
 class BadRow(NamedTuple):
@@ -70,19 +80,22 @@ def read_manifest(
     *,
     limit: Mapping[str, int] | None = None,
     seed: int = 0,
+    group: str | None = None,
     allow_outside: bool = False,
 ) -> Manifest:
     """Reads and checks a manifest.
 
     A modality has the name of its column. Other columns: `label`; optionally `split` (train, val,
     test; without it each class is split 80/10/10 with the seed), `id` (by default the row number, from
-    0), `start` and `end` in seconds. Relative paths start at the manifest's folder.
+    0), `start` and `end` in seconds, also of one modality alone, `COLUMN.start` and `COLUMN.end`. Relative
+    paths start at the manifest's folder.
 
     Args:
         path: a .csv or .parquet file.
         kinds: modality -> kind.
         limit: split -> the most rows to keep, drawn with the seed and left in the manifest's order.
         seed: of the split and the limit.
+        group: column of a table without `split` whose equal values, such as a speaker's, stay in one split.
         allow_outside: accept media outside the manifest's folder, which someone else's table should not name.
 
     Raises:
@@ -92,15 +105,17 @@ def read_manifest(
     path = Path(path)
     check_kinds(kinds)
     table = _read_table(path)
-    return check_manifest(path, table, kinds, limit=limit, seed=seed, allow_outside=allow_outside)
+    return check_manifest(path, table, kinds, limit=limit, seed=seed, group=group, allow_outside=allow_outside)
 
 
 def check_kinds(kinds: Mapping[str, Kind]) -> None:
     """Raises a UserError unless there are modalities, and columns that can be some."""
     if not kinds:
         raise UserError("no modality given; name at least one column, such as --audio COLUMN or --image COLUMN")
-    for name in set(kinds) & set(RESERVED):
-        raise UserError(f"--{kinds[name]} {name}: this column name is reserved; give the modality another name")
+    for name, kind in kinds.items():
+        if name in RESERVED:
+            raise UserError(f"--{kind} {name}: this column name is reserved; give the modality another name")
+        check_name(f"--{kind} {name}", name)
 
 
 def check_manifest(
@@ -111,13 +126,21 @@ def check_manifest(
     classes: Sequence[str] | None = None,
     limit: Mapping[str, int] | None = None,
     seed: int = 0,
+    group: str | None = None,
     allow_outside: bool = False,
 ) -> Manifest:
     """`read_manifest` for a table in memory; `path` appears in messages, and relative paths start at its folder.
 
-    classes: the allowed labels; None: those of the training rows.
+    classes: the allowed labels, in order; None: those of the training rows, in the order of their categories
+    where they have one, else sorted, numbers as numbers.
+
+    Raises:
+        UserError: see `read_manifest`.
     """
-    table = _as_text(path, table, list(kinds))
+    given, order = table, classes or _categories(table)
+    groups = _groups(path, table, group)
+    table = _as_text(path, table, list(kinds)).assign(row=range(len(table)))
+    table["label"] = [_text(value, strip=False) for value in given["label"]]
     bad: list[BadRow] = []
 
     def without(problems: Iterable[Problem]) -> pd.DataFrame:
@@ -128,8 +151,14 @@ def check_manifest(
         return table.drop(index=list(found)).reset_index(drop=True)
 
     table = without(_empty_fields(table))
+    table = without(_wrong_labels(table))
     if "split" not in table:
-        table["split"] = _stratified_split(table["label"], seed)
+        labels = list(table["label"])
+        table["split"] = (
+            splits.stratified(labels, seed)
+            if groups is None
+            else splits.grouped(labels, [groups[number] for number in table["row"]], seed)
+        )
     table = without(_wrong_splits(table))
     table = without(_repeated_ids(table))
     table = without(_wrong_times(table))
@@ -138,8 +167,8 @@ def check_manifest(
     table = _keep(table, limit or {}, seed)
     table = without(_classes_not_in_train(table))
     if not allow_outside:
-        table = without(_outside(table, kinds, path.absolute().parent))
-    files = _media_files(table, kinds, path.absolute().parent)
+        table = without(_outside(table, kinds, _folder(path)))
+    files = _media_files(table, kinds, _folder(path))
     sizes = files.map(_size)
     table = without(
         (number, str(name), "there is no such file")
@@ -149,7 +178,9 @@ def check_manifest(
     )
     there = (sizes >= 0).all(axis=1)
     files, sizes = files[there].reset_index(drop=True), sizes[there]
-    found_classes = _classes(path, table, bad)
+    table = table.drop(columns="row")
+    _check_features(path, files, kinds)
+    found_classes = _classes(path, table, bad, order)
     content = [dict(kinds), table.to_dict("list"), sizes.to_dict("list")]
     return Manifest(
         path=path,
@@ -180,25 +211,57 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
     """The relevant columns, all as text; nulls become the empty string."""
     for name in [*modalities, "label"]:
         if name not in table:
-            raise UserError(f"{path}: has no column {name!r}{nearest(name, [str(column) for column in table])}")
+            near = nearest(name, [str(column) for column in table]).replace("; allowed: ", "; columns of the file: ")
+            raise UserError(f"{path}: has no column {name!r}{near}")
     if table.empty:
         raise UserError(f"{path}: the manifest has no rows")
-    table = table[[name for name in (*RESERVED, *modalities) if name in table]].reset_index(drop=True)
+    times = [f"{name}.{time}" for name in modalities for time in TIMES]
+    table = table[[name for name in (*RESERVED, *times, *modalities) if name in table]].reset_index(drop=True)
     if "id" not in table:
         table["id"] = [str(number) for number in range(len(table))]
     return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
 
 
-def _text(value: object) -> str:
+def _text(value: object, strip: bool = True) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # integers in a Parquet column with nulls are read as floats
-    return "" if value is None or value is pd.NA or value != value else str(value).strip()
+    text = "" if value is None or value is pd.NA or value != value else str(value)
+    return text.strip() if strip or not text.strip() else text
+
+
+def _categories(table: pd.DataFrame) -> list[str] | None:
+    """The labels in the order of a categorical column."""
+    if "label" not in table or not isinstance(table["label"].dtype, pd.CategoricalDtype):
+        return None
+    return [_text(value) for value in table["label"].cat.categories]
+
+
+def _groups(path: Path, table: pd.DataFrame, group: str | None) -> list[str] | None:
+    """The group of each row."""
+    if group is None:
+        return None
+    if "split" in table:
+        raise UserError(f"--group {group}: {path} has a column split, which says already where a row belongs")
+    if group not in table:
+        near = nearest(group, [str(column) for column in table]).replace("; allowed: ", "; columns of the file: ")
+        raise UserError(f"--group {group}: {path} has no such column{near}")
+    return [_text(value) for value in table[group]]
 
 
 def _empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
-    for name in [name for name in table if name not in ("start", "end")]:
+    for name in [name for name in table if name != "row" and str(name).rpartition(".")[2] not in TIMES]:
         for number in table.index[table[name] == ""]:
             yield number, name, "is empty"
+
+
+def _wrong_labels(table: pd.DataFrame) -> Iterator[Problem]:
+    known = set(table["label"])
+    for number, label in table["label"].items():
+        if label != label.strip():
+            yield number, "label", "has blanks at its ends, and would be a class of its own; remove them"
+        parts = [part.strip() for part in re.split(r"[;|]", label)]
+        if len(parts) > 1 and all(part in known or part.isdigit() for part in parts):
+            yield number, "label", f"looks like {len(parts)} labels; a row has one"
 
 
 def _wrong_splits(table: pd.DataFrame) -> Iterator[Problem]:
@@ -217,16 +280,20 @@ def _repeated_ids(table: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _wrong_times(table: pd.DataFrame) -> Iterator[Problem]:
-    """`start` and `end` must be seconds, 0 or more, and end after start."""
-    for name in ("start", "end"):
-        for number, text in table.get(name, pd.Series(dtype=str)).items():
+    """`start` and `end` must be seconds, 0 or more, and end after start; likewise those of one modality."""
+    for name in [*_time_columns(table, "start"), *_time_columns(table, "end")]:
+        for number, text in table[name].items():
             if text and not 0 <= _seconds(text) < float("inf"):
                 yield number, name, "must be a number of seconds, 0 or more"
-    if "end" in table:
-        for number, text in table["end"].items():
-            start = _seconds(table["start"][number]) if "start" in table else 0.0
-            if text and _seconds(text) <= start:
-                yield number, "end", f"must be after start ({start:g} s)"
+    for start, end in [(f"{name[:-3]}start", name) for name in _time_columns(table, "end")]:
+        for number, text in table[end].items():
+            first = _seconds(table[start][number]) if start in table else 0.0
+            if text and _seconds(text) <= first:
+                yield number, end, f"must be after start ({first:g} s)"
+
+
+def _time_columns(table: pd.DataFrame, time: str) -> list[str]:
+    return [str(name) for name in table if name == time or str(name).endswith(f".{time}")]
 
 
 def _seconds(text: str) -> float:
@@ -250,11 +317,11 @@ def _classes_not_in_train(table: pd.DataFrame) -> Iterator[Problem]:
             yield number, "label", f"this class of split {table['split'][number]} does not occur in train"
 
 
-def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow]) -> list[str]:
+def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow], order: Sequence[str] | None) -> list[str]:
     """The classes of the train split, in order.
 
     Raises:
-        UserError: there are no rows to train or validate on, or there is just one class.
+        UserError: there are no rows to train or validate on, there is just one class, or two look alike.
     """
     because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
     for split in ("train", "val"):
@@ -263,20 +330,57 @@ def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow]) -> list[str
     classes = set(table["label"][table["split"] == "train"])
     if len(classes) < 2:
         raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes{because}")
+    looks: dict[str, str] = {}
+    for label in sorted(classes):
+        other = looks.setdefault(_look(label), label)
+        if other != label:
+            raise UserError(
+                f"{path}: the labels {other!r} and {label!r} differ only in how they are written; make them one, or"
+                " rename one"
+            )
+    if order:
+        return [name for name in order if name in classes]
     try:
-        return sorted(classes, key=lambda label: (int(label), label))
+        return sorted(classes, key=lambda label: (float(label), label))
     except ValueError:
         return sorted(classes)
 
 
+def _look(label: str) -> str:
+    """What a reader takes a label for: without case, width, accents of encoding and invisible characters."""
+    visible = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
+
+
+def _check_features(path: Path, files: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
+    """Refuses one matrix that every row names as its own sample."""
+    for name in files:
+        if kinds[str(name)] == "feature" and len(files) > 1 and files[name].nunique() == 1:
+            raise UserError(
+                f"{path}: every row names the same file as its {name}, {files[name].iloc[0]}; save the array of each"
+                " sample in a .npy file of its own"
+            )
+
+
 def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> dict[str, list[Row]]:
-    splits: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
+    rows: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
     index = {name: number for number, name in enumerate(classes)}
     for fields in table.to_dict("records"):
-        start, end = (_seconds(fields[name]) if fields.get(name) else None for name in ("start", "end"))
-        values = {name: fields[name] for name in modalities}
-        splits[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end))
-    return splits
+        start, end = _clip(fields, "")
+        own = [name for name in modalities if any(f"{name}.{time}" in fields for time in TIMES)]
+        values, clips = {name: fields[name] for name in modalities}, {name: _clip(fields, f"{name}.") for name in own}
+        rows[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end, clips))
+    return rows
+
+
+def _clip(fields: Mapping[str, str], of: str) -> tuple[float | None, float | None]:
+    start, end = (_seconds(fields[of + time]) if fields.get(of + time) else None for time in TIMES)
+    return start, end
+
+
+def _folder(path: Path) -> Path:
+    """The folder of the manifest, without `..`."""
+    return Path(os.path.normpath(path.absolute().parent))
 
 
 def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> pd.DataFrame:
@@ -300,17 +404,6 @@ def _size(file: str) -> int:
     if found.is_dir():  # the frames of a clip
         return sum(frame.stat().st_size for frame in found.iterdir())
     return found.stat().st_size if found.is_file() else -1
-
-
-def _stratified_split(labels: pd.Series, seed: int) -> list[str]:
-    """80/10/10 within each class; a class of one or two rows is all in train."""
-    split = np.full(len(labels), "train", dtype=object)
-    random = np.random.default_rng(seed)
-    for label, count in sorted(Counter(labels).items()):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        tenth = max(1, round(count / 10)) if count >= 3 else 0
-        split[rows[:tenth]], split[rows[tenth : 2 * tenth]] = "val", "test"
-    return list(split)
 
 
 def _keep(table: pd.DataFrame, limit: Mapping[str, int], seed: int) -> pd.DataFrame:

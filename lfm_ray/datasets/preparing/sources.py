@@ -35,21 +35,26 @@ def of_manifest(
     config: PrepareConfig,
     *,
     root: Path | None = None,
+    group: str | None = None,
     allow_outside: bool = False,
 ) -> Manifest:
     """The rows of a manifest.
 
     root: the folder at which the relative paths of a data frame start; default the current one. Those
-    of a file start at the file's folder.
+    of a file start at the file's folder. group: see `read_manifest`.
 
     Raises:
         UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
     """
     if isinstance(manifest, Path):
-        return read_manifest(manifest, kinds, limit=config.limit, seed=config.seed, allow_outside=allow_outside)
+        return read_manifest(
+            manifest, kinds, limit=config.limit, seed=config.seed, group=group, allow_outside=allow_outside
+        )
     check_kinds(kinds)
-    where = (root or Path()) / "data frame"
-    return check_manifest(where, manifest, kinds, limit=config.limit, seed=config.seed, allow_outside=allow_outside)
+    return check_manifest(
+        (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, group=group,
+        allow_outside=allow_outside,
+    )  # fmt: skip
 
 
 def of_dataset(

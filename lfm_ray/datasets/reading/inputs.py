@@ -57,13 +57,13 @@ class Inputs:
     """The transform from stored samples to model inputs.
 
     modalities: name -> card; frame_count: the most frames of a clip that the model receives; audio:
-    how a stored waveform becomes a spectrogram; augmentation: all off for evaluation. The random draws
+    modality -> how its stored waveform becomes a spectrogram; augmentation: all off for evaluation. The random draws
     for a sample depend on (seed, epoch, row, modality) alone, not on the rest of its batch.
     """
 
     modalities: dict[str, ModalityCard]
     frame_count: int
-    audio: AudioSettings
+    audio: dict[str, AudioSettings]
     augmentation: AugmentationSettings = NONE
     seed: int = 0
 
@@ -77,7 +77,7 @@ class Inputs:
         return cls(
             {name: card.modalities[name] for name in names},
             data.frames,
-            AudioSettings.model_validate(card.preprocessing.get("audio", {})),
+            {name: audio_settings(card, name) for name in names if card.modalities[name].kind == "audio"},
             data.augmentation if training else NONE,
             seed or 0,
         )
@@ -105,7 +105,7 @@ class Inputs:
         return {name: self._input(columns[name], name, card, rows, epoch) for name, card in self.modalities.items()}
 
     def _input(self, column: Column, name: str, card: ModalityCard, rows: np.ndarray, epoch: int) -> Tensor:
-        values = self._unpacked(column, card)
+        values = self._unpacked(column, name, card)
         settings = self.augmentation
         if card.kind == "audio" and (settings.time_mask or settings.frequency_mask):
             return mask(values, self._generators(rows, epoch, name), settings, card.mean)
@@ -113,7 +113,7 @@ class Inputs:
             return random_views(values, self._generators(rows, epoch, name), settings)
         return values
 
-    def _unpacked(self, column: Column, card: ModalityCard) -> Tensor:
+    def _unpacked(self, column: Column, name: str, card: ModalityCard) -> Tensor:
         if isinstance(column, PackedFrames):
             pixels = np.empty((len(column), column.begin.shape[1], *card.shape[-3:]), np.uint8)
             _in_threads(lambda sample: _decode(column.files(sample), pixels[sample]), range(len(column)))
@@ -124,13 +124,19 @@ class Inputs:
 
             spectrograms = torch.empty((len(values), *card.shape), dtype=torch.float16)
             for spectrogram, waveform in zip(spectrograms, values, strict=True):
-                spectrogram.copy_(log_spectrogram(from_pcm(waveform), self.audio))
+                spectrogram.copy_(log_spectrogram(from_pcm(waveform), self.audio[name]))
             return spectrograms
         return values
 
     def _generators(self, rows: np.ndarray, epoch: int, name: str) -> list[np.random.Generator]:
         key = zlib.crc32(name.encode())
         return [np.random.default_rng((self.seed, epoch, row, key)) for row in rows.tolist()]
+
+
+def audio_settings(card: DatasetCard, name: str) -> AudioSettings:
+    """Those with which a modality was prepared: of all sound, and its own."""
+    own = card.preprocessing.get("columns", {}).get("audio", {}).get(name, {})
+    return AudioSettings.model_validate({**card.preprocessing.get("audio", {}), **own})
 
 
 def _decode(files: Sequence[bytes], to: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import ModalityCard
-from lfm_ray.registry import Registry
+from lfm_ray.registry import Registry, parts_in
 from lfm_ray.settings import Settings
 
 
@@ -77,14 +77,7 @@ class Encoder:
 
 ENCODERS: Registry[Encoder] = Registry(
     "encoder",
-    {
-        "small": "lfm_ray.models.encoders.small:SMALL",
-        "resnet18": "lfm_ray.models.encoders.resnet:RESNET18",
-        "resnet50": "lfm_ray.models.encoders.resnet:RESNET50",
-        "bert": "lfm_ray.models.encoders.bert:BERT",
-        "clip_image": "lfm_ray.models.encoders.clip:CLIP_IMAGE",
-        "clip_text": "lfm_ray.models.encoders.clip:CLIP_TEXT",
-    },
+    parts_in("lfm_ray.models.encoders", shared=("base", "inputs", "pretrained", "resnet"), attribute="ENCODER"),
     lambda part: isinstance(part, Encoder),
     "an lfm_ray.models.encoders.Encoder",
 )

@@ -69,4 +69,4 @@ def check_tokens(card: ModalityCard, config: object, source: str) -> None:
             raise UserError(f"pretrained: {source} has {known} {what}, and the dataset has {needed}{hint}")
 
 
-BERT = Encoder(BertEncoder, ("text",), ("pretrained", "width", "layers"))
+ENCODER = Encoder(BertEncoder, ("text",), ("pretrained", "width", "layers"))

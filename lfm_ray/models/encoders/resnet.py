@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al., CVPR 2016) for images, video frames and spectrograms.
+"""ResNets (He et al., CVPR 2016) for images, video frames and spectrograms.
 
 They use BatchNorm, so in training a sample's embedding depends on its batch: each worker, and each
 micro-batch of `data.micro_batch_size`, is normalised with its own statistics, as usual in
@@ -8,13 +8,11 @@ data-parallel training. On several GPUs the statistics are taken over all of the
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.base import Encoder, EncoderSettings
@@ -24,12 +22,17 @@ from lfm_ray.models.encoders.pretrained import load
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def resnet(
-    layer_type: str, depths: list[int], card: ModalityCard, settings: EncoderSettings, embedding_size: int
-) -> nn.Module:
-    """The encoder; the mean over frames for video."""
-    image = ResNetEncoder(layer_type, depths, card, settings, embedding_size)
-    return VideoEncoder(image) if card.kind == "video" else image
+def resnet(layer_type: str, depths: list[int]) -> Encoder:
+    """The ResNet with this type of block, `basic` or `bottleneck`, and so many of them in each stage.
+
+    Of a video it is the mean over the frames.
+    """
+
+    def build(card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> nn.Module:
+        image = ResNetEncoder(layer_type, depths, card, settings, embedding_size)
+        return VideoEncoder(image) if card.kind == "video" else image
+
+    return Encoder(build, ("audio", "image", "video"), ("pretrained", "width"), settings_class=ResNetSettings)
 
 
 class ResNetSettings(EncoderSettings):
@@ -120,11 +123,3 @@ def _take_channels(body: Any, channels: int, source: str) -> None:
     convolution = embedder.embedder.convolution
     convolution.weight = nn.Parameter(convolution.weight.detach().sum(dim=1, keepdim=True))
     convolution.in_channels = embedder.num_channels = body.config.num_channels = 1
-
-
-resnet18 = partial(resnet, "basic", [2, 2, 2, 2])
-resnet50 = partial(resnet, "bottleneck", [3, 4, 6, 3])
-
-KINDS: tuple[Kind, ...] = ("audio", "image", "video")
-RESNET18 = Encoder(resnet18, KINDS, ("pretrained", "width"), settings_class=ResNetSettings)
-RESNET50 = Encoder(resnet50, KINDS, ("pretrained", "width"), settings_class=ResNetSettings)

@@ -83,18 +83,28 @@ class TextEncoder(nn.Module):
 
 
 class FeatureEncoder(nn.Module):
-    """Features extracted by another model, of any shape -> Linear, ReLU, Linear."""
+    """Features extracted by another model, of any shape -> Linear, ReLU, Linear.
+
+    Each entry of the last dimension is standardised by itself, as entries have units of their own; an entry
+    that is the same in all of train is only centred. Shards without `means` are standardised as a whole.
+    """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, card: ModalityCard, width: int, embedding_size: int) -> None:
         super().__init__()
-        self.mean, self.std = card.mean, max(card.std, 1e-6)
+        self.register_buffer("mean", torch.tensor(card.means or card.mean), persistent=False)
+        std = torch.tensor(card.stds or card.std)
+        self.register_buffer("std", torch.where(std > 1e-6 * std.max(), std, 1.0), persistent=False)
         self.hidden = nn.Linear(math.prod(card.shape), width * 4)
         self.project = nn.Linear(width * 4, embedding_size)
 
     def forward(self, value: Tensor) -> Tensor:
         """value: (B, ...) of any real dtype; flattened to one vector per sample and standardised here."""
-        value = standardised(value.flatten(1), self.mean, self.std, self.project.weight.dtype)
+        dtype = self.project.weight.dtype
+        value = standardised(value, self.mean.to(dtype), self.std.to(dtype), dtype).flatten(1)
         return self.project(self.hidden(value).relu())
 
 
-SMALL = Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False)
+ENCODER = Encoder(small_encoder, ("audio", "image", "video", "text", "feature"), ("width",), large=False)

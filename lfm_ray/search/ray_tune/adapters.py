@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from lfm_ray.interruption import Stop
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.population import Population
 from lfm_ray.search.study.study import SETTINGS, Study
@@ -218,6 +219,21 @@ class KeepBest(DriverOnly, Callback):
             file = trial_folder(self.sweep.folder, number) / CHECKPOINT
             remove(file, checkpoint.previous(file))
             self._removed.add(number)
+
+
+class StopOrBudget(Stopper):
+    """Stops all trials when the time is up, or when a signal asks for it."""
+
+    def __init__(self, budget: TimeBudget | None) -> None:
+        self.budget, self.asked = budget, Stop()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stops a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether either is the case."""
+        return bool(self.asked) or (self.budget is not None and self.budget.stop_all())
 
 
 class TimeBudget(Stopper):

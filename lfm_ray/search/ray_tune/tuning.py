@@ -15,6 +15,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.interruption import Interrupted, stoppable
 from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
 from lfm_ray.search.ray_tune.adapters import (
@@ -26,6 +27,7 @@ from lfm_ray.search.ray_tune.adapters import (
     PopulationScheduler,
     PopulationSearcher,
     Recoveries,
+    StopOrBudget,
     StudyScheduler,
     StudySearcher,
     TimeBudget,
@@ -75,7 +77,7 @@ def run_sweep(
     config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
-    _tune(trainable, config, sweep.folder, resources, callbacks, stop=time_budget)
+    _tune(trainable, config, sweep.folder, resources, callbacks, time_budget=time_budget)
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
@@ -156,11 +158,14 @@ def _tune(
     resources: Resources,
     callbacks: list[tune.Callback],
     grid: dict[str, Any] | None = None,
-    stop: tune.Stopper | None = None,
+    time_budget: TimeBudget | None = None,
 ) -> tune.ResultGrid:
     """Runs trials on Ray Tune, which keeps its own files under `folder`/ray.
 
     A trial whose process died (killed from outside, out of memory, node lost) is restarted.
+
+    Raises:
+        Interrupted: it was asked to stop by a signal, and has stopped.
     """
     plain_actors()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we record and print failures ourselves
@@ -169,7 +174,9 @@ def _tune(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # we keep all state that matters
     if config.search_alg is None:
         config.max_concurrent_trials = resources.trials_at_once()
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `stoppable` has its own
     config.reuse_actors = True
+    stopper = StopOrBudget(time_budget)
     config.trial_dirname_creator = lambda trial: trial.trial_id
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources.request()),
@@ -180,16 +187,21 @@ def _tune(
             storage_path=str(folder.absolute()),
             verbose=0,
             callbacks=[*callbacks, Forget()],
-            stop=stop,
+            stop=stopper,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
     try:
-        return tuner.fit()
+        with stoppable() as stop:
+            stopper.asked = stop
+            results = tuner.fit()
     except tune.TuneError as error:
         if "TrainingFailed: " not in str(error):
             raise
         raise TrainingFailed(first_reason(error)) from None
+    if stop:
+        raise Interrupted(number=stop.number or 0)
+    return results
 
 
 def _run(folder: Path, launch_of: Callable[[], Launch]) -> None:

@@ -41,14 +41,14 @@ from pydantic import Field, field_validator, model_validator
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.registry import Registry
+from lfm_ray.registry import Registry, parts_in
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, Relation, objective_of, own_metrics
 from lfm_ray.settings import Settings, build, flatten, in_full, merge
 
 SAMPLERS: Registry[Callable[[int, Space], BaseSampler]] = Registry(
     "sampler",
-    {name: f"lfm_ray.search.study.samplers:{name}" for name in ("tpe", "gp", "cmaes", "random")},
+    parts_in("lfm_ray.search.samplers", attribute="sampler"),
 )
 """Samplers: (seed of one trial, the space) -> a sampler of Optuna, which draws that trial."""
 
@@ -91,7 +91,7 @@ class Space(Settings):
     epoch_budget: int | None = Field(None, ge=1, description="epochs of all trials together; null: no limit")
     sampler: str = Field(
         "tpe",
-        description="how settings are drawn, by Optuna: tpe, gp, cmaes, random (lfm_ray/search/study/samplers.py), or"
+        description="how settings are drawn, by Optuna: tpe, gp, cmaes, random (lfm_ray/search/samplers), or"
         " package.module:function",
     )
     pruning: Pruning = Pruning()

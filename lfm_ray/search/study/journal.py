@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from lfm_ray.console import console
+from lfm_ray.console import console, notice
 from lfm_ray.storage import patiently
 
 
@@ -61,4 +61,4 @@ def end_of_last_line(path: Path) -> int:
 
 
 def _notice(text: str) -> None:
-    console.print(f"[yellow]{text}[/]", soft_wrap=True)
+    console.print(notice(text), soft_wrap=True)

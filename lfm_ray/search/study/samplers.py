@@ -1,13 +1,4 @@
-"""Optuna's samplers, which draw the settings of a trial.
-
-tpe     the default: a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), multivariate
-        within each group of settings that occur together, so that it handles conditional spaces.
-        Running trials count as bad ("constant liar"), so that new ones are drawn elsewhere. The only
-        sampler that learns from pruned trials.
-gp      a Gaussian process with log expected improvement. Best for few, slow trials.
-cmaes   CMA-ES (Hansen and Ostermeier, Evolutionary Computation 2001), from the package cmaes. Only
-        for numbers and many trials: it starts to adapt after a generation of 4 + 3 ln(n) trials.
-random  independent draws: the baseline of every comparison.
+"""Which sampler draws a trial, and what it cannot model.
 
 gp and cmaes only model settings that every trial has, and cmaes only numbers; `drawn_at_random` lists
 the rest. Trial n is drawn by a sampler of its own, seeded with (seed of the sweep, n).
@@ -17,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import SAMPLERS, Space
@@ -27,26 +18,6 @@ def sampler_for(space: Space, seed: int, number: int) -> BaseSampler:
     """The sampler of trial `number` of a sweep."""
     own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
     return SAMPLERS[space.sampler](own, space)
-
-
-def tpe(seed: int, space: Space) -> BaseSampler:
-    """See above."""
-    return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
-def gp(seed: int, space: Space) -> BaseSampler:
-    """See above."""
-    return GPSampler(seed=seed, warn_independent_sampling=False)
-
-
-def cmaes(seed: int, space: Space) -> BaseSampler:
-    """See above."""
-    return CmaEsSampler(seed=seed, warn_independent_sampling=False)
-
-
-def random(seed: int, space: Space) -> BaseSampler:
-    """See above."""
-    return RandomSampler(seed=seed)
 
 
 def drawn_at_random(space: Space) -> list[str]:

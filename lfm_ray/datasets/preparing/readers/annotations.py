@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from lfm_ray.errors import UserError
 VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".flv")
 
 
-def fields(path: Path, count: int, separator: str = ",") -> list[list[str]]:
-    """The lines of a CSV or TSV file without a header.
+def fields(path: Path, count: int, separator: str = ",", header: bool = False) -> list[list[str]]:
+    """The lines of a CSV or TSV file; header: leave out the first, whatever it holds.
 
     Raises:
         UserError: the file is missing, or a line has fewer than `count` fields.
@@ -27,9 +28,9 @@ def fields(path: Path, count: int, separator: str = ",") -> list[list[str]]:
         else:
             rows = [row for row in csv.reader(file, delimiter=separator) if row]
     for number, row in enumerate(rows, start=1):
-        if len(row) < count:
+        if len(row) < count and not (header and number == 1):
             raise UserError(f"{path}, line {number}: has {len(row)} fields, not {count}")
-    return rows
+    return rows[1:] if header else rows
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
@@ -49,28 +50,47 @@ def check_there(path: Path) -> None:
         raise UserError(f"{path}: there is no such file; --root must be laid out as the dataset's card in data/ says")
 
 
-def clip_finder(root: Path) -> Callable[[str], dict[str, str]]:
+def clip_finder(root: Path) -> Callable[..., dict[str, str]]:
     """Finds a clip's `video` by its name, and its `audio`: NAME.wav if there is one, else the video.
 
-    The files may be anywhere below `root`, but not in folders that are symbolic links.
+    The files may be anywhere below `root`, also in folders that are symbolic links. A clip can be given
+    several names, of which the first that exists is taken.
     """
-    found = sorted(root.rglob("*"))
+    found = sorted(files_below(root))
     videos = {path.stem: path for path in found if path.suffix.lower() in VIDEO}
     sounds = {path.stem: path for path in found if path.suffix.lower() == ".wav"}
 
-    def find(name: str) -> dict[str, str]:
-        video = videos.get(name, root / f"{name}.mp4")
-        return {"audio": str(sounds.get(name, video)), "video": str(video)}
+    def find(name: str, *others: str) -> dict[str, str]:
+        names = (name, *others)
+        video = next((videos[one] for one in names if one in videos), root / f"{name}.mp4")
+        sound = next((sounds[one] for one in names if one in sounds), video)
+        return {"audio": str(sound), "video": str(video)}
 
     return find
 
 
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below a folder. Links to folders are followed, but no folder is visited twice."""
+    visited = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield from (Path(folder) / file for file in files)
+
+
 def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
-    """If there is no validation split, makes it from this share of each class of train; always the same rows."""
+    """If there is no validation split, makes it from this share of each class of train; always the same rows.
+
+    A class with one row keeps it in train.
+    """
     if (table["split"] == "val").any():
         return table
     random = np.random.default_rng(0)
     for _, rows in table[table["split"] == "train"].groupby("label", sort=True):
-        drawn = random.permutation(rows.index.to_numpy())[: max(1, round(share * len(rows)))]
+        most = min(max(1, round(share * len(rows))), len(rows) - 1)
+        drawn = random.permutation(rows.index.to_numpy())[:most]
         table.loc[drawn, "split"] = "val"
     return table

@@ -13,32 +13,33 @@ from lfm_ray.errors import UserError
 def read(root: Path) -> pd.DataFrame:
     """Reads AudioWAV/*.wav with VideoFlash/*.flv, or with folders of frames in Image-01-FPS.
 
-    If there are train.csv and test.csv (name, emotion), they decide the splits; clips that they list
-    but that have no .wav are left out.
+    If there are train.csv and test.csv (name, emotion), they decide the clips and the splits; else
+    all clips that have a sound or a picture are taken. The emotion is in a clip's name.
 
     Raises:
         UserError: there is no sound, or neither videos nor frames.
     """
-    sounds = sorted((root / "AudioWAV").glob("*.wav"))
+    sounds = {sound.stem for sound in (root / "AudioWAV").glob("*.wav")}
     if not sounds:
         raise UserError(f"{root / 'AudioWAV'}: contains no .wav file; --root must be the folder that contains AudioWAV")
     frames, videos = root / "Image-01-FPS", root / "VideoFlash"
     if not frames.is_dir() and not videos.is_dir():
         raise UserError(f"{root}: has neither VideoFlash nor Image-01-FPS")
-    listed = {
-        name: (emotion, split)
-        for split in ("train", "val", "test")
-        if split != "val" or (root / "val.csv").exists()
-        if (root / "train.csv").exists()
-        for name, emotion, *_ in fields(root / f"{split}.csv", 2)
-    }
+    listed = _lists(root)
+    seen = {path.name for path in frames.iterdir()} if frames.is_dir() else {path.stem for path in videos.glob("*.flv")}
     rows = []
-    for sound in sounds:
-        name = sound.stem
-        if listed and name not in listed:
-            continue
+    for name in listed or sorted(sounds | seen):
         emotion, split = listed.get(name) or (name.split("_")[2] if name.count("_") >= 2 else "", "")
         video = frames / name if frames.is_dir() else videos / f"{name}.flv"
+        sound = root / "AudioWAV" / f"{name}.wav"
         rows.append({"id": name, "label": emotion, "split": split, "audio": str(sound), "video": str(video)})
     table = pd.DataFrame(rows)
     return with_validation(table) if listed else table.drop(columns="split")
+
+
+def _lists(root: Path) -> dict[str, tuple[str, str]]:
+    """Clip -> emotion and split, of the lists that there are."""
+    if not (root / "train.csv").exists():
+        return {}
+    splits = [split for split in ("train", "val", "test") if split != "val" or (root / "val.csv").exists()]
+    return {name: (emotion, split) for split in splits for name, emotion, *_ in fields(root / f"{split}.csv", 2)}

@@ -16,9 +16,8 @@ def read(root: Path) -> pd.DataFrame:
     """Reads nvgesture_{train,test}_correct_cvpr2016_v2.lst and the videos that they name.
 
     A line: path:./Video_data/class_01/subject13_r0 depth:sk_depth:0:80 color:sk_color:0:80 ... label:1,
-    with the first and the last frame of the gesture. Depth has its own range, but that of colour is used
-    for all modalities. Optical flow does not come with the dataset; it is read from sk_flow.avi beside
-    sk_color.avi.
+    with the gesture's first frame and the one after its last, of each camera; that of colour also holds for the
+    optical flow. Optical flow does not come with the dataset; it is read from sk_flow.avi beside sk_color.avi.
 
     Raises:
         UserError: a list is missing, or a line lacks one of these parts.
@@ -31,10 +30,10 @@ def read(root: Path) -> pd.DataFrame:
             try:
                 folder = root / parts["path"]
                 color, first, last = parts["color"].split(":")
-                depth = parts["depth"].split(":")[0]
-                start, end = int(first) / FRAMES_A_SECOND, int(last) / FRAMES_A_SECOND
+                depth, *depth_range = parts["depth"].split(":")
+                (start, end), (depth_start, depth_end) = _times(first, last), _times(*depth_range)
                 label = str(int(parts["label"]))
-            except (KeyError, ValueError):
+            except (KeyError, ValueError, TypeError):
                 raise UserError(f"{file}, line {number}: lacks path, color, depth or label") from None
             rows.append(
                 {
@@ -44,8 +43,16 @@ def read(root: Path) -> pd.DataFrame:
                     "rgb": str(folder / f"{color}.avi"),
                     "depth": str(folder / f"{depth}.avi"),
                     "flow": str(folder / "sk_flow.avi"),
-                    "start": f"{start:.4f}",
-                    "end": f"{end:.4f}",
+                    "start": start,
+                    "end": end,
+                    "depth.start": depth_start,
+                    "depth.end": depth_end,
                 }
             )
     return with_validation(pd.DataFrame(rows))
+
+
+def _times(first: str, last: str) -> tuple[str, str]:
+    """Seconds, half a frame before the first frame and before the one after the last, where no rounding matters."""
+    start, end = ((int(frame) - 0.5) / FRAMES_A_SECOND for frame in (first, last))
+    return repr(max(0.0, start)), repr(end)

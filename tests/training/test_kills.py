@@ -1,8 +1,8 @@
 """A run that is killed at any step and goes on from its checkpoint equals one that never stopped, bit for bit.
 
-pytest tests/test_kills.py             one kill of each strategy, on one rank
-pytest tests/test_kills.py -m slow     20 kills of the learned one, and one on two ranks
-pytest tests/test_kills.py -m long     20 kills of each, on one rank and on two
+pytest tests/training/test_kills.py             one kill of each strategy, on one rank
+pytest tests/training/test_kills.py -m slow     20 kills of the learned one, and one on two ranks
+pytest tests/training/test_kills.py -m long     20 kills of each, on one rank and on two
 """
 
 from __future__ import annotations

@@ -1,0 +1,130 @@
+"""Sound and frame times of what PyAV reads: video files, and sound that libsndfile does not know.
+
+Time counts from the container's start, in sound and pictures alike: the first stamp is 1.4 s in what ffmpeg
+writes as MPEG-TS, and anything in a recording of a live stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+SOUGHT = ("mov", "matroska")  # containers with an index, in which a seek ends before where it should
+PRE_ROLL = 1.0  # s that are decoded and dropped before a clip: AAC, Opus and MP3 need a few packets
+WORTH_A_SEEK = 5.0  # s; before it everything is decoded, since a seek to 0 spoils the first packet
+JUMP = 0.05  # s by which stamps may differ from the number of samples, as they are rounded
+
+
+def start_of(container: Any) -> float:
+    """The container's first stamp, in seconds."""
+    import av
+
+    return float((container.start_time or 0) / av.time_base)
+
+
+def seek(container: Any, seconds: float) -> None:
+    """Goes to the last key frame before this time, if that is safe and worth it; otherwise stays at the start."""
+    import av
+
+    if seconds >= WORTH_A_SEEK and container.format.name.startswith(SOUGHT):
+        container.seek(int((start_of(container) + seconds - PRE_ROLL) * av.time_base), backward=True)
+
+
+def header(path: str) -> tuple[int, float]:
+    """Sample rate in Hz and duration in seconds, without decoding."""
+    import av
+
+    with av.open(path) as container:
+        stream = _sound(container)
+        length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
+        return stream.rate, float(length)
+
+
+def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
+    """Mono float32 samples of the clip, as many as there are until the sound ends, and their rate.
+
+    Where the sound begins after the container does, or has gaps, there is silence.
+
+    Raises:
+        ValueError: there is no sound. PyAV's errors pass through.
+    """
+    import av
+
+    with av.open(path) as container:
+        stream = _sound(container)
+        rate, origin = stream.rate, start_of(container)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
+        seek(container, start)
+        wanted = round(seconds * rate)
+        clip = np.zeros(wanted, np.float32)
+        at: int | None = None  # of the next sample, counted from the clip's first
+        end = 0
+        for frame in container.decode(stream):
+            stamp = at if frame.time is None else round((frame.time - origin - start) * rate)
+            if at is None or (stamp is not None and abs(stamp - at) > JUMP * rate):
+                at = stamp or 0
+            if at >= wanted:
+                break
+            for piece in resampler.resample(frame):
+                samples = piece.to_ndarray().mean(axis=0)
+                first, last = max(at, 0), min(at + len(samples), wanted)
+                if last > first:
+                    clip[first:last], end = samples[first - at : last - at], last
+                at += len(samples)
+    return clip[:end], rate
+
+
+def frame_times(path: str, start: float, end: float | None) -> tuple[list[float], float]:
+    """When the frames from `start` to before `end` are shown, in order, and how long the last one is.
+
+    From the stamps of the packets, without decoding, since durations in headers are often missing or wrong.
+    In an AVI the frames are shown in the order of the decoding stamps, for it has no others.
+
+    Raises:
+        ValueError: there is no video. PyAV's errors pass through.
+    """
+    import av
+
+    times: list[float] = []
+    last = 0.0
+    with av.open(path) as container:
+        stream = video(container)
+        origin, counted = start_of(container), container.format.name == "avi"
+        seek(container, start)
+        for packet in container.demux(stream):
+            stamp = packet.dts if packet.pts is None or counted else packet.pts
+            if stamp is None or packet.size == 0 or packet.is_discard:
+                continue
+            times.append(float(stamp * packet.time_base) - origin)
+            last = float((packet.duration or 0) * packet.time_base)
+            # Frames are stored in decoding order: one shown before `end` never decodes after it.
+            if end is not None and packet.dts is not None and float(packet.dts * packet.time_base) - origin >= end:
+                break
+    times.sort()
+    length = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else last
+    return [time for time in times if start <= time and (end is None or time < end)], last or length
+
+
+def video(container: Any) -> Any:
+    """The video stream, which is not the cover of an album.
+
+    Raises:
+        ValueError: there is none.
+    """
+    streams = [one for one in container.streams.video if not _is_cover(one)]
+    if not streams:
+        raise ValueError("holds no video")
+    return streams[0]
+
+
+def _is_cover(stream: Any) -> bool:
+    import av
+
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _sound(container: Any) -> Any:
+    if not container.streams.audio:
+        raise ValueError("holds no sound")
+    return container.streams.audio[0]

@@ -1,0 +1,55 @@
+"""Why a file cannot be decoded, in words for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lfm_ray.datasets.kinds import Kind
+
+UNREADABLE = "cannot be decoded: it is damaged, or of an unknown format"
+_HEAD = 512
+
+
+def not_media(path: str | Path) -> str | None:
+    """What is there instead, in words for a person, or None if it may be media."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "is empty (0 bytes)"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a Git LFS pointer, not the file itself; git lfs pull fetches it"
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<script")):
+        return "is an HTML page: a server sent it in place of the file"
+    if start.startswith((b"<?xml", b"<error")) and b"<svg" not in start:
+        return "is an XML document, such as a server's error message"
+    if not any(head):
+        return "begins with zeros only: it was allocated and never written"
+    return None
+
+
+def reason_of(error: Exception, path: str, kind: Kind) -> str:
+    """One line, without numbers of the operating system and names of Python, of what a decoder raised."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if kind != "text" and (other := not_media(path)):
+        return other
+    if type(error) is ValueError:  # ours, and NumPy's on .npy files
+        return _plain((str(error).splitlines() or [""])[0]) or UNREADABLE
+    if isinstance(error, (OSError, EOFError)) and "truncated" in str(error):
+        return "is cut short"
+    if type(error) is OSError and error.strerror:
+        return f"cannot be read: {error.strerror[0].lower()}{error.strerror[1:]}"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "is not a picture of a known format"
+    return UNREADABLE
+
+
+def _plain(text: str) -> str:
+    """NumPy's advice to run code in a file is none."""
+    if "allow_pickle" in text:
+        return "holds Python objects, not an array of numbers"
+    return text

@@ -1,0 +1,23 @@
+"""Names that a modality can have: it stands in metrics, settings, files and modules beside names of our own."""
+
+from __future__ import annotations
+
+from lfm_ray.errors import UserError
+
+# In the names of metrics (`val/NAME/accuracy`), or in batches.
+OWN = ("fused", "train", "val", "test", "loss", "accuracy", "map", "macro_f1", "unimodal_accuracy", "accuracy_gap",
+       "modality_gap", "probe_map", "alpha", "tau", "epoch", "seconds", "learning_rate", "rows", "row",
+       "labels")  # fmt: skip
+WITH_A_MEANING = "/\\.=[]{}:,;*?\"'<>|"  # in paths, settings, YAML
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises a UserError, which begins with `what`, unless a modality can have this name."""
+    from torch import nn
+
+    if not name.strip() or name != name.strip() or not name.isprintable() or name.startswith("-"):
+        raise UserError(f"{what}: a modality's name must be visible, without blanks at its ends or - at its start")
+    if wrong := [letter for letter in name if letter in WITH_A_MEANING]:
+        raise UserError(f"{what}: a modality's name cannot hold {wrong[0]}; rename the column")
+    if name in OWN or hasattr(nn.ModuleDict(), name):
+        raise UserError(f"{what}: lfm_ray uses this name for something else; rename the column")

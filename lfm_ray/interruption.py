@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM: the first asks what is running to stop in good order, the second stops it at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_last = int(signal.SIGINT)  # that came; Ray makes a plain KeyboardInterrupt of what is raised while it waits
+
+
+def _note(number: int) -> None:
+    global _last
+    _last = number
+
+
+class Interrupted(KeyboardInterrupt):
+    """A command was stopped by a signal. `str` says how to go on; status: of the process, 128 + the signal."""
+
+    def __init__(self, text: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(text)
+        self.number, self.status = number, 128 + number
+
+    @classmethod
+    def by(cls, error: KeyboardInterrupt, text: str) -> Interrupted:
+        """The same interruption, with words of how to go on."""
+        return cls(text, _last)
+
+
+class Stop:
+    """Whether, and by which signal, it was asked to stop."""
+
+    number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Within it the first signal is noted, and said; the next one raises `Interrupted`.
+
+    In another thread than the main one, which gets no signals, nothing is ever asked.
+    """
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _note(number)
+        if stop:
+            raise Interrupted(number=number)
+        stop.number = number
+        with suppress(OSError):
+            print("\nstopping, what runs is saved; once more to stop at once", file=sys.stderr, flush=True)
+
+    with handled(handle):
+        yield stop
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM raises `Interrupted`, as Ctrl-C raises KeyboardInterrupt, so that everything is tidied up."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _note(number)
+        raise Interrupted(number=number)
+
+    with handled(handle, (signal.SIGTERM,)):
+        yield
+
+
+@contextmanager
+def handled(handle: signal.Handlers | object, signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
+    """Sets a handler, and the former ones again at the end."""
+    with kept_handlers():
+        if threading.current_thread() is threading.main_thread():
+            for number in signals:
+                signal.signal(number, handle)  # type: ignore[arg-type]
+        yield
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Sets the handlers of now again at the end, where Ray has put its own: one ends the process without tidying up,
+    and one below Python prints a C++ stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,12 @@
+"""Independent draws: the baseline of every comparison."""
+
+from __future__ import annotations
+
+from optuna.samplers import BaseSampler, RandomSampler
+
+from lfm_ray.search.spaces.space import Space
+
+
+def sampler(seed: int, space: Space) -> BaseSampler:
+    """See above."""
+    return RandomSampler(seed=seed)

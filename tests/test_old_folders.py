@@ -1,0 +1,70 @@
+"""Folders that an earlier version wrote are read by this one.
+
+`stored/9ab4c28.tar.xz` holds what commit 9ab4c28 wrote: the shards of `synthetic.py`, 24 rows to train on, a sweep of
+them (`tune --trials 5 --epochs 3`) and a run of the sweep's best.yaml, without their TensorBoard files and reports.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from commands import run
+
+import lfm_ray
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.runtime import checkpoint
+from lfm_ray.search.sweep import Sweep
+from lfm_ray.settings import build
+from lfm_ray.training.run_folder import CHECKPOINT
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with tarfile.open(Path(__file__).parent / "stored" / "9ab4c28.tar.xz") as stored:
+        stored.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_trials_are_those_that_were_written_and_the_report_shows_them(work: Path) -> None:
+    trials = Sweep.open(work / "sweeps/old").trials()
+    assert [trial.state for trial in trials] == ["finished"] * 4 + ["pruned"]
+    assert [trial.strategy for trial in trials] == ["alpha = 0", "heuristic", "learned", "polynomial", "polynomial"]
+    loaded = lfm_ray.load_sweep("sweeps/old")
+    assert loaded.best is not None and loaded.best.alpha.value == 0
+    assert len(loaded.alpha_updates(2)) > 0
+    assert run(work, "report", "sweeps/old").returncode == 0
+    page = (work / "sweeps/old/report.html").read_text(encoding="utf-8")
+    assert "heuristic" in page and "polynomial" in page
+
+
+@pytest.mark.parametrize("folder", ["sweeps/old", "runs/run"])
+def test_its_model_is_exported_and_predicts(work: Path, folder: str) -> None:
+    done = run(work, "export", folder, "--out", "model")
+    assert done.returncode == 0, done.stderr
+    assert sorted(lfm_ray.load("model", device="cpu").modalities) == ["audio", "image"]
+
+
+@pytest.mark.parametrize("folder", ["runs/run", "sweeps/old/trials/0001", "sweeps/old/trials/0002"])
+def test_a_checkpoint_has_the_losses_that_were_measured_then(work: Path, folder: str) -> None:
+    shards = Shards(work / "shards/tiny")
+    state = checkpoint.load(work / folder / CHECKPOINT)
+    model = Trainer(build(RunConfig, state["config"]), shards.card)
+    model.load_state_dict(state)
+    metrics = model.evaluate(DataSource(shards, {}).evaluation("val", model.config))
+    written = json.loads((work / folder / "epochs.jsonl").read_text().splitlines()[-1])
+    for name in ("fused", "audio", "image"):
+        assert metrics[f"{name}/loss"] == pytest.approx(written[f"val/{name}/loss"], rel=1e-5)
+
+
+def test_a_sweep_goes_on(work: Path, without_workers: None) -> None:
+    done = run(work, "tune", "--resume", "old", "--trials", "6")
+    assert done.returncode == 0, done.stderr
+    trials = Sweep.open(work / "sweeps/old").trials()
+    assert len(trials) == 6 and trials[5].state in ("finished", "pruned")
