@@ -60,8 +60,8 @@ class ARL(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The cross-entropy of the fused logits, and gamma times the modalities' own."""
-        smoothing = state.settings.uniform_labels
-        own = [classification_loss(logits, labels, smoothing) for logits in self.alone(outputs, state).values()]
+        settings = state.settings
+        own = [classification_loss(logits, labels, settings) for logits in self.alone(outputs, state).values()]
         gamma = self.unimodal_weight if state.epoch >= self.first_epoch else 1.0
         return super().classification(outputs, labels, state) + gamma * torch.stack(own).sum()
 

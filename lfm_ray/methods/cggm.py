@@ -61,9 +61,9 @@ class CGGM(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The cross-entropies of the fused logits and of the classifiers, and the term of the directions."""
-        smoothing = state.settings.uniform_labels
+        settings = state.settings
         logits = [outputs.fused, *self.of_classifiers(outputs, state).values()]
-        loss = torch.stack([classification_loss(one, labels, smoothing) for one in logits]).sum()
+        loss = torch.stack([classification_loss(one, labels, settings) for one in logits]).sum()
         c = [state.memory.get(f"{COEFFICIENT}{name}") for name in outputs.embeddings]
         if not self.direction_weight or any(one is None for one in c):
             return loss

@@ -62,7 +62,7 @@ class CML(Method):
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The mean of the cross-entropies and the ranking loss."""
         logits = self.fewer_and_fewer(outputs, labels, state)
-        each = [classification_loss(one, labels, state.settings.uniform_labels) for one in logits]
+        each = [classification_loss(one, labels, state.settings) for one in logits]
         return torch.stack(each).mean() + self.ranking_weight * ranking_loss(logits, labels)
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:

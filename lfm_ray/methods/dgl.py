@@ -50,10 +50,10 @@ class DGL(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The loss of the fusion, and the modalities' times a."""
-        head, smoothing = state.model.head, state.settings.uniform_labels
+        head, settings = state.model.head, state.settings
         fused, _ = head({name: z.detach() for name, z in outputs.embeddings.items()})
-        each = [classification_loss(logits, labels, smoothing) for logits in alone(head, outputs.embeddings).values()]
-        return classification_loss(fused, labels, smoothing) + self.unimodal_weight * torch.stack(each).sum()
+        each = [classification_loss(logits, labels, settings) for logits in alone(head, outputs.embeddings).values()]
+        return classification_loss(fused, labels, settings) + self.unimodal_weight * torch.stack(each).sum()
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """The default loss, except that the outer loss is that of the fused logits."""

@@ -61,8 +61,8 @@ class InfoReg(Method):
         loss = super().classification(outputs, labels, state)
         if not self.unimodal_weight:
             return loss
-        smoothing = state.settings.uniform_labels
-        each = [classification_loss(logits, labels, smoothing) for logits in outputs.unimodal.values()]
+        settings = state.settings
+        each = [classification_loss(logits, labels, settings) for logits in outputs.unimodal.values()]
         return loss + self.unimodal_weight * torch.stack(each).sum()
 
     def pulls(self, outputs: Outputs, labels: Tensor, state: State) -> dict[str, Tensor]:

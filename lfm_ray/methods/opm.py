@@ -70,7 +70,7 @@ class OPM(Method):
         rates = self.rates({name: logits.detach() for name, logits in outputs.unimodal.items()}, labels)
         kept = (drawn[:, :-1] >= rates[:, None]).to(outputs.fused)
         fused, _ = state.model.head(self.dropped(outputs.embeddings, kept, rates))
-        loss = classification_loss(fused, labels, state.settings.uniform_labels)
+        loss = classification_loss(fused, labels, state.settings)
         return loss + self.pull_of_rates(outputs, labels, state) if self.rate_gradient else loss
 
     def pull_of_rates(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
