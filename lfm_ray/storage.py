@@ -7,7 +7,8 @@ these functions do nothing, so code that writes and pushes a file need not know 
 are replaced as a whole: a reader finds the old one or the new one.
 
 Credentials come from where the store's own tools find them (AWS_ACCESS_KEY_ID, a profile, the machine's
-role, GOOGLE_APPLICATION_CREDENTIALS). They are never part of a URI, so they reach no log and no file of ours.
+role, GOOGLE_APPLICATION_CREDENTIALS). They are never part of a URI, and the processes
+of trials are not sent them (`lfm_ray.ray_private.plain_actors`), so they reach no file of ours or of Ray's.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ FORMAT = "lfm_ray shards 1"
 NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 CARD = "dataset.json"
 CONTACT_SHEET = "contact_sheet.png"
+LINEAR_BASELINES = "linear_baselines.json"
 
 
 class ModalityCard(Settings):

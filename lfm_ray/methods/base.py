@@ -92,6 +92,9 @@ class Method(Settings):
     source: ClassVar[str]
     """Where it was published, such as "CVPR 2023"."""
 
+    passes: ClassVar[tuple[str, str]] = ("1", "1")
+    """Forward and backward passes of each encoder in a training step, at most; m: the number of modalities."""
+
     heads: ClassVar[tuple[str, ...]] = ()
     """Fusion heads (`model.fusion`) that it supports, the default first; empty: any."""
 
@@ -185,7 +188,14 @@ class Method(Settings):
         return {}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it."""
+        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it.
+
+        `measures` are in it as well, as `train/...` and `val/...`.
+        """
+        return {}
+
+    def measures(self, outputs: Outputs, labels: Tensor) -> Row:
+        """Values of all outputs of a split, or of the training steps of an epoch, added to its metrics."""
         return {}
 
     def predict(self, outputs: Outputs) -> Tensor:

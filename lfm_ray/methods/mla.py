@@ -55,6 +55,7 @@ class MLA(Method):
 
     name: Literal["mla"] = "mla"
     source: ClassVar[str] = "CVPR 2024"
+    passes: ClassVar[tuple[str, str]] = ("m", "1")
     damping: float = Field(
         0.1,
         gt=0,

@@ -53,6 +53,7 @@ class MMPareto(Method):
 
     name: Literal["mmpareto"] = "mmpareto"
     source: ClassVar[str] = "ICML 2024"
+    passes: ClassVar[tuple[str, str]] = ("1", "2")
     magnitude: float = Field(1.5, gt=0, le=10, description="factor of the gradient of every encoder")
     rescale: Literal["encoder", "tensor"] = Field(
         "encoder", description="what is lengthened as one in a conflict: encoder, the paper; tensor, the code"

@@ -37,6 +37,7 @@ class UMT(Method):
 
     name: Literal["umt"] = "umt"
     source: ClassVar[str] = "ICML 2023"
+    passes: ClassVar[tuple[str, str]] = ("2", "1")
     distillation: float = Field(10.0, ge=0, le=1000, description="weight of the distance to the teachers' features")
     teacher_share: float = Field(0.5, ge=0, lt=1, description="share of the epochs in which the teachers are trained")
     last_epoch: int | None = Field(

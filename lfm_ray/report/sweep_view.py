@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lfm_ray.report import linear_baselines
+from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.training.run_folder import EPOCHS, STOPPED_EARLY
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class SweepView:
         sweeps = [Sweep.open(folder) for folder in folders]
         named = Counter(sweep.folder.absolute().name for sweep in sweeps)
         return [
-            SweepView(
-                sweep, [_whole(trial) for trial in sweep.trials()], name if named[name] == 1 else str(sweep.folder)
-            )
+            SweepView(sweep, sweep.trials(), name if named[name] == 1 else str(sweep.folder))
             for sweep in sweeps
             for name in [sweep.folder.absolute().name]
         ]
@@ -49,6 +48,11 @@ class SweepView:
     def modalities(self) -> list[str]:
         """The names of the modalities."""
         return next((modalities_of(trial.rows[-1]) for trial in self.trials if trial.rows), [])
+
+    @cached_property
+    def linear(self) -> LinearBaselines | None:
+        """What linear models reach on the same data, if `prepare --inspect` fitted them."""
+        return linear_baselines.read(self.sweep.space.base.data.path, self.sweep.file.fingerprint)
 
     @property
     def objective(self) -> str:
@@ -65,11 +69,3 @@ def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:
     """The metric and direction that sweeps are compared by: their first objective if shared, else fused accuracy."""
     found = {next(iter(view.sweep.space.objective.items())) for view in views}
     return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
-
-
-def _whole(trial: Trial) -> Trial:
-    """The trial, marked as failed if it finished but its file of epochs is missing or truncated."""
-    whole = len(trial.rows) == trial.config.epochs or (trial.rows and STOPPED_EARLY in trial.rows[-1])
-    if trial.state != "finished" or whole:
-        return trial
-    return replace(trial, state="failed", reason=f"finished, but its {EPOCHS} is incomplete")

@@ -347,7 +347,7 @@ class Trainer:
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
         own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
-        return evaluate(fused, whole, labels) | own
+        return evaluate(fused, whole, labels) | self.method.measures(whole, labels) | own
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""

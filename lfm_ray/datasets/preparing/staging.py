@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, DatasetCard, read_card
+from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, LINEAR_BASELINES, DatasetCard, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.storage import LOCK, hold
 
@@ -125,4 +125,6 @@ def check_replaceable(out: Path) -> None:
 
 def _files(card: DatasetCard) -> set[str]:
     """The names of a finished dataset's files."""
-    return {CARD, BAD_ROWS, CONTACT_SHEET} | {shard.file for shards in card.splits.values() for shard in shards}
+    return {CARD, BAD_ROWS, CONTACT_SHEET, LINEAR_BASELINES} | {
+        shard.file for shards in card.splits.values() for shard in shards
+    }

@@ -16,6 +16,7 @@ from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.interruption import Interrupted, stoppable
+from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
 from lfm_ray.search.ray_tune.adapters import (
     FAILED,
@@ -167,6 +168,7 @@ def _tune(
     Raises:
         Interrupted: it was asked to stop by a signal, and has stopped.
     """
+    plain_actors()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we record and print failures ourselves
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports a reason instead of metrics
