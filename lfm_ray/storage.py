@@ -21,12 +21,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.files import appending, replacing
+from lfm_ray.files import write_atomically as write_atomically
 
 Result = TypeVar("Result")
 
@@ -113,19 +116,19 @@ def copied(file: Path, sha256: str) -> Path:
     if result.exists():
         return result
     file.parent.mkdir(parents=True, exist_ok=True)
-    with result.with_suffix(".lock").open("w") as lock:
+    with appending(result.with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or its process ends
         if not result.exists():
             if not place.store.get_file_info(place.path).is_file:
                 raise UserError(f"{shown(file)}: is not there")
-            temporary = result.with_suffix(".copying")
-            _download(place, temporary)
-            with temporary.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if found != sha256:
-                temporary.unlink()
-                raise UserError(f"{shown(file)}: its checksum differs, so it was altered; copy it there again")
-            temporary.replace(result)
+            with replacing(result, tidy=True) as copy_of_it:
+                found = hashlib.sha256()
+                with place.store.open_input_stream(place.path) as stream:
+                    while chunk := stream.read(2**20):
+                        found.update(chunk)
+                        copy_of_it.write(chunk)
+                if found.hexdigest() != sha256:
+                    raise UserError(f"{shown(file)}: its checksum differs, so it was altered; copy it there again")
     return result
 
 
@@ -138,7 +141,7 @@ def hold(folder: Path, busy: str) -> TextIO:
         UserError: `busy`: another process holds it.
         OSError: the folder cannot be written, or is on a file system without locks (`NO_LOCKS`).
     """
-    file = (folder / LOCK).open("w", encoding="utf-8")
+    file = appending(folder / LOCK)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -147,6 +150,35 @@ def hold(folder: Path, busy: str) -> TextIO:
             raise UserError(f"{shown(folder)}: {busy}") from None
         raise
     return file
+
+
+def hold_where_possible(folder: Path, busy: str) -> TextIO | None:
+    """Like `hold`; None on a file system without locks, where nothing keeps other processes out.
+
+    Raises:
+        UserError: `busy`: another process holds it.
+    """
+    try:
+        return hold(folder, busy)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+
+
+@contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """Within it no other process has the folder, where the file system has locks.
+
+    Raises:
+        UserError: `busy`: another process has it.
+    """
+    file = hold_where_possible(folder, busy)
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
 
 
 def copy(file: Path, to: Path) -> None:
@@ -164,6 +196,7 @@ def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None
     store, root = place.store, place.path
     found = store.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=True))
     objects = {info.path.removeprefix(f"{root}/"): info.path for info in found if info.is_file}
+    objects = {name: path for name, path in objects.items() if ".." not in name.split("/")}  # it would lead elsewhere
     if not objects:
         shutil.rmtree(folder, ignore_errors=True)
     for file in [file for file in folder.rglob("*") if file.is_file()]:
@@ -249,14 +282,5 @@ def _store(scheme: str, bucket: str) -> Any:
 
 def _download(place: Place, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.pulling")
-    with place.store.open_input_stream(place.path) as stream, temporary.open("wb") as copy_of_it:
+    with place.store.open_input_stream(place.path) as stream, replacing(file) as copy_of_it:
         shutil.copyfileobj(stream, copy_of_it)
-    temporary.replace(file)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds the old one or the new one, never a partial one."""
-    temporary = path.with_name(f"{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

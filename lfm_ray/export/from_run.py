@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lfm_ray.errors import UserError
 from lfm_ray.export.model_folder import ModelCard, check_free, write
+from lfm_ray.files import check_inside
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
@@ -30,6 +31,7 @@ def checkpoint_of(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
+    check_inside(path)
     fetch(path / CHECKPOINT)
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
+from lfm_ray.files import replacing
 from lfm_ray.report.plots import PLAIN_TEXT
 
 COLUMNS = 8
@@ -37,9 +38,8 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     for axis, label in zip(axes[0], labels, strict=True):
         axis.set_title(card.classes[label][:18], fontsize=9)
     figure.tight_layout()
-    temporary = path.with_suffix(".writing.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:

@@ -81,6 +81,7 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
                 f" python -m lfm_ray.tune --resume {view.name}). Write the report again to update it."
             )
         named = f"{view.name}: " if len(views) > 1 else ""
+        said += [f"{named}{line}." for line in view.sweep.troubles()]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
     if len({view.sweep.file.fingerprint for view in views}) > 1:
         said.append("These sweeps use different data: their accuracies cannot be compared.")

@@ -25,18 +25,21 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
+from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_inside
 from lfm_ray.methods import METHODS
 from lfm_ray.optimization.schedules import SCHEDULES, Constant
 from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
-from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study, read_trials
+from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown, write_atomically
-from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown, write_atomically
+from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
+from lfm_ray.training.run_folder import epochs_and_trouble, row_of
 from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
@@ -69,7 +72,11 @@ class SweepFile(Settings):
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: Optuna's record of it."""
+    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: Optuna's record of it.
+
+    rows: what its folder has of its epochs; of a finished trial the last one is that of the journal. trouble: how
+    its folder disagrees with the journal, which is believed; empty if it does not.
+    """
 
     number: int
     label: str
@@ -79,11 +86,17 @@ class Trial:
     rows: list[Row]
     frozen: FrozenTrial
     space: Space
+    trouble: str = ""
 
     @property
     def accuracy(self) -> float:
         """Fused validation accuracy at the last epoch so far."""
         return self.rows[-1]["val/fused/accuracy"] if self.rows else float("nan")
+
+    @property
+    def trained(self) -> int:
+        """How many epochs it was trained for."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
 
     @property
     def violation(self) -> float:
@@ -160,7 +173,7 @@ class Sweep:
         if prior_trials:
             write_prior_trials(folder / WARM_START, prior_trials)
             push(folder / WARM_START)
-        write_atomically(folder / SWEEP, file.to_yaml())
+        write_atomically(folder / SWEEP, sealed(file.to_yaml()))
         push(folder / SWEEP)
         return sweep
 
@@ -169,11 +182,12 @@ class Sweep:
         """Opens a sweep.
 
         Raises:
-            UserError: the folder holds no sweep.
+            UserError: the folder holds no sweep, or links that lead out of it.
         """
         pull(folder, skip=_only_trials_need)
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
+        check_inside(folder)
         return cls(folder, load(SweepFile, folder / SWEEP))
 
     def hold(self) -> None:
@@ -184,11 +198,7 @@ class Sweep:
         Raises:
             UserError: another process holds it.
         """
-        try:
-            self._held = hold(self.folder, BUSY)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        self._held = hold_where_possible(self.folder, BUSY)
 
     def let_go(self) -> None:
         """Lets other processes, and other objects of this one, have the sweep."""
@@ -210,7 +220,7 @@ class Sweep:
     def _rewrite(self, **changes: Any) -> None:
         self.file = self.file.model_copy(update=changes)
         self.space = self.file.space
-        write_atomically(self.folder / SWEEP, self.file.to_yaml())
+        write_atomically(self.folder / SWEEP, sealed(self.file.to_yaml()))
         push(self.folder / SWEEP)
 
     def check_data(self, fingerprint: str) -> None:
@@ -235,24 +245,66 @@ class Sweep:
 
     def trial(self, frozen: FrozenTrial) -> Trial:
         """The trial that Optuna records as `frozen`."""
+        state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
+        config = self.space.config(frozen.user_attrs[SETTINGS])
+        rows, trouble = self._rows(frozen, config.epochs)
+        if state == "finished" and not rows:
+            state, reason = "failed", f"finished, but {trouble}"
         return Trial(
             number=frozen.number,
             label=frozen.user_attrs.get(LABEL, ""),
-            state=STATES[frozen.state],
-            reason=frozen.user_attrs.get(REASON, ""),
-            config=self.space.config(frozen.user_attrs[SETTINGS]),
-            rows=read_epochs(trial_folder(self.folder, frozen.number)),
+            state=state,
+            reason=reason,
+            config=config,
+            rows=rows,
             frozen=frozen,
             space=self.space,
+            trouble=trouble,
         )
 
+    def _rows(self, frozen: FrozenTrial, epochs: int) -> tuple[list[Row], str]:
+        """The epochs of a trial, and how its folder disagrees with the journal."""
+        rows, trouble = epochs_and_trouble(trial_folder(self.folder, frozen.number))
+        file = f"trials/{frozen.number:04d}/{EPOCHS_FILE}"
+        if frozen.state == TrialState.COMPLETE:
+            values = dict(zip(self.space.objective, frozen.values or [], strict=False))
+            recorded: Row | None = frozen.user_attrs.get(ROW)
+            if len(rows) != epochs:
+                trouble = trouble or f"{file} has {len(rows)} of its {epochs} epochs"
+            elif recorded is not None and row_of(rows[-1]) != recorded:
+                trouble = f"{file} has other metrics in its last epoch than the journal"
+            elif recorded is None and any(rows[-1].get(name) != value for name, value in values.items()):
+                trouble = f"{file} has another {', '.join(values)} in its last epoch than the journal"
+            if trouble:  # what comes before is shown where it is whole; what the trial reached is in the journal
+                return ([recorded] if recorded else []), trouble
+        elif frozen.state.is_finished() and len(rows) < frozen.user_attrs.get(EPOCHS, 0):
+            trouble = trouble or f"{file} has {len(rows)} of the {frozen.user_attrs[EPOCHS]} epochs that it trained"
+        return rows, trouble
+
+    def troubles(self) -> list[str]:
+        """What in the folder disagrees with the journal, a line each."""
+        trials = self.trials()
+        known = {trial.number for trial in trials}
+        folders = sorted(item.name for item in (self.folder / "trials").glob("[0-9]*") if item.is_dir())
+        unknown = [name for name in folders if name.isdecimal() and int(name) not in known]
+        said = [f"trial {trial.number}: {trial.trouble}; the journal is believed" for trial in trials if trial.trouble]
+        if unknown:
+            said.append(
+                f"{JOURNAL} does not know of trials/{', '.join(unknown)}: it was cut, or they are from elsewhere"
+            )
+        return said
+
     def table(self) -> pd.DataFrame:
-        """One row per trial: its state, its settings, the metrics of its last epoch."""
+        """One row per trial: its state, the epochs that it trained of its T, its settings, its last epoch's metrics."""
         return pd.DataFrame(
             [
                 {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
-                | {"strategy": trial.strategy, "epochs": len(trial.rows)}
-                | flatten(trial.config.model_dump(mode="json"))
+                | {"strategy": trial.strategy, "epochs": trial.trained, "T": trial.config.epochs}
+                | {
+                    name: value
+                    for name, value in flatten(trial.config.model_dump(mode="json")).items()
+                    if name != "epochs"
+                }
                 | (trial.rows[-1] if trial.rows else {})
                 for trial in self.trials()
             ]

@@ -13,16 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lfm_ray.callbacks.tensorboard import RunWriter
 from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
+from lfm_ray.files import check_inside
 from lfm_ray.interruption import Interrupted
 from lfm_ray.optimization.schedules import Adaptive, Polynomial
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
 from lfm_ray.search.ray_tune.resources import Resources
-from lfm_ray.storage import fetch, push, write_atomically
+from lfm_ray.storage import alone, fetch, push, write_atomically
 from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import EPOCHS, NOTICES, read_epochs
 from lfm_ray.training.source import DataSource
+
+BUSY = "another process trains this run; wait for it, or give another --name"
 
 
 def train(
@@ -41,21 +44,25 @@ def train(
     settings are written as fitted.yaml.
 
     Raises:
-        UserError: the data, the settings or what the machine has do not fit.
+        UserError: the data, the settings or what the machine has do not fit, or another process trains this run.
         TrainingFailed: the run failed.
     """
+    check_inside(folder)
     with ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
-        with followed(folder, config, console):
-            try:
-                run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
-            except KeyboardInterrupt as error:
-                raise Interrupted.by(error, f"stopped; the same command with --name {folder.name} goes on") from None
-    rows = read_epochs(folder)
-    if isinstance(config.alpha, Adaptive) and len(rows) > 1:
-        fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)
-        write_atomically(folder / FITTED, config.model_copy(update={"alpha": fitted}).to_yaml())
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder, BUSY):
+            with followed(folder, config, console):
+                try:
+                    run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
+                except KeyboardInterrupt as error:
+                    text = f"stopped; the same command with --name {folder.name} goes on"
+                    raise Interrupted.by(error, text) from None
+            rows = read_epochs(folder)
+            if isinstance(config.alpha, Adaptive) and len(rows) > 1:
+                fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)
+                write_atomically(folder / FITTED, config.model_copy(update={"alpha": fitted}).to_yaml())
     fetch(folder / NOTICES)
     push(folder / FITTED, folder / "tensorboard")
 

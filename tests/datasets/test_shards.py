@@ -12,13 +12,21 @@ import small_shards
 from small_shards import content
 
 from lfm_ray.datasets.columns import PackedFrames, gather
-from lfm_ray.datasets.shards import CARD, Shards, write_shard
+from lfm_ray.datasets.shards import CARD, Shards, sha256, write_shard
 from lfm_ray.errors import UserError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return small_shards.write(tmp_path)
+
+
+def believe(file: Path) -> None:
+    """Writes the checksum of an altered shard into the card."""
+    card = json.loads((file.parent / CARD).read_text())
+    for shard in [shard for shards in card["splits"].values() for shard in shards]:
+        shard["sha256"] = sha256(file) if shard["file"] == file.name else shard["sha256"]
+    (file.parent / CARD).write_text(json.dumps(card | {"checksum": None}))
 
 
 def both_shards(name: str) -> np.ndarray:
@@ -128,7 +136,7 @@ def test_verify_names_a_wrong_row_count_and_a_missing_file(folder: Path) -> None
 def test_a_truncated_shard_is_named_without_verify(folder: Path, left: int) -> None:
     path = folder / "train-00001.arrow"
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(UserError, match=r"train-00001\.arrow: cannot be read"):
+    with pytest.raises(UserError, match=r"train-00001\.arrow: checksum differs"):
         Shards(folder).arrays("train")
 
 
@@ -161,6 +169,7 @@ def test_a_label_that_is_no_class_and_a_missing_value_are_named(folder: Path) ->
     path = folder / "val-00000.arrow"
     for label in (5, -1):
         write_shard(path, list("abcd"), [0, 1, 2, label], content(4, 0))
+        believe(path)
         with pytest.raises(UserError, match="a label is outside the 5 classes"):
             Shards(folder).arrays("val")
     batch = pa.ipc.open_file(pa.memory_map(str(folder / "train-00000.arrow"))).get_batch(0)
@@ -169,6 +178,7 @@ def test_a_label_that_is_no_class_and_a_missing_value_are_named(folder: Path) ->
         lacking = pa.record_batch(columns)
         with pa.ipc.new_file(sink, lacking.schema) as writer:
             writer.write_batch(lacking)
+    believe(folder / "train-00000.arrow")
     with pytest.raises(UserError, match="column 'id' has missing values"):
         Shards(folder).arrays("train")
 
