@@ -21,7 +21,7 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_whole(content: Mapping[str, Any]) -> bool:
     """Whether a card is as it was written; one without a checksum was written by an earlier version."""
-    return content.get(CHECKSUM) is None or with_checksum(content) == dict(content)
+    return not content.get(CHECKSUM) or with_checksum(content) == dict(content)
 
 
 def line_of(record: Mapping[str, Any], number: int) -> str:

@@ -16,11 +16,12 @@ from typing import BinaryIO, TextIO
 from lfm_ray import trust
 from lfm_ray.errors import UserError
 
+LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255, and files in it have longer ones
 UNFINISHED = ".writing"  # how the names end of files that are being written
 
 
 @contextmanager
-def replacing(path: Path, *, tidy: bool = False) -> Iterator[BinaryIO]:
+def written_anew(path: Path, *, tidy: bool = False) -> Iterator[BinaryIO]:
     """A new file, which becomes `path` at the end of the `with` block; if that raises, nothing has changed.
 
     A link at `path` is replaced, and not followed. tidy: remove what killed writers of this file have left;
@@ -42,7 +43,7 @@ def replacing(path: Path, *, tidy: bool = False) -> Iterator[BinaryIO]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader finds the old one or the new one, never a partial one."""
-    with replacing(path) as file:
+    with written_anew(path) as file:
         file.write(text.encode())
 
 
@@ -66,7 +67,7 @@ def without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def check_inside(folder: Path) -> None:
+def check_within(folder: Path) -> None:
     """Checks that all that lies below a folder is files and folders, and that no link leads out of it.
 
     With `--trust`, links are followed. The folder itself may be one. Links that somebody makes while we work
@@ -75,11 +76,11 @@ def check_inside(folder: Path) -> None:
     Raises:
         UserError: names the first that is a link to elsewhere, a pipe, a socket or a device.
     """
-    if folder.is_dir() and not trust.allowed(trust.EVERYTHING):
-        _check(folder, folder, folder.resolve())
+    if folder.is_dir() and not trust.everything():
+        _check(folder, folder.resolve())
 
 
-def _check(folder: Path, top: Path, root: Path) -> None:
+def _check(folder: Path, root: Path) -> None:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, PermissionError):  # gone by now; what cannot be read is reported where it is needed
@@ -89,11 +90,11 @@ def _check(folder: Path, top: Path, root: Path) -> None:
             target = Path(os.path.realpath(entry.path))
             if not target.is_relative_to(root):
                 raise UserError(
-                    f"{entry.path}: is a link to {target}, outside of {top}; put the file itself there, or follow links"
-                    " with --trust (trust=True in Python)"
+                    f"{entry.path}: is a link out of this folder, through which nothing is read or written; put what"
+                    " it leads to in its place, or give --trust (trust=True in Python)"
                 )
         elif entry.is_dir(follow_symlinks=False):
-            _check(Path(entry.path), top, root)
+            _check(Path(entry.path), root)
         elif not entry.is_file(follow_symlinks=False):
             raise UserError(f"{entry.path}: is neither a file nor a folder; remove it")
 
@@ -104,8 +105,9 @@ def check_name(flag: str, name: str) -> str:
     Raises:
         UserError: it is a path, or no file can be called so. flag: what it was given with.
     """
-    if name in (".", "..") or "/" in name or "\\" in name or not name.strip() or not name.isprintable():
-        raise UserError(f"{flag} {name!r}: must be a name, and no path; --storage says in which folder it lies")
-    if len(name.encode()) > 200:
-        raise UserError(f"{flag} {name[:20]}...: is longer than 200 bytes; give a shorter name")
+    wrong = name in (".", "..") or "/" in name or "\\" in name or not name.strip() or not name.isprintable()
+    if wrong or len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"{flag} {name[:80]!r}: must be the name of one folder, of at most {LONGEST_NAME} bytes, not a path"
+        )
     return name

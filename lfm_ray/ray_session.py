@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
+import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from lfm_ray.errors import UserError
 from lfm_ray.interruption import Interrupted, kept_handlers
+
+FOLDER = "lfm_ray_"  # and the number of the process
+LONGEST = 40  # of a session's folder: Ray appends 67 characters, and the path of a socket may have 107
 
 
 @contextlib.contextmanager
@@ -25,13 +32,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
 
     started_here = not ray.is_initialized()
+    folder = None if address or not started_here else session_folder()
     if started_here:
         try:
             with kept_handlers():
                 ray.init(
                     # "local": None would join whatever cluster happens to run on this machine
                     address=address or "local", include_dashboard=False, log_to_driver=False,
-                    logging_level=logging.ERROR, configure_logging=True,
+                    logging_level=logging.ERROR, configure_logging=True, _temp_dir=folder and str(folder),
                 )  # fmt: skip
         except SystemExit as error:  # Ray's own answer to SIGTERM while it starts
             raise Interrupted(number=signal.SIGTERM) from error
@@ -44,3 +52,39 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
+        if folder:
+            remove(folder)
+            remove_left_behind(folder.parent)  # whose last processes were still ending when this one began
+
+
+def session_folder() -> Path:
+    """A new folder for the files of a Ray session of this process.
+
+    Raises:
+        UserError: the folder for temporary files has too long a path for the sockets in it.
+    """
+    base = Path(tempfile.gettempdir())
+    remove_left_behind(base)
+    folder = base / f"{FOLDER}{os.getpid()}"
+    if len(str(folder)) > LONGEST:
+        raise UserError(f"TMPDIR {base}: too long for Ray's sockets; set one of at most {LONGEST - 16} characters")
+    remove(folder)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def remove_left_behind(base: Path) -> None:
+    """Removes the session folders of this user's processes that are no more."""
+    for path in base.glob(f"{FOLDER}*"):
+        number = path.name.removeprefix(FOLDER)
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and path.lstat().st_uid == os.getuid():
+            remove(path)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder into which a process that is ending may still write for a moment."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)

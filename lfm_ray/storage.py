@@ -28,8 +28,11 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.files import appending, replacing
+from lfm_ray.files import appending
+from lfm_ray.files import check_name as check_name
+from lfm_ray.files import check_within as check_within
 from lfm_ray.files import write_atomically as write_atomically
+from lfm_ray.files import written_anew as written_anew
 
 Result = TypeVar("Result")
 
@@ -121,7 +124,7 @@ def copied(file: Path, sha256: str) -> Path:
         if not result.exists():
             if not place.store.get_file_info(place.path).is_file:
                 raise UserError(f"{shown(file)}: is not there")
-            with replacing(result, tidy=True) as copy_of_it:
+            with written_anew(result, tidy=True) as copy_of_it:
                 found = hashlib.sha256()
                 with place.store.open_input_stream(place.path) as stream:
                     while chunk := stream.read(2**20):
@@ -167,12 +170,13 @@ def hold_where_possible(folder: Path, busy: str) -> TextIO | None:
 
 
 @contextmanager
-def alone(folder: Path, busy: str) -> Iterator[None]:
-    """Within it no other process has the folder, where the file system has locks.
+def exclusive(folder: Path, busy: str) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if there is none; where there are no locks, it does not.
 
     Raises:
         UserError: `busy`: another process has it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     file = hold_where_possible(folder, busy)
     try:
         yield
@@ -188,7 +192,7 @@ def copy(file: Path, to: Path) -> None:
 
 
 def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None:
-    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left alone."""
+    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left exclusive."""
     import pyarrow.fs
 
     if not (place := _place(folder)):
@@ -282,5 +286,5 @@ def _store(scheme: str, bucket: str) -> Any:
 
 def _download(place: Place, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with place.store.open_input_stream(place.path) as stream, replacing(file) as copy_of_it:
+    with place.store.open_input_stream(place.path) as stream, written_anew(file) as copy_of_it:
         shutil.copyfileobj(stream, copy_of_it)

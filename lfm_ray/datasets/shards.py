@@ -23,7 +23,7 @@ from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
 from lfm_ray.datasets.kinds import Kind, Storage
 from lfm_ray.datasets.names import check_name
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside, replacing
+from lfm_ray.files import check_within, written_anew
 from lfm_ray.settings import Settings, nearest
 from lfm_ray.storage import copied, exists, fetch, in_store, name_of, shown, working_folder
 
@@ -31,6 +31,7 @@ FORMAT = "lfm_ray shards 1"
 NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 CARD = "dataset.json"
 CONTACT_SHEET = "contact_sheet.png"
+LINEAR_BASELINES = "linear_baselines.json"
 
 
 class ModalityCard(Settings):
@@ -38,7 +39,8 @@ class ModalityCard(Settings):
 
     kind: Kind
     shape: list[PositiveInt] = Field(
-        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram"
+        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram, [samples] for a"
+        " waveform"
     )
     dtype: str = Field(description="NumPy dtype of one sample as models see it, such as float16")
     storage: Storage = Field("tensor", description="how the shards store it; see PrepareConfig")
@@ -51,6 +53,8 @@ class ModalityCard(Settings):
     stds: list[float] = Field([], description="features: their standard deviations; empty, as `means`: not measured")
     vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
     padding: int = Field(0, description="text: the token that pads short texts")
+    padded: bool = Field(False, description="features: sequences (T, d), in which steps that a sample has not are NaN")
+    sample_rate: int | None = Field(None, description="audio that models see as a waveform: samples a second, Hz")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -80,6 +84,15 @@ class ShardFile(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Embedded(Settings):
+    """How the features of a modality were made from other shards (`lfm_ray.prepare --embed`)."""
+
+    card: ModalityCard = Field(description="of the modality before that, as raw files give it")
+    pretrained: str = Field(description="folder or name of the frozen model")
+    pooling: str = Field(description="how its states became one vector, see model.encoders.MODALITY.pooling")
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of its weights")
+
+
 class DatasetCard(Settings):
     """The content of `dataset.json`."""
 
@@ -88,6 +101,7 @@ class DatasetCard(Settings):
     classes: list[str] = Field(description="a label in the shards is an index into this list")
     splits: dict[str, Annotated[list[ShardFile], Field(min_length=1)]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
+    embedded: dict[str, Embedded] = Field({}, description="modality -> the frozen model that made its features")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
     checksum: str | None = Field(None, description="sha256 of all the rest of the card; null: of an earlier version")
@@ -102,9 +116,20 @@ class DatasetCard(Settings):
                 raise ValueError(str(error)) from None
         return modalities
 
+    def sealed(self) -> Self:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": with_checksum(self.model_dump(mode="json"))["checksum"]})
+
     def to_json(self) -> str:
         """The content of the file, with its checksum."""
-        return json.dumps(with_checksum(self.model_dump(mode="json")), indent=1) + "\n"
+        return json.dumps(self.sealed().model_dump(mode="json"), indent=1) + "\n"
+
+    @property
+    def raw(self) -> dict[str, ModalityCard]:
+        """The modalities as raw files give them, before a frozen model made features of them."""
+        return {
+            name: self.embedded[name].card if name in self.embedded else one for name, one in self.modalities.items()
+        }
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""
@@ -128,7 +153,7 @@ class Shards:
     def __init__(self, path: str | Path, trusted: bool = False) -> None:
         self.path = working_folder(path) if isinstance(path, str) else path
         if not trusted:
-            check_inside(self.path)
+            check_within(self.path)
         self.card = read_card(self.path)
         self._open_files: dict[str, pa.RecordBatch] = {}
 
@@ -303,7 +328,9 @@ def check_shard(path: Path, checksum: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: this shard is missing ({error.strerror}); run lfm_ray.prepare again") from None
     if _sha256_once(path, found.st_size, found.st_mtime_ns, found.st_ino) != checksum:
-        raise UserError(f"{path}: checksum differs from {CARD}, so the file was altered; run lfm_ray.prepare again")
+        raise UserError(
+            f"{path}: checksum differs from {CARD}, so the file was altered or cut short; run lfm_ray.prepare again"
+        )
 
 
 @functools.cache
@@ -329,7 +356,7 @@ def write_shard(
         else:
             columns[name] = pa.array(value, pa.list_(pa.binary(), len(value[0])))
     batch = pa.record_batch(columns)
-    with replacing(path) as file, pa.PythonFile(file, "w") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with written_anew(path) as file, pa.PythonFile(file, "w") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
 

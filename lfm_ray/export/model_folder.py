@@ -3,7 +3,8 @@
     config.json           the run's settings, the classes, the modalities, the preprocessing (`ModelCard`)
     model.safetensors     the weights
     tokenizer/            of the texts, if they have one
-    encoders/MODALITY/    the architecture of an encoder that started from pretrained weights
+    embedders/MODALITY/   the frozen models that made features of raw files (`lfm_ray.export.embedders`)
+    encoders/MODALITY/    the architecture and the processor of an encoder that started from pretrained weights
 
 The files contain no code, and reading them executes none.
 """
@@ -29,11 +30,12 @@ from lfm_ray.datasets.media import text
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import DatasetCard, sha256
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside
+from lfm_ray.export.embedders import embedder_files, write_embedders
 from lfm_ray.models.classifier import MultimodalClassifier
-from lfm_ray.models.encoders.pretrained import architecture_only, load_config
+from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
 from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
+from lfm_ray.storage import check_within
 from lfm_ray.training.trainer import build_model
 
 FORMAT = "lfm_ray model 1"
@@ -58,7 +60,7 @@ class ModelCard(Settings):
     def _in_the_folder(cls, files: dict[str, str]) -> dict[str, str]:
         for name in files:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-                raise ValueError(f"{name} is not in the folder of the model")
+                raise ValueError(f"names {name}, a file outside of the exported model")
         return files
 
     @property
@@ -88,7 +90,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
         raise UserError("the checkpoint does not describe its data: it was written by an earlier version; train again")
     config, dataset = build(RunConfig, state["config"]), DatasetCard.model_validate(state["card"])
     used = {name: dataset.modalities[name] for name in config.data.modalities or dataset.modalities}
-    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": []})
+    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": [], "checksum": ""})
     averaged = state["averaged"] is not None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +101,9 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
             (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
             for name in used:
                 if source := config.model.of(name).pretrained:
-                    load_config(source).save_pretrained(folder / ENCODERS / name)
-            if any(modality.kind == "text" for modality in used.values()):
+                    save_architecture(source, folder / ENCODERS / name)
+            write_embedders(dataset, folder)
+            if any(modality.kind == "text" for modality in dataset.raw.values()):
                 _copy_tokenizer(dataset, folder)
             files = {
                 str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
@@ -160,7 +163,7 @@ def read_card(folder: Path) -> ModelCard:
     how = f"make one with: python -m lfm_ray.export RUN --out {folder}"
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; {how}")
-    check_inside(folder)
+    check_within(folder)
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"{folder}: is not an exported model: it has no {CONFIG}; {how}")
@@ -197,9 +200,10 @@ def _with_local_encoders(config: RunConfig, folder: Path) -> RunConfig:
 def _needed(card: ModelCard) -> list[str]:
     """Files that the folder must have, or parts of the model would be looked up elsewhere."""
     pretrained = [name for name in card.dataset.modalities if card.run.model.of(name).pretrained]
-    tokens = any(one.kind == "text" for one in card.dataset.modalities.values()) and card.preprocessing.text.tokenizer
+    tokens = any(one.kind == "text" for one in card.dataset.raw.values()) and card.preprocessing.text.tokenizer
     return [
         WEIGHTS,
+        *embedder_files(card.dataset),
         *(f"{ENCODERS}/{name}/config.json" for name in pretrained),
         *([f"{TOKENIZER}/tokenizer_config.json"] if tokens else []),
     ]
@@ -210,7 +214,7 @@ def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
     if not settings.tokenizer:
         return
     found = text.vocabulary_and_padding(settings)
-    if any((card.vocabulary, card.padding) != found for card in dataset.modalities.values() if card.kind == "text"):
+    if any((card.vocabulary, card.padding) != found for card in dataset.raw.values() if card.kind == "text"):
         raise UserError(f"text.tokenizer: {settings.tokenizer} is not the tokenizer that the shards were made with")
     text.load_tokenizer(settings.tokenizer).save_pretrained(folder / TOKENIZER)
 

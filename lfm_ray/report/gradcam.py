@@ -32,7 +32,7 @@ from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside, replacing
+from lfm_ray.files import check_within, written_anew
 from lfm_ray.methods import Method
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders.inputs import VideoEncoder
@@ -122,7 +122,7 @@ class Kept:
         Raises:
             UserError: `source` is none of these, or holds no model.
         """
-        check_inside(source)
+        check_within(source)
         if source.is_file():
             state = _state(source)
             return [cls(_title(source.parent, state), {state["epoch"]: source})]
@@ -296,8 +296,8 @@ def gradcam_figure(
         0.01, 0.004, "Above each map: the predicted class, and the probability of the sample's own.", fontsize=8
     )  # fmt: skip
     figure.tight_layout(h_pad=0.6, rect=(0, 0.2 / len(lines), 1, 1))
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    with written_anew(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def _width(card: ModalityCard, inputs: Tensor) -> float:

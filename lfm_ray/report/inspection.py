@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
 from lfm_ray.errors import UserError
+from lfm_ray.report import linear_baselines
 from lfm_ray.report.contact_sheet import contact_sheet
 from lfm_ray.storage import shown
 
@@ -23,7 +24,7 @@ def summary(card: DatasetCard) -> str:
 
 
 def inspect(path: Path, console: Console) -> None:
-    """Verifies all checksums, shows modalities and the number of rows per class and split, and draws samples."""
+    """Verifies all checksums, shows modalities and the rows of each class, fits linear models, and draws samples."""
     shards = Shards(path)
     shards.verify()
     card = shards.card
@@ -43,10 +44,13 @@ def inspect(path: Path, console: Console) -> None:
         classes.add_row(name, *(str(count[index]) for count in counts.values()))
     console.print(modalities, classes)
     console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
+    baselines = linear_baselines.fit(shards)
+    console.print(linear_baselines.table(baselines, card.modalities))
     try:
         contact_sheet(shards, path / CONTACT_SHEET)
-    except PermissionError:
-        raise UserError(f"{path / CONTACT_SHEET}: no permission to write it") from None
+        linear_baselines.write(baselines, path)
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: no permission to write it") from None
     console.print(f"samples         {path / CONTACT_SHEET}", soft_wrap=True)
 
 

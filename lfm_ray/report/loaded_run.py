@@ -11,9 +11,9 @@ import pandas as pd
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside
-from lfm_ray.settings import load
-from lfm_ray.storage import fetch, shown
+from lfm_ray.models.metrics import class_accuracies
+from lfm_ray.settings import load, nearest
+from lfm_ray.storage import check_within, fetch, shown
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,
@@ -22,6 +22,7 @@ from lfm_ray.training.run_folder import (
     checked_epochs,
     read_alpha_updates,
     read_config,
+    read_confusions,
     read_notices,
 )
 
@@ -50,9 +51,9 @@ class LoadedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        check_within(folder)
         for name in (CONFIG, EPOCHS, NOTICES, PROFILE, FITTED):
             fetch(folder / name)
-        check_inside(folder)
         rows = checked_epochs(folder)
         if not (folder / CONFIG).is_file() or not rows:
             raise UserError(f"{shown(folder)}: holds no run with a completed epoch ({CONFIG}, {EPOCHS})")
@@ -64,6 +65,34 @@ class LoadedRun:
     def __repr__(self) -> str:
         reached = f"epoch {len(self.epochs)} of {self.config.epochs}"
         return f"<run {shown(self.folder)}: {reached}, val accuracy {self.metrics['val/fused/accuracy']:.3f}>"
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The row of the best epoch, by the run's `checkpoint.best`; empty where no epoch is chosen so."""
+        best = self.metrics.get("best_epoch")
+        return {} if best is None else self.epochs.iloc[int(best) - 1].dropna().to_dict()
+
+    def confusion(self, modality: str = "fused", split: str = "val") -> pd.DataFrame:
+        """The confusion matrix of the run's end: rows are classes, columns what their samples were taken for.
+
+        Raises:
+            UserError: the run has not ended, or was not measured on the split, or there is no such modality.
+        """
+        found = read_confusions(self.folder, split)
+        if found is None:
+            raise UserError(f"{shown(self.folder)}: has no confusion matrix of split {split}")
+        classes, matrices = found
+        if modality not in matrices:
+            raise UserError(
+                f"{shown(self.folder)}: there is no modality {modality!r}{nearest(modality, list(matrices))}"
+            )
+        return pd.DataFrame(matrices[modality], index=classes, columns=classes)
+
+    def class_accuracies(self, split: str = "val") -> pd.DataFrame:
+        """The share of each class that is recognised at the run's end, of the fusion and of each modality alone."""
+        classes = self.confusion(split=split).index
+        matrices = (read_confusions(self.folder, split) or ([], {}))[1]
+        return pd.DataFrame({name: class_accuracies(matrix) for name, matrix in matrices.items()}, index=classes)
 
     @property
     def alpha_updates(self) -> pd.Series[float]:

@@ -12,7 +12,7 @@ from lfm_ray.report import page_tables, sentences
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
 from lfm_ray.report.sweep_view import SweepView
-from lfm_ray.storage import alone, push, write_atomically
+from lfm_ray.storage import exclusive, push, write_atomically
 
 HERE = Path(__file__).parent
 
@@ -29,7 +29,7 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
     figures = Figures(views)
     beside = page.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
-    with alone(beside, "another process writes this report; wait for it, or write it elsewhere with --to"):
+    with exclusive(beside, "another process writes this report; wait for it, or write it elsewhere with --to"):
         table = page_tables.strategy_frame(views).to_csv(index=False, float_format="%.6g")
         write_atomically(beside / "strategies.csv", table)
         drawn: list[Plot | Bars] = [*figures.plots, *figures.charts]
@@ -53,7 +53,7 @@ def render(figures: Figures, folder: str) -> str:
         questions=dict.fromkeys(view.sweep.space.question for view in views if view.sweep.space.question),
         summaries=[sentences.summary(view) for view in views],
         warnings=sentences.warnings(views),
-        strategies=page_tables.strategy_table(page_tables.strategy_frame(views)),
+        strategies=page_tables.strategy_table(page_tables.strategy_frame(views), views),
         formulas=[formula for view in views for formula in sentences.formulas(view)],
         confirmations=[table for view in views for table in page_tables.confirmed_tables(view)],
         groups=figures.groups,

@@ -76,8 +76,8 @@ def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 
-def strategy_table(frame: pd.DataFrame) -> Table:
-    """`strategy_frame` as a table of the page, the best first."""
+def strategy_table(frame: pd.DataFrame, views: Sequence[SweepView]) -> Table:
+    """`strategy_frame` as a table of the page, the best first; last, what linear models reach on the data."""
     if frame.empty:
         return Table("strategies", "", [], [])
     frame = frame[::-1]
@@ -90,11 +90,16 @@ def strategy_table(frame: pd.DataFrame) -> Table:
         [decimal(value) if column in decimals else _cell(value) for column, value in row.items()]
         for _, row in frame.iterrows()
     ]
+    if views[0].linear and len({view.sweep.file.fingerprint for view in views}) == 1:
+        linear = views[0].linear
+        cells = {"strategy": "linear models", "fused": decimal(linear.together)}
+        cells |= {name: decimal(accuracy) for name, accuracy in linear.unimodal.items()}
+        rows.append([cells.get(column, "-") for column in frame])
     note = (
         "Validation accuracy of the best finished trial of each strategy, fused and for each modality alone."
         " gap: difference between the best and the worst modality; modality gap: distance between the centroids of"
         " their embeddings; mean and std: over the fused accuracies of all finished trials of the strategy, each with"
-        " its own settings."
+        " its own settings. linear models: logistic regressions on simple features (prepare --inspect)."
     )
     best = 0 if frame["fused"].notna().any() else None
     return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)

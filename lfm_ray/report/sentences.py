@@ -15,6 +15,7 @@ from lfm_ray.optimization.schedules import Polynomial, formula
 from lfm_ray.report.numbers import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
 from lfm_ray.report.sweep_view import SweepView
+from lfm_ray.report.tables import unimodal_accuracies
 from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
@@ -83,6 +84,8 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
         named = f"{view.name}: " if len(views) > 1 else ""
         said += [f"{named}{line}." for line in view.sweep.troubles()]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
+        if view.linear and view.best:
+            said += [f"{named}{line}." for line in view.linear.below(unimodal_accuracies(view.best.rows[-1]))]
     if len({view.sweep.file.fingerprint for view in views}) > 1:
         said.append("These sweeps use different data: their accuracies cannot be compared.")
     if len({view.sweep.space.base.epochs for view in views}) > 1:

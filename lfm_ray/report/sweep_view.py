@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lfm_ray.report import linear_baselines
+from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction
@@ -46,6 +48,11 @@ class SweepView:
     def modalities(self) -> list[str]:
         """The names of the modalities."""
         return next((modalities_of(trial.rows[-1]) for trial in self.trials if trial.rows), [])
+
+    @cached_property
+    def linear(self) -> LinearBaselines | None:
+        """What linear models reach on the same data, if `prepare --inspect` fitted them."""
+        return linear_baselines.read(self.sweep.space.base.data.path, self.sweep.file.fingerprint)
 
     @property
     def objective(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.numbers import setting
 from lfm_ray.runtime.profiling import WARM_UP
 from lfm_ray.search.selection import best_of, by_strategy
@@ -17,8 +18,10 @@ from lfm_ray.training.trainer import Row
 BASELINES = ("alpha = 0", "heuristic", "learned")
 
 
-def strategy_table(trials: list[Trial]) -> Table:
+def strategy_table(trials: list[Trial], linear: LinearBaselines | None = None) -> Table:
     """alpha = 0, heuristic, learned, the other strategies, and the best of all, on the validation split.
+
+    linear: what linear models reach, shown below where the metric is accuracy.
 
     Each row shows the best finished trial of a strategy by the sweep's (first) objective. The metric is
     that of the objective; if modalities do not have it, accuracy is shown in addition to the objective.
@@ -44,6 +47,12 @@ def strategy_table(trials: list[Trial]) -> Table:
     found = best_of(trials)
     label = f"best found: {found.strategy}" if found else "best found"
     table.add_row(label, str(len(trials)), *_numbers(found, shown, others), style="bold")
+    if linear and metric == "accuracy" and modalities:
+        known = [linear.unimodal[name] for name in modalities if name in linear.unimodal]
+        cells = [f"{linear.unimodal[name]:.3f}" if name in linear.unimodal else "-" for name in modalities]
+        gap = f"{max(known) - min(known):.3f}" if known else "-"
+        fused = f"{linear.together:.3f}" if len(known) == len(linear.unimodal) else "-"
+        table.add_row("linear models", "", fused, *cells, gap, *("-" for _ in others), "-", style="dim")
     return table
 
 
@@ -87,16 +96,23 @@ def modalities_of(row: Row) -> list[str]:
     return [name for name in names if name != "fused"]
 
 
+def unimodal_accuracies(row: Row) -> dict[str, float]:
+    """The validation accuracy of each modality."""
+    return {name: row[f"val/{name}/accuracy"] for name in modalities_of(row)}
+
+
 def metrics_table(row: Row, split: str = "val") -> Table:
-    """The metrics of a run's last epoch: accuracy, MAP and macro F1, fused and for each modality."""
+    """The metrics of an epoch: accuracy, MAP, macro F1 and balanced accuracy, fused and for each modality."""
     table = Table(title=f"epoch {row['epoch']}, split {split}", title_justify="left")
     table.add_column("")
-    for metric in ("accuracy", "MAP", "macro F1"):
-        table.add_column(metric, justify="right")
+    shown = {"accuracy": "accuracy", "map": "MAP", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
+    shown = {key: title for key, title in shown.items() if f"{split}/fused/{key}" in row}  # earlier runs lack some
+    for title in shown.values():
+        table.add_column(title, justify="right")
     for name in ("fused", *modalities_of(row)):
-        table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in ("accuracy", "map", "macro_f1")))
+        table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in shown))
     table.add_section()
-    table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}", "", "")
+    table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}")
     return table
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,6 @@ from pydantic import Field
 from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside
 from lfm_ray.methods import METHODS
 from lfm_ray.optimization.schedules import SCHEDULES, Constant
 from lfm_ray.registry import short_name
@@ -37,9 +37,9 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown, write_atomically
+from lfm_ray.storage import LOCK, check_within, hold_where_possible, pull, push, shown, write_atomically
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
-from lfm_ray.training.run_folder import epochs_and_trouble, row_of
+from lfm_ray.training.run_folder import STOPPED_EARLY, epochs_and_trouble, row_of
 from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
@@ -187,7 +187,7 @@ class Sweep:
         pull(folder, skip=_only_trials_need)
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
-        check_inside(folder)
+        check_within(folder)
         return cls(folder, load(SweepFile, folder / SWEEP))
 
     def hold(self) -> None:
@@ -244,12 +244,16 @@ class Sweep:
         return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
 
     def trial(self, frozen: FrozenTrial) -> Trial:
-        """The trial that Optuna records as `frozen`."""
+        """The trial that Optuna records as `frozen`.
+
+        The journal is the record. A finished trial whose files are missing or say otherwise has the metrics of its last
+        epoch that the journal has, and no others; one of an earlier version, which recorded none, is a failed one.
+        """
         state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
         config = self.space.config(frozen.user_attrs[SETTINGS])
         rows, trouble = self._rows(frozen, config.epochs)
-        if state == "finished" and not rows:
-            state, reason = "failed", f"finished, but {trouble}"
+        if state == "finished" and trouble and not rows:
+            state, reason = "failed", trouble
         return Trial(
             number=frozen.number,
             label=frozen.user_attrs.get(LABEL, ""),
@@ -265,21 +269,31 @@ class Sweep:
     def _rows(self, frozen: FrozenTrial, epochs: int) -> tuple[list[Row], str]:
         """The epochs of a trial, and how its folder disagrees with the journal."""
         rows, trouble = epochs_and_trouble(trial_folder(self.folder, frozen.number))
-        file = f"trials/{frozen.number:04d}/{EPOCHS_FILE}"
         if frozen.state == TrialState.COMPLETE:
-            values = dict(zip(self.space.objective, frozen.values or [], strict=False))
             recorded: Row | None = frozen.user_attrs.get(ROW)
-            if len(rows) != epochs:
-                trouble = trouble or f"{file} has {len(rows)} of its {epochs} epochs"
-            elif recorded is not None and row_of(rows[-1]) != recorded:
-                trouble = f"{file} has other metrics in its last epoch than the journal"
-            elif recorded is None and any(rows[-1].get(name) != value for name, value in values.items()):
-                trouble = f"{file} has another {', '.join(values)} in its last epoch than the journal"
-            if trouble:  # what comes before is shown where it is whole; what the trial reached is in the journal
-                return ([recorded] if recorded else []), trouble
+            if problem := self._differs(frozen, rows, epochs, recorded) or trouble:
+                return ([recorded] if recorded else []), problem
         elif frozen.state.is_finished() and len(rows) < frozen.user_attrs.get(EPOCHS, 0):
-            trouble = trouble or f"{file} has {len(rows)} of the {frozen.user_attrs[EPOCHS]} epochs that it trained"
+            trouble = trouble or f"its {EPOCHS_FILE} has {len(rows)} of the {frozen.user_attrs[EPOCHS]} epochs trained"
         return rows, trouble
+
+    def _differs(self, frozen: FrozenTrial, rows: list[Row], epochs: int, recorded: Row | None) -> str:
+        """In what the epochs of a finished trial differ from the journal; empty: in nothing."""
+        file, says = f"its {EPOCHS_FILE}", f"{JOURNAL} says"
+        if not rows:
+            return f"{file} is missing or empty, and {says} that the trial finished"
+        if recorded is not None and row_of(rows[-1]) == recorded:
+            return ""
+        epochs = int(recorded["epoch"]) if recorded else frozen.user_attrs.get(EPOCHS) or epochs
+        whole = self.space.epochs_a_round or STOPPED_EARLY in rows[-1] or rows[-1].get("epoch") == epochs
+        if not whole:
+            return f"{file} ends with epoch {rows[-1].get('epoch')}, and {says} {epochs}"
+        values = recorded or dict(zip(self.space.objective, frozen.values or [], strict=False))
+        for name, value in values.items():
+            found = rows[-1].get(name)
+            if not isinstance(found, int | float) or not math.isclose(found, value, rel_tol=1e-9, abs_tol=1e-12):
+                return f"{file} has {name} = {found}, and {says} {value}"
+        return ""
 
     def troubles(self) -> list[str]:
         """What in the folder disagrees with the journal, a line each."""
@@ -295,16 +309,13 @@ class Sweep:
         return said
 
     def table(self) -> pd.DataFrame:
-        """One row per trial: its state, the epochs that it trained of its T, its settings, its last epoch's metrics."""
+        """One row per trial: its state, its settings, the epochs that it took of T, the metrics of the last one."""
         return pd.DataFrame(
             [
                 {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
-                | {"strategy": trial.strategy, "epochs": trial.trained, "T": trial.config.epochs}
-                | {
-                    name: value
-                    for name, value in flatten(trial.config.model_dump(mode="json")).items()
-                    if name != "epochs"
-                }
+                | {"strategy": trial.strategy}
+                | flatten(trial.config.model_dump(mode="json"))
+                | {"epochs": trial.trained, "T": trial.config.epochs}
                 | (trial.rows[-1] if trial.rows else {})
                 for trial in self.trials()
             ]

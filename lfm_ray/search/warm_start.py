@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside
+from lfm_ray.files import check_within
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial
@@ -40,7 +40,7 @@ def with_fitted_point(space: Space, run: Path, neighbours: int = 0) -> Space:
         UserError: the folder holds no run, or the space searches no Bernstein coefficients.
     """
     check_takes_fit(space, f"--start-from {run}")
-    check_inside(run)
+    check_within(run)
     rows = checked_epochs(run)
     if not (run / CONFIG).exists() or len(rows) < 2:
         raise UserError(f"--start-from {run}: holds no run with at least two epochs ({CONFIG}, epochs.jsonl)")

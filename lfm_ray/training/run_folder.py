@@ -8,6 +8,8 @@
     notices.txt     what went wrong and was overcome, a line each; missing where nothing was
     hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
     weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
+    best.pt         the model after the best epoch, where `checkpoint.best` names a metric
+    confusion.json  the confusion matrices of the last epoch (`read_confusions`)
     profile.json    where the time of its steps went, with `train --profile`
 
 Where an object store keeps it, this is the copy that a node works in (`lfm_ray.storage`).
@@ -22,8 +24,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lfm_ray import storage
-from lfm_ray.checksums import line_of, record_of, sealed
+from lfm_ray.checksums import is_whole, line_of, record_of, sealed, with_checksum
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import appending
@@ -38,6 +42,8 @@ CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.p
 WEIGHTS, PROFILE = "weights", "profile.json"
 NOTICES, HUNG = "notices.txt", "hung.txt"
 UPDATES = "updates"
+BEST, CONFUSION = "best.pt", "confusion.json"
+STOPPED_EARLY = "stopped_early"  # in the row of the last epoch of a run that ran out of patience
 
 
 class Recorder:
@@ -80,7 +86,10 @@ class Recorder:
             storage.push(weights_file(folder, trainer.epoch))
         storage.push(folder / EPOCHS, folder / ALPHA)
         began = time.monotonic()
-        wanted = trainer.epoch == trainer.config.epochs or (self.save_every and trainer.epoch % self.save_every == 0)
+        if trainer.best.epoch == trainer.epoch:
+            checkpoint.save(folder / BEST, trainer.best_weights())
+            storage.push(folder / BEST)
+        wanted = trainer.ended or (self.save_every and trainer.epoch % self.save_every == 0)
         if wanted or settings.is_due(began - self._saved_at, self._cost):
             self._save_state()
             self._saved_at = time.monotonic()
@@ -133,10 +142,13 @@ def epochs_and_trouble(folder: Path) -> tuple[list[Row], str]:
     return rows, ""
 
 
+OWN = ("epoch", "seconds", "best_epoch", STOPPED_EARLY)
+
+
 def row_of(result: Mapping[str, float]) -> Row:
     """The row of an epoch within what a trial reported to Ray Tune, which adds values of its own."""
     ours = ("val/", "train/", "test/", "alpha", "learning", "tau")
-    return {name: value for name, value in result.items() if name in ("epoch", "seconds") or name.startswith(ours)}
+    return {name: value for name, value in result.items() if name in OWN or name.startswith(ours)}
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -179,6 +191,33 @@ def _whole(line: str) -> list[tuple[int, float]]:
         return [(int(step), float(alpha)) for step, alpha in pairs]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
+
+
+def write_confusions(folder: Path, trainer: Trainer, counted: Mapping[str, Mapping[str, list[list[int]]]]) -> None:
+    """Writes the confusion matrices of a run's end; counted: split -> `lfm_ray.models.metrics.confusions`."""
+    content = {"epoch": trainer.epoch, "classes": trainer.card.classes, "splits": counted}
+    write_atomically(folder / CONFUSION, json.dumps(with_checksum(content)))
+    storage.push(folder / CONFUSION)
+
+
+def read_confusions(folder: Path, split: str) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """The classes, and `fused` or a modality -> its confusion matrix (C, C) of a split; None if there is none.
+
+    A row is a class, a column what its samples were taken for.
+    """
+    storage.fetch(folder / CONFUSION)
+    if not (folder / CONFUSION).is_file():
+        return None
+    try:
+        content = json.loads((folder / CONFUSION).read_text(encoding="utf-8"))
+        whole = is_whole(content)
+    except (ValueError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{storage.shown(folder / CONFUSION)}: was altered since it was written; remove it")
+    if split not in content["splits"]:
+        return None
+    return content["classes"], {name: np.array(matrix) for name, matrix in content["splits"][split].items()}
 
 
 def add_notice(folder: Path, text: str) -> None:

@@ -13,13 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lfm_ray.callbacks.tensorboard import RunWriter
 from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
-from lfm_ray.files import check_inside
 from lfm_ray.interruption import Interrupted
 from lfm_ray.optimization.schedules import Adaptive, Polynomial
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
 from lfm_ray.search.ray_tune.resources import Resources
-from lfm_ray.storage import alone, fetch, push, write_atomically
+from lfm_ray.storage import check_within, exclusive, fetch, push, write_atomically
 from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import EPOCHS, NOTICES, read_epochs
@@ -47,12 +46,12 @@ def train(
         UserError: the data, the settings or what the machine has do not fit, or another process trains this run.
         TrainingFailed: the run failed.
     """
-    check_inside(folder)
+    check_within(folder)
     with ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, BUSY):
+        with exclusive(folder, BUSY):
             with followed(folder, config, console):
                 try:
                     run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])

@@ -19,6 +19,11 @@ from lfm_ray.settings import Settings
 class AudioSettings(Settings):
     """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.audio.log_spectrogram`)."""
 
+    form: Literal["spectrogram", "waveform"] = Field(
+        "spectrogram",
+        description="what the model receives: the log spectrogram, or the samples themselves, which pretrained encoders"
+        " of sound take (model.encoders.MODALITY: auto)",
+    )
     sample_rate: int | None = Field(None, ge=1000, description="Hz; null: that of most files, at most 16000")
     seconds: float | None = Field(
         None, gt=0, description="length of a clip in s; null: that of the longest training clip, at most 10"
@@ -121,9 +126,11 @@ def header(path: str) -> tuple[int, float]:
 
     try:
         info = soundfile.info(path)
-        return info.samplerate, info.duration
+        if info.frames < STREAMED:
+            return info.samplerate, info.duration
     except soundfile.LibsndfileError:
-        return containers.header(path)
+        pass
+    return containers.header(path)
 
 
 def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
@@ -136,15 +143,17 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
     except soundfile.LibsndfileError:
         return containers.read_sound(path, start, seconds)
     with file:
+        if file.frames >= STREAMED:  # a FLAC from a pipe, which libsndfile 1.2.2 cannot read to its end
+            return containers.read_sound(path, start, seconds)
         _check_promises(file)
         first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
         try:
             if file.format in FROM_THE_START:
-                data = file.read(first + count, dtype="float32", always_2d=True)[first:]
+                data = file.read(first + count, dtype="float32", always_2d=True)[first:]  # soundfile seeks after reads
             else:
                 file.seek(first)
                 data = file.read(count, dtype="float32", always_2d=True)
-            if file.frames < STREAMED and len(data) < min(count, file.frames - first):
+            if len(data) < min(count, file.frames - first):
                 raise ValueError(CUT_SHORT)
             _check_end(file)
         except soundfile.LibsndfileError:
@@ -171,7 +180,7 @@ def _check_promises(file: Any) -> None:
 
 def _check_end(file: Any) -> None:
     """Reads the last sample of a compressed file, which is not there if the file was cut."""
-    if file.format in ("FLAC", "MP3", "MPEG") and 0 < file.frames < STREAMED:
+    if file.format in ("FLAC", "MP3", "MPEG") and file.frames > 0:
         file.seek(file.frames - 1)
         if len(file.read(1)) == 0:
             raise ValueError(CUT_SHORT)

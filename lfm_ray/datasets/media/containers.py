@@ -6,6 +6,7 @@ writes as MPEG-TS, and anything in a recording of a live stream.
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 SOUGHT = ("mov", "matroska")  # containers with an index, in which a seek ends before where it should
 PRE_ROLL = 1.0  # s that are decoded and dropped before a clip: AAC, Opus and MP3 need a few packets
 WORTH_A_SEEK = 5.0  # s; before it everything is decoded, since a seek to 0 spoils the first packet
+ROUNDED = 1e-3  # s: stamps in Matroska and FLV are whole milliseconds
 JUMP = 0.05  # s by which stamps may differ from the number of samples, as they are rounded
 
 
@@ -32,13 +34,27 @@ def seek(container: Any, seconds: float) -> None:
 
 
 def header(path: str) -> tuple[int, float]:
-    """Sample rate in Hz and duration in seconds, without decoding."""
+    """Sample rate in Hz, and the seconds from the container's start to the end of its sound, without decoding.
+
+    Raises:
+        ValueError: there is no sound. PyAV's errors pass through.
+    """
     import av
 
     with av.open(path) as container:
         stream = _sound(container)
-        length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
-        return stream.rate, float(length)
+        if stream.duration:
+            end = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+        elif container.duration and start_of(container) == 0:
+            return stream.rate, float(container.duration / av.time_base)
+        else:  # it was written while it was sent; Matroska's duration then counts from 0, not from its start
+            ends = [
+                float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                for packet in container.demux(stream)
+                if packet.pts is not None
+            ]
+            end = max(ends, default=0.0)
+        return stream.rate, end - start_of(container)
 
 
 def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
@@ -65,6 +81,7 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
             if at is None or (stamp is not None and abs(stamp - at) > JUMP * rate):
                 at = stamp or 0
             if at >= wanted:
+                end = wanted  # before this there was silence
                 break
             for piece in resampler.resample(frame):
                 samples = piece.to_ndarray().mean(axis=0)
@@ -76,18 +93,18 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
 
 
 def frame_times(path: str, start: float, end: float | None) -> tuple[list[float], float]:
-    """When the frames from `start` to before `end` are shown, in order, and how long the last one is.
+    """When the frames shown from `start` to before `end` begin, in order, and until when the last one is shown.
 
     From the stamps of the packets, without decoding, since durations in headers are often missing or wrong.
-    In an AVI the frames are shown in the order of the decoding stamps, for it has no others.
+    In an AVI the frames are shown in the order of the decoding stamps, for it has no others. Empty: the video
+    ends before `start`.
 
     Raises:
         ValueError: there is no video. PyAV's errors pass through.
     """
     import av
 
-    times: list[float] = []
-    last = 0.0
+    found: list[tuple[float, float]] = []
     with av.open(path) as container:
         stream = video(container)
         origin, counted = start_of(container), container.format.name == "avi"
@@ -96,14 +113,23 @@ def frame_times(path: str, start: float, end: float | None) -> tuple[list[float]
             stamp = packet.dts if packet.pts is None or counted else packet.pts
             if stamp is None or packet.size == 0 or packet.is_discard:
                 continue
-            times.append(float(stamp * packet.time_base) - origin)
-            last = float((packet.duration or 0) * packet.time_base)
+            base = packet.time_base
+            found.append((float(stamp * base) - origin, float((packet.duration or 0) * base)))
             # Frames are stored in decoding order: one shown before `end` never decodes after it.
-            if end is not None and packet.dts is not None and float(packet.dts * packet.time_base) - origin >= end:
+            if end is not None and packet.dts is not None and float(packet.dts * base) - origin >= end:
                 break
-    times.sort()
-    length = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else last
-    return [time for time in times if start <= time and (end is None or time < end)], last or length
+    if not found:
+        return [], 0.0
+    found.sort()
+    times, last = [time for time, _ in found], found[-1][1]
+    if (counted or not last) and len(times) > 1:  # AVI's durations are units of its clock
+        last = (times[-1] - times[0]) / (len(times) - 1)
+    until = times[-1] + last if end is None else min(times[-1] + last, end)
+    if until <= start:
+        return [], until
+    first = bisect.bisect_right(times, start + ROUNDED) - 1  # what is shown at the start can have begun before it
+    first = max(first, 0)
+    return [times[first], *(time for time in times[first + 1 :] if time < until)], until
 
 
 def video(container: Any) -> Any:

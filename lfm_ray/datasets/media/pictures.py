@@ -48,11 +48,23 @@ def load_picture(path: str, size: int, channels: int, scale: float | None) -> np
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):
-            if scale is None:
-                raise ValueError("has more than 8 bits per channel; set scale (docs/data.md), or convert it to 8 bits")
-            values = np.asarray(upright, np.float64) * scale
-            upright = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+            upright = eight_bits(np.asarray(upright), scale)
         return square(upright, size, channels)
+
+
+def eight_bits(values: np.ndarray, scale: float | None) -> Any:
+    """Grey values of more than 8 bits, such as depth in mm -> a Pillow image of 8 bits, by `scale`.
+
+    Raises:
+        ValueError: there is no scale, or a value is not a finite number.
+    """
+    from PIL import Image
+
+    if scale is None:
+        raise ValueError("has more than 8 bits per channel; set scale (docs/data.md), or convert it to 8 bits")
+    if not np.isfinite(values).all():
+        raise ValueError("holds values that are not finite numbers")
+    return Image.fromarray((values.astype(np.float64) * scale).round().clip(0, 255).astype(np.uint8))
 
 
 def image_header(path: str) -> tuple[int, int]:

@@ -6,18 +6,17 @@ import bisect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from lfm_ray.datasets.media import containers
-from lfm_ray.datasets.media.pictures import SCALE, load_picture, square
+from lfm_ray.datasets.media.pictures import SCALE, eight_bits, load_picture, square
 from lfm_ray.datasets.media.whole import check_whole
 from lfm_ray.settings import Settings
 
 FRAMES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-ROUNDED = 1e-3  # s: stamps in Matroska and FLV are whole milliseconds
 
 
 class VideoSettings(Settings):
@@ -50,13 +49,11 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
         return _load_frames(Path(path), settings, start, end)
     check_whole(path)
     first = start or 0.0
-    times, last = containers.frame_times(path, first, end)
+    times, until = containers.frame_times(path, first, end)
     if not times:
         raise ValueError(f"holds no frame from {first:g} s on")
-    length = min(times[-1] + last, np.inf if end is None else end) - first
-    wanted = [
-        times[number] for number in shown(times, [first + middle * length for middle in middles(settings.frames)])
-    ]
+    moments = [first + middle * (until - first) for middle in middles(settings.frames)]
+    wanted = [times[number] for number in shown(times, moments)]
     pixels: list[np.ndarray] = []
     with av.open(path) as container:
         stream, origin = containers.video(container), containers.start_of(container)
@@ -69,11 +66,19 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
                 continue
             time -= origin if order is None else 0.0
             while len(pixels) < len(wanted) and time >= wanted[len(pixels)] - 1e-4:
-                image = frame.to_image().rotate(frame.rotation, expand=True) if frame.rotation else frame.to_image()
-                pixels.append(square(image, settings.size, settings.channels))
+                image = _image(frame, settings.scale)
+                upright = image.rotate(frame.rotation, expand=True) if frame.rotation else image
+                pixels.append(square(upright, settings.size, settings.channels))
             if len(pixels) == len(wanted):
                 return np.stack(pixels)
     raise ValueError(f"ends before its frame at {wanted[len(pixels)]:.2f} s")
+
+
+def _image(frame: Any, scale: float | None) -> Any:
+    """A decoded frame as a picture of 8 bits; grey of more bits, such as depth, needs a scale, as stills do."""
+    if frame.format.name.startswith("gray") and frame.format.components[0].bits > 8:
+        return eight_bits(frame.to_ndarray(), scale)
+    return frame.to_image()
 
 
 def middles(parts: int) -> list[float]:
@@ -83,13 +88,14 @@ def middles(parts: int) -> list[float]:
 
 def shown(times: Sequence[float], moments: Sequence[float]) -> list[int]:
     """Which frame is shown at each moment: the last that begins before it, or the first."""
-    return [max(0, bisect.bisect_right(times, moment + ROUNDED) - 1) for moment in moments]
+    return [max(0, bisect.bisect_right(times, moment + containers.ROUNDED) - 1) for moment in moments]
 
 
 def _load_frames(folder: Path, settings: VideoSettings, start: float | None, end: float | None) -> np.ndarray:
     if start is not None or end is not None:
         raise ValueError("is a folder of frames, which have no timestamps: leave start and end empty")
-    files = sorted((file for file in folder.iterdir() if file.suffix.lower() in FRAMES), key=natural)
+    found = (file for file in folder.iterdir() if file.suffix.lower() in FRAMES and not file.name.startswith("."))
+    files = sorted(found, key=natural)
     if not files:
         raise ValueError(f"holds no frame ({', '.join(FRAMES)})")
     pixels = []

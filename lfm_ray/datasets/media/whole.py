@@ -1,7 +1,8 @@
 """Is a media file as long as its container says? A download that was broken off is not.
 
 Only sizes in bytes count. Durations are no promise: an edit list or a careless writer may claim more than
-there ever was. Containers that are written while they are sent (live Matroska, MPEG-TS) promise nothing.
+there ever was. What is written while it is sent (live Matroska, MPEG streams) does not say how long it will be,
+only how long each of its parts is: it is cut if the last one is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ PLACEHOLDER = 2_000_000_000  # bytes; from here on a 32-bit size was written bef
 ISO_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot")
 OGG_LAST = 4  # flag of the last page of a stream
 FLV_HEAD = 4096
+SEGMENT = 0x8538067  # of Matroska, without the mark of its width
+TRANSPORT = (
+    (188, 0),
+    (192, 4),
+    (204, 0),
+)  # bytes of the packets of an MPEG transport stream, and where 0x47 is in each
 
 
 def check_whole(path: str | Path) -> None:
@@ -38,6 +45,10 @@ def _promised(path: str, size: int, changed: int) -> str:
             head[:3] == b"FLV": _flv,
             head[:4] == b"OggS": _ogg,
             head[:4] == b"caff": _caf,
+            head[:4] == b"RF64": _rf64,
+            head[:8] == b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": _asf,
+            head[:4] == b"\0\0\1\xba": _program_stream,
+            head[:1] == b"\x47" or head[4:5] == b"\x47": _transport_stream,
         }
         file.seek(0)
         return checks[True](file, size) if True in checks else ""
@@ -78,18 +89,30 @@ def _avi(file: BinaryIO, size: int) -> str:
 
 
 def _matroska(file: BinaryIO, size: int) -> str:
-    """EBML: the head, then a segment, whose size is unknown where it was sent live."""
-    head = file.read(64 * 1024)
-    begin = head.find(b"\x18\x53\x80\x67")
-    if begin < 0 or begin + 5 > len(head):
-        return ""
-    first = head[begin + 4]
-    width = 9 - first.bit_length()  # bytes of the size: as many as there are leading zeros, and one
-    if first == 0 or begin + 4 + width > len(head):
-        return ""
-    bits = 7 * width
-    length = int.from_bytes(head[begin + 4 : begin + 4 + width], "big") & ((1 << bits) - 1)
-    return "" if length == (1 << bits) - 1 else _bytes(begin + 4 + width + length, size)
+    """EBML: elements of a name and a size; where it was sent live, the size of what holds others is unknown."""
+    at = 0
+    while at + 2 <= size:
+        name, at = _ebml_number(file, at)
+        length, at = _ebml_number(file, at)
+        if length is None:
+            continue  # the elements in it come next
+        if at + length > size:
+            return _bytes(at + length, size)
+        if name == SEGMENT:
+            return ""
+        at += length
+    return ""
+
+
+def _ebml_number(file: BinaryIO, at: int) -> tuple[int | None, int]:
+    """A number of as many bytes as its first has leading zeros, and one; None: all its bits are set. Where it ends."""
+    file.seek(at)
+    first = file.read(1)
+    width = 9 - first[0].bit_length() if first else 1
+    if width > 8:
+        return 0, at + 1
+    value = int.from_bytes(first + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
+    return (None if value == (1 << 7 * width) - 1 else value), at + width
 
 
 def _flv(file: BinaryIO, size: int) -> str:
@@ -132,4 +155,56 @@ def _caf(file: BinaryIO, size: int) -> str:
         if at + 12 + length > size:
             return _bytes(at + 12 + length, size)
         at += 12 + length
+    return ""
+
+
+def _rf64(file: BinaryIO, size: int) -> str:
+    """WAV above 4 GB: the sizes of the file and of its samples, in 64 bits, are in the first chunk."""
+    head = file.read(40)
+    if head[12:16] != b"ds64" or len(head) < 36:
+        return ""
+    (promised,) = struct.unpack("<Q", head[20:28])
+    return _bytes(8 + promised, size) if promised < 2**63 else ""
+
+
+def _asf(file: BinaryIO, size: int) -> str:
+    """WMA and WMV: objects of a name of 16 bytes and a size that includes both; 0 while it is sent."""
+    at = 0
+    while at + 24 <= size:
+        file.seek(at + 16)
+        length = int.from_bytes(file.read(8), "little")
+        if length < 24:
+            return ""
+        if at + length > size:
+            return _bytes(at + length, size)
+        at += length
+    return ""
+
+
+def _program_stream(file: BinaryIO, size: int) -> str:
+    """MPG and VOB: heads of packs, and packets that state their length."""
+    at = 0
+    while at + 14 <= size:
+        file.seek(at)
+        head = file.read(14)
+        if head[:3] != b"\0\0\1" or head[3] < 0xB9:
+            return ""
+        if head[3] == 0xB9:  # the end
+            length = 4
+        elif head[3] == 0xBA:
+            length = 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+        else:
+            length = 6 + int.from_bytes(head[4:6], "big")
+        if at + length > size:
+            return _bytes(at + length, size)
+        at += length
+    return ""
+
+
+def _transport_stream(file: BinaryIO, size: int) -> str:
+    """Packets of one length, each with a mark: the last must be whole."""
+    head = file.read(5 * 204)
+    for length, mark in TRANSPORT:
+        if head[mark : 5 * length : length] == b"\x47" * 5 and size % length:
+            return _bytes(size // length * length + length, size)
     return ""

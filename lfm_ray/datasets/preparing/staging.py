@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, DatasetCard, read_card
+from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, LINEAR_BASELINES, DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_inside, write_atomically
+from lfm_ray.files import check_within, write_atomically
 from lfm_ray.storage import LOCK, hold
 
 BAD_ROWS = "bad_rows.csv"
@@ -47,7 +47,7 @@ class StagingFolder:
         foreign = self.folder.exists() and any(item.name != LOCK for item in self.folder.iterdir())
         if foreign and not any(mark.is_file() for mark in marks):
             raise UserError(f"{self.folder}: is in the way and was not made by lfm_ray; move it, or use another --out")
-        check_inside(self.folder)
+        check_within(self.folder)
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             held = hold(self.folder, "another prepare is writing there; wait for it, or choose another --out")
@@ -115,7 +115,7 @@ def check_replaceable(out: Path) -> None:
     """Raises a UserError unless `out` is free, empty, or a dataset folder with nothing else in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    check_inside(out)
+    check_within(out)
     if not out.is_dir() or not (out / CARD).is_file():
         raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; choose another folder")
     ours = _files(read_card(out))
@@ -126,4 +126,6 @@ def check_replaceable(out: Path) -> None:
 
 def _files(card: DatasetCard) -> set[str]:
     """The names of a finished dataset's files."""
-    return {CARD, BAD_ROWS, CONTACT_SHEET} | {shard.file for shards in card.splits.values() for shard in shards}
+    return {CARD, BAD_ROWS, CONTACT_SHEET, LINEAR_BASELINES} | {
+        shard.file for shards in card.splits.values() for shard in shards
+    }

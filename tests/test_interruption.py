@@ -1,0 +1,78 @@
+"""What a signal does: in this process, and, in the slow tier, to commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from commands import SMALL_FLAGS, start, wait_for
+from synthetic import write_dataset
+
+from lfm_ray.interruption import Interrupted, kept_handlers, stoppable, terminable
+
+
+def send(number: int) -> None:
+    """To this process; Python's handler has run when this returns."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_said_the_second_ends(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    former = signal.getsignal(number)
+    with stoppable() as stop:
+        assert not stop
+        send(number)
+        assert stop and stop.number == number
+        assert "stopping, what runs is saved; once more to stop at once" in capsys.readouterr().err
+        with pytest.raises(Interrupted) as raised:
+            send(number)
+        assert raised.value.status == 128 + number
+    assert signal.getsignal(number) is former
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_words_can_be_added() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, terminable():
+        send(signal.SIGTERM)
+    told = Interrupted.by(raised.value, "go on")
+    assert (str(told), told.status) == ("go on", 143)
+
+
+def test_handlers_that_a_library_sets_are_taken_back() -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    with kept_handlers():
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+    write_dataset(tmp_path / "shards/tiny")
+    process = start(
+        tmp_path, "tune", "--data", "shards/tiny", "--name", "one", "--trials", "200", "--epochs", "100", *SMALL_FLAGS
+    )
+    wait_for(lambda: bool(list(tmp_path.glob("sweeps/one/trials/*/epochs.jsonl"))), process)
+    process.send_signal(number)
+    begun = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert time.monotonic() - begun < 20
+    assert "tune --resume one goes on" in stderr
+    assert "***" not in stderr and "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "shards/tiny")
+    (tmp_path / "run.yaml").write_text("model: {width: 4, embedding_size: 8}\ndata: {batch_size: 16}\n")
+    process = start(tmp_path, "train", "run.yaml", "--data", "shards/tiny", "--epochs", "100000", "--name", "one")
+    wait_for((tmp_path / "runs/one/epochs.jsonl").exists, process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "the same command with --name one goes on" in stderr
+    assert "***" not in stderr and "Traceback" not in stderr
