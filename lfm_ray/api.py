@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from lfm_ray import trust as trusting
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,9 +255,9 @@ def tune(
     )  # fmt: skip
     folder = _working_folder(storage)
     if name is not None:
-        _named("--name", name)
+        check_name("--name", name)
     if resume:
-        asked: sweeping.Asked = sweeping.goes_on(folder / _named("--resume", resume), trials, epoch_budget)
+        asked: sweeping.Asked = sweeping.goes_on(folder / check_name("--resume", resume), trials, epoch_budget)
     else:
         source, stem = space_source(space)
         found = sweeping.read_space(
@@ -266,7 +267,7 @@ def tune(
             from_learned=from_learned,
         )  # fmt: skip
         earlier = [_working_folder(sweep) for sweep in warm_start]
-        new = sweeping.NewSweep(folder / (name or _dated(stem)), found, seed, earlier, from_learned, called)
+        new = sweeping.NewSweep(folder / _named(name, stem), found, seed, earlier, from_learned, called)
         asked = sweeping.fitted_to_data(new, means.console)
     sweeping.run(asked, means)
     return LoadedSweep(asked.folder)
@@ -321,7 +322,7 @@ def train(
     from lfm_ray.workflows import single_run
 
     if name is not None:
-        _named("--name", name)
+        check_name("--name", name)
     changes = fixed(settings, data, epochs)
     stem = "run"
     if isinstance(config, str | Path):
@@ -333,7 +334,7 @@ def train(
         values = config.model_dump() if isinstance(config, RunConfig) else config
         trusting.ask(values)
         found = build(RunConfig, merge(values, changes), changed=changes)
-    folder = _working_folder(storage).absolute() / (name or _dated(stem))
+    folder = _working_folder(storage).absolute() / _named(name, stem)
     single_run.train(
         found, folder, Workers(workers, cpus_per_worker, _gpus(gpus_per_worker)),
         fit_degree=fit_degree, profile=profile, address=address, console=_console(progress),
@@ -507,14 +508,12 @@ def _working_folder(folder: Folder) -> Path:
     return working_folder(folder) if isinstance(folder, str) else folder
 
 
-def _named(option: str, name: str) -> str:
-    from lfm_ray.storage import check_name
-
-    return check_name(option, name)
-
-
 def _path(path: Folder | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _named(name: str | None, stem: str) -> str:
+    return check_name("--name", name) if name is not None else _dated(stem[:150])
 
 
 def _dated(stem: str) -> str:

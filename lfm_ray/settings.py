@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+import yaml.constructor
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lfm_ray import trust
+from lfm_ray.checksums import is_seal_right
 from lfm_ray.errors import UserError
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
@@ -70,7 +72,8 @@ def build(
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping at the top of a YAML file, read by the safe loader."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = read_text(text)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -78,12 +81,83 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise UserError(
+            f"{path}{where}: not valid YAML: {' '.join(str(getattr(error, 'problem', error)).split())}"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not is_seal_right(text):
+        raise UserError(
+            f"{path}: was altered since it was written (its checksum differs); if that was meant, remove its first and"
+            " last line"
+        )
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping of settings, not {type(content).__name__}")
     return content
+
+
+DEEPEST = 50  # settings are nested five deep
+MOST_NODES = 100_000  # keys and values, each alias counted as what it stands for
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without what a few lines can fill the memory with, and without keys that hide others."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node of the tree."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, f"nested more than {DEEPEST} deep", self.get_mark())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, whose keys differ."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                said = f"{key.value[:60]!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_text(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is not YAML, is too large or nested too deep, has a key twice, or a number
+            or a date that does not exist.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is not None and _size(node, {}) > MOST_NODES:
+            raise ValueError(f"has more than {MOST_NODES:,} keys and values, its aliases (*NAME) written out")
+        return None if node is None else loader.construct_document(node)
+    except (RecursionError, OverflowError, TypeError, AttributeError) as error:  # what PyYAML makes of odd texts
+        raise ValueError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """The nodes of a tree; known: those of parts that have been counted."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1  # of a node within itself
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def parse_overrides(overrides: Overrides) -> dict[str, Any]:
@@ -97,10 +171,10 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UserError(f"--set {item}: write it as path.to.setting=value")
         try:
-            read = yaml.safe_load(value)
+            read = read_text(value)
             trust.ask(read)
             changes[in_full(key.strip()) if isinstance(read, str) else key.strip()] = read
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise UserError(f"--set {item}: the value is not valid YAML") from None
     return changes
 

@@ -24,16 +24,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
-from lfm_ray import trust
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.files import appending
+from lfm_ray.files import check_name as check_name
+from lfm_ray.files import check_within as check_within
+from lfm_ray.files import write_atomically as write_atomically
+from lfm_ray.files import written_anew as written_anew
 
 Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs")
-LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255, and files in it have longer ones
 LOCK = ".lock"  # the file with which a process locks a folder
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of a file system without locks
 PATIENCE = 300.0  # s, for which failed access to storage is retried
@@ -116,19 +119,19 @@ def copied(file: Path, sha256: str) -> Path:
     if result.exists():
         return result
     file.parent.mkdir(parents=True, exist_ok=True)
-    with result.with_suffix(".lock").open("w") as lock:
+    with appending(result.with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or its process ends
         if not result.exists():
             if not place.store.get_file_info(place.path).is_file:
                 raise UserError(f"{shown(file)}: is not there")
-            temporary = result.with_suffix(".copying")
-            _download(place, temporary)
-            with temporary.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if found != sha256:
-                temporary.unlink()
-                raise UserError(f"{shown(file)}: its checksum differs, so it was altered; copy it there again")
-            temporary.replace(result)
+            with written_anew(result, tidy=True) as copy_of_it:
+                found = hashlib.sha256()
+                with place.store.open_input_stream(place.path) as stream:
+                    while chunk := stream.read(2**20):
+                        found.update(chunk)
+                        copy_of_it.write(chunk)
+                if found.hexdigest() != sha256:
+                    raise UserError(f"{shown(file)}: its checksum differs, so it was altered; copy it there again")
     return result
 
 
@@ -141,7 +144,7 @@ def hold(folder: Path, busy: str) -> TextIO:
         UserError: `busy`: another process holds it.
         OSError: the folder cannot be written, or is on a file system without locks (`NO_LOCKS`).
     """
-    file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w", encoding="utf-8")
+    file = appending(folder / LOCK)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -152,25 +155,34 @@ def hold(folder: Path, busy: str) -> TextIO:
     return file
 
 
+def hold_where_possible(folder: Path, busy: str) -> TextIO | None:
+    """Like `hold`; None on a file system without locks, where nothing keeps other processes out.
+
+    Raises:
+        UserError: `busy`: another process holds it.
+    """
+    try:
+        return hold(folder, busy)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+
+
 @contextmanager
 def exclusive(folder: Path, busy: str) -> Iterator[None]:
     """Keeps other processes out of a folder, which is made if there is none; where there are no locks, it does not.
 
     Raises:
-        UserError: `busy`: another process holds it.
+        UserError: `busy`: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock: TextIO | None = None
-    try:
-        lock = hold(folder, busy)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
+    file = hold_where_possible(folder, busy)
     try:
         yield
     finally:
-        if lock is not None:
-            lock.close()
+        if file is not None:
+            file.close()
 
 
 def copy(file: Path, to: Path) -> None:
@@ -180,7 +192,7 @@ def copy(file: Path, to: Path) -> None:
 
 
 def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None:
-    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left alone."""
+    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left exclusive."""
     import pyarrow.fs
 
     if not (place := _place(folder)):
@@ -188,6 +200,7 @@ def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None
     store, root = place.store, place.path
     found = store.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=True))
     objects = {info.path.removeprefix(f"{root}/"): info.path for info in found if info.is_file}
+    objects = {name: path for name, path in objects.items() if ".." not in name.split("/")}  # it would lead elsewhere
     if not objects:
         shutil.rmtree(folder, ignore_errors=True)
     for file in [file for file in folder.rglob("*") if file.is_file()]:
@@ -273,58 +286,5 @@ def _store(scheme: str, bucket: str) -> Any:
 
 def _download(place: Place, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.pulling")
-    with place.store.open_input_stream(place.path) as stream, temporary.open("wb") as copy_of_it:
+    with place.store.open_input_stream(place.path) as stream, written_anew(file) as copy_of_it:
         shutil.copyfileobj(stream, copy_of_it)
-    temporary.replace(file)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds the old one or the new one, never a partial one."""
-    with written_anew(path) as file:
-        file.write(text.encode("utf-8"))
-
-
-@contextmanager
-def written_anew(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once it is whole.
-
-    It is a new one: a link that somebody else's folder may have in its place is not followed.
-    """
-    temporary = path.with_name(f"{path.name}.writing")
-    temporary.unlink(missing_ok=True)
-    with temporary.open("xb") as file:
-        yield file
-    temporary.replace(path)
-
-
-def check_within(folder: Path) -> None:
-    """Refuses a folder with links that lead out of it, through which a stranger's folder would be read and written.
-
-    Raises:
-        UserError: names the link. Not if everything was trusted (`--trust`).
-    """
-    if trust.everything():
-        return
-    real = folder.resolve()
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(real):
-                raise UserError(
-                    f"{shown(path)}: is a link out of this folder, through which nothing is read or written; put what"
-                    " it leads to in its place, or give --trust"
-                )
-
-
-def check_name(what: str, name: str) -> str:
-    """A name of one folder, which leads nowhere else.
-
-    Raises:
-        UserError: it is a path.
-    """
-    if name in ("", ".", "..") or any(letter in name for letter in "/\\\0") or len(name.encode()) > LONGEST_NAME:
-        raise UserError(
-            f"{what} {name[:80]}: must be the name of one folder, of at most {LONGEST_NAME} bytes, not a path"
-        )
-    return name

@@ -14,14 +14,14 @@ from typing import Any
 PART = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:Name
 
 _asked: set[str] = set()
-_everything = "*"
+EVERYTHING = "*"
 
 
 def ask(given: Any) -> None:
     """Notes every part that `given` names: a name, or mappings and lists of any depth that the user wrote."""
     if isinstance(given, str):
         _asked.update(PART.findall(given))
-        if given == _everything:
+        if given == EVERYTHING:
             _asked.add(given)
     elif isinstance(given, Mapping):
         ask(list(given.keys()))
@@ -33,12 +33,12 @@ def ask(given: Any) -> None:
 
 def ask_for_everything() -> None:
     """`--trust`: whatever is named may run."""
-    _asked.add(_everything)
+    _asked.add(EVERYTHING)
 
 
 def everything() -> bool:
     """Whether whatever is named may run and be followed."""
-    return _everything in _asked
+    return EVERYTHING in _asked
 
 
 def asked() -> frozenset[str]:
@@ -48,4 +48,4 @@ def asked() -> frozenset[str]:
 
 def allowed(name: str) -> bool:
     """Whether a part may be imported."""
-    return name in _asked or _everything in _asked
+    return name in _asked or EVERYTHING in _asked

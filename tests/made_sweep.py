@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
+from lfm_ray.checksums import line_of
 from lfm_ray.config import RunConfig
 from lfm_ray.optimization.schedules import Adaptive
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.pruning import PROTECTED
-from lfm_ray.search.study.study import LABEL, REASON, SETTINGS
+from lfm_ray.search.study.study import LABEL, REASON, ROW, SETTINGS
 from lfm_ray.search.sweep import Sweep, trial_folder
-from lfm_ray.training.run_folder import EPOCHS
+from lfm_ray.training.run_folder import EPOCHS, lines_of
 
 SEARCH: dict[str, Any] = {
     "alpha.strategy": {"choice": ["constant", "heuristic", "polynomial", "learned"]},
@@ -88,15 +88,16 @@ def make_sweep(
             trial.report(row["val/unimodal_accuracy"], int(row["epoch"]))
         run = trial_folder(folder, number)
         run.mkdir(parents=True)
-        (run / EPOCHS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (run / EPOCHS).write_text("".join(lines_of(rows)), encoding="utf-8")
         if end == "finished":
+            trial.set_user_attr(ROW, rows[-1])
             study.tell(trial, [rows[-1][name] for name in space.objective])
         elif end == "pruned":
             study.tell(trial, state=TrialState.PRUNED)
         elif end == "failed":
             trial.set_user_attr(REASON, reason)
             study.tell(trial, state=TrialState.FAIL)
-    text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in lines.logs)
+    text = "".join(line_of(log, number) for number, log in enumerate(lines.logs, start=1))
     (folder / "study.journal").write_text(text, encoding="utf-8")
     return sweep
 

@@ -18,11 +18,12 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
-from lfm_ray.callbacks.tensorboard import row_of, run_name, run_settings
+from lfm_ray.callbacks.tensorboard import run_name, run_settings
 from lfm_ray.errors import UserError
 from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.study import SETTINGS
+from lfm_ray.training.run_folder import row_of
 
 
 def loggers(names: list[str], sweep: Path, space: Space) -> list[Callback]:

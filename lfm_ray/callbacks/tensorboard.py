@@ -23,7 +23,7 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.study import SETTINGS
 from lfm_ray.search.sweep import strategy_name, trial_folder
 from lfm_ray.settings import flatten
-from lfm_ray.training.run_folder import read_alpha_updates
+from lfm_ray.training.run_folder import read_alpha_updates, row_of
 from lfm_ray.training.trainer import Row
 
 # Metrics on the HParams page: name of the scalar -> name on the page.
@@ -158,12 +158,6 @@ def run_settings(space: Space, number: int, config: RunConfig) -> dict[str, Any]
     values = flatten(config.model_dump(mode="json"))
     always = {name: values[name] for name in _always(space) if name in values}
     return {"strategy": strategy_name(config), "trial": number, **always, **space.searched_values(config)}
-
-
-def row_of(result: dict[str, Any]) -> Row:
-    """The row of an epoch within what a trial reported to Ray Tune, which adds values of its own."""
-    ours = ("val/", "train/", "alpha", "learning", "tau")
-    return {name: value for name, value in result.items() if name in ("epoch", "seconds") or name.startswith(ours)}
 
 
 def _experiment(space: Space) -> api_pb2.Experiment:

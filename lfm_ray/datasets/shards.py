@@ -7,20 +7,23 @@ files. Shards are memory-mapped and read without copying.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from lfm_ray.checksums import is_whole, with_checksum
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
 from lfm_ray.datasets.kinds import Kind, Storage
+from lfm_ray.datasets.names import check_name
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within, written_anew
 from lfm_ray.settings import Settings, nearest
 from lfm_ray.storage import copied, exists, fetch, in_store, name_of, shown, working_folder
 
@@ -101,16 +104,25 @@ class DatasetCard(Settings):
     embedded: dict[str, Embedded] = Field({}, description="modality -> the frozen model that made its features")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
-    checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
+    checksum: str | None = Field(None, description="sha256 of all the rest of the card; null: of an earlier version")
+
+    @field_validator("modalities")
+    @classmethod
+    def _names_of_their_own(cls, modalities: dict[str, ModalityCard]) -> dict[str, ModalityCard]:
+        for name in modalities:
+            try:
+                check_name(repr(name), name)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return modalities
 
     def sealed(self) -> Self:
         """The same with its checksum."""
-        return self.model_copy(update={"checksum": self.digest()})
+        return self.model_copy(update={"checksum": with_checksum(self.model_dump(mode="json"))["checksum"]})
 
-    def digest(self) -> str:
-        """The checksum of the card as it is now."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+    def to_json(self) -> str:
+        """The content of the file, with its checksum."""
+        return json.dumps(self.sealed().model_dump(mode="json"), indent=1) + "\n"
 
     @property
     def raw(self) -> dict[str, ModalityCard]:
@@ -132,14 +144,16 @@ class Shards:
     Files are opened when they are first needed and stay open. A pickled copy opens them afresh. Those
     in an object store are first copied to this machine, once for all its processes.
 
-    path: a folder, or its URI (`lfm_ray.storage`).
+    path: a folder, or its URI (`lfm_ray.storage`). trusted: links that lead out of the folder are followed.
 
     Raises:
-        UserError: the folder or its `dataset.json` is missing, or has another format.
+        UserError: the folder or its `dataset.json` is missing, or has another format; or it has such links.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trusted: bool = False) -> None:
         self.path = working_folder(path) if isinstance(path, str) else path
+        if not trusted:
+            check_within(self.path)
         self.card = read_card(self.path)
         self._open_files: dict[str, pa.RecordBatch] = {}
 
@@ -218,7 +232,6 @@ class Shards:
             path = copied(self.path / shard.file, shard.sha256)
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
-            check_sum(path, shard.sha256)
             self._open(shard)
 
     def _shards(self, split: str) -> list[ShardFile]:
@@ -245,7 +258,7 @@ class Shards:
     def _open(self, shard: ShardFile) -> pa.RecordBatch:
         if shard.file not in self._open_files:
             path = copied(self.path / shard.file, shard.sha256)
-            _check_once(path, shard.sha256)
+            check_shard(path, shard.sha256)
             try:
                 batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
                 batch.validate(full=True)
@@ -291,16 +304,38 @@ def read_card(path: Path) -> DatasetCard:
     if not file.is_file():
         raise UserError(f"{path}: is not a dataset folder: it has no {CARD}; {how}")
     try:
-        card = DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        card = DatasetCard.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{file}: {where}: {first['msg']}; the file is not in the format {FORMAT!r}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
-    if card.checksum not in ("", card.digest()):
+    if not is_whole(content):
         raise UserError(f"{file}: its checksum differs, so it was altered; run lfm_ray.prepare again")
     return card
+
+
+def check_shard(path: Path, checksum: str) -> None:
+    """Checks a shard against its checksum, once in a process for as long as the file is not changed.
+
+    Raises:
+        UserError: it is missing, truncated or altered.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: this shard is missing ({error.strerror}); run lfm_ray.prepare again") from None
+    if _sha256_once(path, found.st_size, found.st_mtime_ns, found.st_ino) != checksum:
+        raise UserError(
+            f"{path}: checksum differs from {CARD}, so the file was altered or cut short; run lfm_ray.prepare again"
+        )
+
+
+@functools.cache
+def _sha256_once(path: Path, size: int, changed: int, inode: int) -> str:
+    return sha256(path)
 
 
 def write_shard(
@@ -321,42 +356,14 @@ def write_shard(
         else:
             columns[name] = pa.array(value, pa.list_(pa.binary(), len(value[0])))
     batch = pa.record_batch(columns)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_anew(path) as file, pa.PythonFile(file, "w") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_sum(path: Path, wanted: str) -> None:
-    """Raises a UserError if a file's checksum differs."""
-    if sha256(path) != wanted:
-        raise UserError(
-            f"{path}: checksum differs from {CARD}, so the file was altered or cut short; run lfm_ray.prepare again"
-        )
-
-
-_checked: set[tuple[str, int, int, int]] = set()
-
-
-def _check_once(path: Path, wanted: str) -> None:
-    """`check_sum` at the first touch in this process; a file that was changed since is read again."""
-    try:
-        status = path.stat()
-    except OSError:
-        return  # said when it is opened
-    state = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-    if state not in _checked:
-        check_sum(path, wanted)
-        _checked.add(state)
 
 
 def _labels(batch: pa.RecordBatch) -> np.ndarray:

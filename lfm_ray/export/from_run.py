@@ -37,8 +37,8 @@ def checkpoint_of(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    fetch(path / CHECKPOINT)
     check_within(path)
+    fetch(path / CHECKPOINT)
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT
     if not exists(path / SWEEP):

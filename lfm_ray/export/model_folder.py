@@ -11,20 +11,20 @@ The files contain no code, and reading them executes none.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from lfm_ray.checksums import is_whole, with_checksum
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.media import text
 from lfm_ray.datasets.preparing.config import PrepareConfig
@@ -53,12 +53,15 @@ class ModelCard(Settings):
     metrics: dict[str, float] = Field(description="metrics of that epoch")
     files: dict[str, str] = Field(description="file -> sha256, of every other file in the folder")
     versions: dict[str, str]
-    checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
+    checksum: str | None = Field(None, description="sha256 of all the rest of this file; null: of an earlier version")
 
-    def digest(self) -> str:
-        """The checksum of the card as it is now."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+    @field_validator("files")
+    @classmethod
+    def _in_the_folder(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+                raise ValueError(f"names {name}, a file outside of the exported model")
+        return files
 
     @property
     def preprocessing(self) -> PrepareConfig:
@@ -114,8 +117,8 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
                 files=files,
                 versions={name: importlib.metadata.version(name) for name in ("lfm_ray", "torch", "transformers")},
             )
-            card = card.model_copy(update={"checksum": card.digest()})
-            (folder / CONFIG).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            content = with_checksum(card.model_dump(mode="json"))
+            (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             read(folder)
             folder.replace(out)
     except OSError as error:
@@ -130,19 +133,22 @@ def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
         UserError: the folder is not an exported model, or one of its files is missing or altered.
     """
     card = read_card(folder)
-    check_within(folder)
     for name, checksum in card.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: this file of the exported model is missing; export it again")
         if sha256(folder / name) != checksum:
             raise UserError(f"{folder / name}: checksum differs from {CONFIG}, so it was altered; export it again")
+    for part in (TOKENIZER, ENCODERS):  # transformers would read more than is listed
+        for file in sorted((folder / part).rglob("*")):
+            if file.is_file() and file.relative_to(folder).as_posix() not in card.files:
+                raise UserError(f"{file}: {CONFIG} does not list this file; remove it, or export the model again")
     if needed := [name for name in _needed(card) if name not in card.files]:
         raise UserError(f"{folder / CONFIG}: lists no {needed[0]}, without which the model cannot be built")
     with torch.random.fork_rng(devices=[]), architecture_only():  # the weights drawn here are replaced
         model = build_model(_with_local_encoders(card.run, folder), card.dataset)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, OSError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{folder / WEIGHTS}: does not hold the weights of {CONFIG}: {reason}") from None
     return card, model.eval()
@@ -157,22 +163,19 @@ def read_card(folder: Path) -> ModelCard:
     how = f"make one with: python -m lfm_ray.export RUN --out {folder}"
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; {how}")
+    check_within(folder)
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"{folder}: is not an exported model: it has no {CONFIG}; {how}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: is not in the format {FORMAT!r}; {how}")
-    card = build(ModelCard, content, source=file)
-    if card.checksum not in ("", card.digest()):
+    if not is_whole(content):
         raise UserError(f"{file}: its checksum differs, so it was altered; export it again")
-    for name in card.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{file}: names {name}, a file outside of the exported model")
-    return card
+    return build(ModelCard, content, source=file)
 
 
 def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:

@@ -32,6 +32,7 @@ from lfm_ray.datasets.reading.batches import Batch
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within, written_anew
 from lfm_ray.methods import Method
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders.inputs import VideoEncoder
@@ -41,7 +42,6 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import build
-from lfm_ray.storage import written_anew
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.training.trainer import build_model
 
@@ -122,6 +122,7 @@ class Kept:
         Raises:
             UserError: `source` is none of these, or holds no model.
         """
+        check_within(source)
         if source.is_file():
             state = _state(source)
             return [cls(_title(source.parent, state), {state["epoch"]: source})]

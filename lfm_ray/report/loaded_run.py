@@ -19,9 +19,10 @@ from lfm_ray.training.run_folder import (
     EPOCHS,
     NOTICES,
     PROFILE,
+    checked_epochs,
     read_alpha_updates,
+    read_config,
     read_confusions,
-    read_epochs,
     read_notices,
 )
 
@@ -53,10 +54,10 @@ class LoadedRun:
         check_within(folder)
         for name in (CONFIG, EPOCHS, NOTICES, PROFILE, FITTED):
             fetch(folder / name)
-        rows = read_epochs(folder)
+        rows = checked_epochs(folder)
         if not (folder / CONFIG).is_file() or not rows:
             raise UserError(f"{shown(folder)}: holds no run with a completed epoch ({CONFIG}, {EPOCHS})")
-        self.config = load(RunConfig, folder / CONFIG)
+        self.config = read_config(folder)
         self.epochs = pd.DataFrame(rows)
         self.metrics: dict[str, float] = dict(rows[-1])
         self.notices = read_notices(folder)
@@ -116,4 +117,7 @@ class LoadedRun:
     def profile(self) -> dict[str, Any] | None:
         """For a run with profile=True, where the time of training steps goes, in seconds (`runtime.profiling`)."""
         file = self.folder / PROFILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except (ValueError, RecursionError):
+            raise UserError(f"{shown(file)}: is damaged; remove it, or write it again with --profile") from None

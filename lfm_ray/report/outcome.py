@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lfm_ray.console import notice
-from lfm_ray.optimization.schedules import formula
+from lfm_ray.optimization.schedules import Polynomial, formula
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.sentences import counts
 from lfm_ray.report.tables import front_table, settings_table, strategy_table, unimodal_accuracies
@@ -41,18 +41,23 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for line in at_the_edge(sweep.space, trials):
         console.print(notice(line), soft_wrap=True)
+    for line in sweep.troubles():
+        console.print(notice("altered or lost:", f" {line}"), soft_wrap=True)
     for trial in [trial for trial in trials if trial.state == "failed"]:
         console.print(notice(f"trial {trial.number} failed:", f" {trial.reason}"))
     folders = {f"trial {trial.number}": trial_folder(folder, trial.number) for trial in trials}
     for line in overcome({"learned run": folder / LEARNED} | folders):
         console.print(notice("overcome:", f" {line}"), soft_wrap=True)
-    schedule, residual = schedule_of(best)
     if not sweep.study.has_epochs():
         console.print(f"the epoch budget of {sweep.space.epoch_budget} is used: {sweep.study.epochs_taken()} epochs")
     console.print(f"{counts(trials)}. Best schedule, T = {best.config.epochs}:")
-    console.print(f"  {formula(schedule.power_basis(best.config.epochs))}", soft_wrap=True)
-    if residual:
-        console.print(f"  a cubic fitted to trial {best.number}, residual {residual:.3f}")
+    if len(best.rows) == best.config.epochs or isinstance(best.config.alpha, Polynomial):
+        schedule, residual = schedule_of(best)
+        console.print(f"  {formula(schedule.power_basis(best.config.epochs))}", soft_wrap=True)
+        if residual:
+            console.print(f"  a cubic fitted to trial {best.number}, residual {residual:.3f}")
+    else:
+        console.print("  not known, as its epochs were lost")
     for what, line in {
         "best settings": str(folder / "best.yaml"),
         "report": str(folder / "report.html"),

@@ -12,7 +12,7 @@ from lfm_ray.report import page_tables, sentences
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
 from lfm_ray.report.sweep_view import SweepView
-from lfm_ray.storage import push, write_atomically
+from lfm_ray.storage import exclusive, push, write_atomically
 
 HERE = Path(__file__).parent
 
@@ -29,13 +29,13 @@ def write_report(folders: Sequence[Path], page: Path) -> None:
     figures = Figures(views)
     beside = page.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        beside / "strategies.csv", page_tables.strategy_frame(views).to_csv(index=False, float_format="%.6g")
-    )
-    drawn: list[Plot | Bars] = [*figures.plots, *figures.charts]
-    for figure in drawn:
-        save(figure, figures.groups, beside)
-    write_atomically(page, render(figures, beside.name))
+    with exclusive(beside, "another process writes this report; wait for it, or write it elsewhere with --to"):
+        table = page_tables.strategy_frame(views).to_csv(index=False, float_format="%.6g")
+        write_atomically(beside / "strategies.csv", table)
+        drawn: list[Plot | Bars] = [*figures.plots, *figures.charts]
+        for figure in drawn:
+            save(figure, figures.groups, beside)
+        write_atomically(page, render(figures, beside.name))
     push(page, beside)
 
 

@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from lfm_ray.storage import write_atomically
+from lfm_ray.files import write_atomically, written_anew
 
 # Colours of groups in light and dark mode, distinguishable for colour-blind readers (after Okabe and Ito).
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#6a3d9a"]
@@ -203,9 +203,8 @@ def save_panels(plots: Sequence[Plot], groups: Sequence[str], path: Path) -> Non
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9)
         figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(labels) // 4), 1, 1))
-        temporary = path.with_suffix(".writing.png")
-        figure.savefig(temporary, dpi=130)
-    temporary.replace(path)
+        with written_anew(path) as file:
+            figure.savefig(file, format="png", dpi=130)
 
 
 def save(plot: Plot | Bars, groups: Sequence[str], folder: Path) -> None:
@@ -219,10 +218,10 @@ def write(name: str, folder: Path, data: pd.DataFrame, make: Callable[[], Figure
     write_atomically(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, **PLAIN_TEXT}):
         figure = make()
-        figure.savefig(folder / f".{name}.png", dpi=130, bbox_inches="tight")
-        figure.savefig(folder / f".{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    for kind in ("png", "svg"):
-        (folder / f".{name}.{kind}").replace(folder / f"{name}.{kind}")
+        with written_anew(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
+        with written_anew(folder / f"{name}.svg") as file:
+            figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
 
 
 def for_page(plots: Sequence[Plot], groups: Sequence[str]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class SweepView:
     @property
     def epochs(self) -> int:
         """The total number of epochs trained by all trials."""
-        return sum(len(trial.rows) for trial in self.trials)
+        return sum(trial.trained for trial in self.trials)
 
 
 def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:

@@ -20,6 +20,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.console import console, notice
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
+from lfm_ray.files import appending, check_name
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
@@ -125,7 +126,7 @@ def run_comparison(given: Namespace) -> Comparison:
                 f" use {'--split test or ' if given.split else ''}--set alpha.outer=held_out"
             )
     base = next(iter(spaces.values())).base
-    folder = given.storage / (given.name or f"{given.paper}-{given.data.name}")
+    folder = given.storage / check_name("--name", given.name or f"{given.paper}-{given.data.name}")
     seeds = [1 + i for i in range(given.seeds or (1 if given.paper == "figure4" else 3))]
     wanted = ComparisonFile(
         paper=given.paper, data=data, fingerprint=card.fingerprint, settings=settings, epochs=base.epochs,
@@ -146,7 +147,7 @@ def run_comparison(given: Namespace) -> Comparison:
         file = tune_all(folder, file, spaces, source, resources, given.budget, watched)
         best = best_trials(folder, spaces)
         if split == "test":
-            with (folder / "test_reads.log").open("a", encoding="utf-8") as log:
+            with appending(folder / "test_reads.log") as log:
                 now = datetime.datetime.now(datetime.UTC)
                 log.write(f"{now:%Y-%m-%dT%H:%M:%SZ} the best trials of {len(best)} rows, seeds {seeds}\n")
         runs = confirm_all(folder, file, best, source, resources, split, watched, changes)

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lfm_ray.errors import UserError
+from lfm_ray.files import written_anew
 from lfm_ray.models.directions import natural_direction
 from lfm_ray.settings import Settings
 
@@ -85,16 +86,13 @@ def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(state, content)
-    temporary = path.with_name(f"{path.name}.writing")
-    temporary.unlink(missing_ok=True)  # it may be a link in somebody else's folder
-    with temporary.open("xb") as file:
+    with written_anew(path, tidy=True) as file:
         file.write(content.getbuffer())
         file.write(hashlib.sha256(content.getbuffer()).digest())
         file.flush()
         os.fsync(file.fileno())
-    if keep_previous and path.exists():
-        path.replace(previous(path))
-    temporary.replace(path)
+        if keep_previous and path.exists():
+            path.replace(previous(path))
 
 
 def previous(path: Path) -> Path:
@@ -115,7 +113,11 @@ def load(path: Path) -> dict[str, Any]:
     size = hashlib.sha256().digest_size
     if len(content) <= size or hashlib.sha256(memoryview(content)[:-size]).digest() != content[-size:]:
         raise UserError(f"{path}: the checkpoint is truncated or was altered (its checksum differs)")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file of somebody else's makes of it, such as code, which is refused
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(".")[0]
+        raise UserError(f"{path}: not a checkpoint of lfm_ray: {reason}") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of lfm_ray")
     return state

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lfm_ray.checksums import line_of, record_of, sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.optimization.optimizer import OptimizerSettings, after_step, build_optimizer
@@ -33,10 +34,10 @@ from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.storage import name_of, write_atomically
-from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, read_epochs
+from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, lines_of, read_epochs
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"
-JOURNAL = "population.jsonl"
+JOURNAL, STEPS = "population.jsonl", "steps"
 ROUNDS = 10  # per run, if it has at least as many epochs
 ALPHA_STEP = 0.3  # the largest change of alpha
 RATE_FACTORS = (0.8, 1.25)
@@ -160,7 +161,8 @@ class Population:
         file = sweep.folder / JOURNAL
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         self.rounds: list[list[tuple[int, dict[str, Any]]]] = [
-            [(step["from"], step["settings"]) for step in json.loads(line)] for line in lines
+            [(step["from"], step["settings"]) for step in _steps(file, line, number)]
+            for number, line in enumerate(lines, start=1)
         ]
         if not self.rounds:
             self._decide([(i, settings) for i, settings in enumerate(self._first())])
@@ -228,8 +230,9 @@ class Population:
 
     def _decide(self, round_: list[tuple[int, dict[str, Any]]]) -> None:
         self.rounds.append(round_)
-        lines = [json.dumps([{"from": parent, "settings": settings} for parent, settings in r]) for r in self.rounds]
-        write_atomically(self.sweep.folder / JOURNAL, "".join(f"{line}\n" for line in lines))
+        steps = [[{"from": parent, "settings": settings} for parent, settings in r] for r in self.rounds]
+        lines = [line_of({STEPS: of_round}, number) for number, of_round in enumerate(steps, start=1)]
+        write_atomically(self.sweep.folder / JOURNAL, "".join(lines))
         self._begin()
 
     def _begin(self) -> None:
@@ -253,6 +256,14 @@ class Population:
         return trial_folder(self.sweep.folder, number)
 
 
+def _steps(file: Path, line: str, number: int) -> list[dict[str, Any]]:
+    """A line of the journal."""
+    try:
+        return json.loads(line) if line.startswith("[") else record_of(line, number)[0][STEPS]  # the first: of earlier
+    except (ValueError, KeyError, RecursionError):
+        raise UserError(f"{file}, line {number}: is not as it was written; put a copy of the file back") from None
+
+
 def take_over(parent: Path, child: Path, config: RunConfig) -> None:
     """Turns the run in `child` into a run of `config` that has trained the parent's epochs. Can be repeated.
 
@@ -268,7 +279,7 @@ def take_over(parent: Path, child: Path, config: RunConfig) -> None:
         group["lr"] = group["initial_lr"] * table[state["epoch"]]
     state["history"][-1]["learning_rate"] = state["optimizer"]["param_groups"][0]["lr"]
     child.mkdir(parents=True, exist_ok=True)
-    write_atomically(child / EPOCHS, "".join(json.dumps(row) + "\n" for row in state["history"]))
-    write_atomically(child / CONFIG, config.to_yaml())
+    write_atomically(child / EPOCHS, "".join(lines_of(state["history"])))
+    write_atomically(child / CONFIG, sealed(config.to_yaml()))
     checkpoint.save(child / CHECKPOINT, state)
     checkpoint.previous(child / CHECKPOINT).unlink(missing_ok=True)  # it belongs to another line of ancestors

@@ -26,6 +26,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
+from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.methods import METHODS
@@ -34,11 +35,11 @@ from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
-from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, SETTINGS, Study, read_trials
+from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, NO_LOCKS, check_within, hold, pull, push, shown, write_atomically
+from lfm_ray.storage import LOCK, check_within, hold_where_possible, pull, push, shown, write_atomically
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
-from lfm_ray.training.run_folder import STOPPED_EARLY, read_epochs
+from lfm_ray.training.run_folder import STOPPED_EARLY, epochs_and_trouble, row_of
 from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
@@ -71,7 +72,11 @@ class SweepFile(Settings):
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: Optuna's record of it."""
+    """One trial of a sweep. state: finished, pruned, failed, running or waiting; frozen: Optuna's record of it.
+
+    rows: what its folder has of its epochs; of a finished trial the last one is that of the journal. trouble: how
+    its folder disagrees with the journal, which is believed; empty if it does not.
+    """
 
     number: int
     label: str
@@ -81,11 +86,17 @@ class Trial:
     rows: list[Row]
     frozen: FrozenTrial
     space: Space
+    trouble: str = ""
 
     @property
     def accuracy(self) -> float:
         """Fused validation accuracy at the last epoch so far."""
         return self.rows[-1]["val/fused/accuracy"] if self.rows else float("nan")
+
+    @property
+    def trained(self) -> int:
+        """How many epochs it was trained for."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
 
     @property
     def violation(self) -> float:
@@ -162,7 +173,7 @@ class Sweep:
         if prior_trials:
             write_prior_trials(folder / WARM_START, prior_trials)
             push(folder / WARM_START)
-        write_atomically(folder / SWEEP, file.to_yaml())
+        write_atomically(folder / SWEEP, sealed(file.to_yaml()))
         push(folder / SWEEP)
         return sweep
 
@@ -171,7 +182,7 @@ class Sweep:
         """Opens a sweep.
 
         Raises:
-            UserError: the folder holds no sweep.
+            UserError: the folder holds no sweep, or links that lead out of it.
         """
         pull(folder, skip=_only_trials_need)
         if not (folder / SWEEP).exists():
@@ -187,11 +198,7 @@ class Sweep:
         Raises:
             UserError: another process holds it.
         """
-        try:
-            self._held = hold(self.folder, BUSY)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        self._held = hold_where_possible(self.folder, BUSY)
 
     def let_go(self) -> None:
         """Lets other processes, and other objects of this one, have the sweep."""
@@ -213,7 +220,7 @@ class Sweep:
     def _rewrite(self, **changes: Any) -> None:
         self.file = self.file.model_copy(update=changes)
         self.space = self.file.space
-        write_atomically(self.folder / SWEEP, self.file.to_yaml())
+        write_atomically(self.folder / SWEEP, sealed(self.file.to_yaml()))
         push(self.folder / SWEEP)
 
     def check_data(self, fingerprint: str) -> None:
@@ -239,37 +246,67 @@ class Sweep:
     def trial(self, frozen: FrozenTrial) -> Trial:
         """The trial that Optuna records as `frozen`.
 
-        The journal is the record: a finished trial whose files are missing or say otherwise is a failed one.
+        The journal is the record. A finished trial whose files are missing or say otherwise has the metrics of its last
+        epoch that the journal has, and no others; one of an earlier version, which recorded none, is a failed one.
         """
-        rows = read_epochs(trial_folder(self.folder, frozen.number))
         state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
-        if state == "finished" and (problem := self._differs(frozen, rows)):
-            state, reason = "failed", problem
+        config = self.space.config(frozen.user_attrs[SETTINGS])
+        rows, trouble = self._rows(frozen, config.epochs)
+        if state == "finished" and trouble and not rows:
+            state, reason = "failed", trouble
         return Trial(
             number=frozen.number,
             label=frozen.user_attrs.get(LABEL, ""),
             state=state,
             reason=reason,
-            config=self.space.config(frozen.user_attrs[SETTINGS]),
+            config=config,
             rows=rows,
             frozen=frozen,
             space=self.space,
+            trouble=trouble,
         )
 
-    def _differs(self, frozen: FrozenTrial, rows: list[Row]) -> str:
+    def _rows(self, frozen: FrozenTrial, epochs: int) -> tuple[list[Row], str]:
+        """The epochs of a trial, and how its folder disagrees with the journal."""
+        rows, trouble = epochs_and_trouble(trial_folder(self.folder, frozen.number))
+        if frozen.state == TrialState.COMPLETE:
+            recorded: Row | None = frozen.user_attrs.get(ROW)
+            if problem := self._differs(frozen, rows, epochs, recorded) or trouble:
+                return ([recorded] if recorded else []), problem
+        elif frozen.state.is_finished() and len(rows) < frozen.user_attrs.get(EPOCHS, 0):
+            trouble = trouble or f"its {EPOCHS_FILE} has {len(rows)} of the {frozen.user_attrs[EPOCHS]} epochs trained"
+        return rows, trouble
+
+    def _differs(self, frozen: FrozenTrial, rows: list[Row], epochs: int, recorded: Row | None) -> str:
         """In what the epochs of a finished trial differ from the journal; empty: in nothing."""
         file, says = f"its {EPOCHS_FILE}", f"{JOURNAL} says"
         if not rows:
             return f"{file} is missing or empty, and {says} that the trial finished"
-        epochs = frozen.user_attrs.get(EPOCHS) or self.space.config(frozen.user_attrs[SETTINGS]).epochs
+        if recorded is not None and row_of(rows[-1]) == recorded:
+            return ""
+        epochs = int(recorded["epoch"]) if recorded else frozen.user_attrs.get(EPOCHS) or epochs
         whole = self.space.epochs_a_round or STOPPED_EARLY in rows[-1] or rows[-1].get("epoch") == epochs
         if not whole:
             return f"{file} ends with epoch {rows[-1].get('epoch')}, and {says} {epochs}"
-        for name, value in zip(self.space.objective, frozen.values or [], strict=False):
+        values = recorded or dict(zip(self.space.objective, frozen.values or [], strict=False))
+        for name, value in values.items():
             found = rows[-1].get(name)
             if not isinstance(found, int | float) or not math.isclose(found, value, rel_tol=1e-9, abs_tol=1e-12):
                 return f"{file} has {name} = {found}, and {says} {value}"
         return ""
+
+    def troubles(self) -> list[str]:
+        """What in the folder disagrees with the journal, a line each."""
+        trials = self.trials()
+        known = {trial.number for trial in trials}
+        folders = sorted(item.name for item in (self.folder / "trials").glob("[0-9]*") if item.is_dir())
+        unknown = [name for name in folders if name.isdecimal() and int(name) not in known]
+        said = [f"trial {trial.number}: {trial.trouble}; the journal is believed" for trial in trials if trial.trouble]
+        if unknown:
+            said.append(
+                f"{JOURNAL} does not know of trials/{', '.join(unknown)}: it was cut, or they are from elsewhere"
+            )
+        return said
 
     def table(self) -> pd.DataFrame:
         """One row per trial: its state, its settings, the epochs that it took of T, the metrics of the last one."""
@@ -278,7 +315,7 @@ class Sweep:
                 {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
                 | {"strategy": trial.strategy}
                 | flatten(trial.config.model_dump(mode="json"))
-                | {"epochs": len(trial.rows), "T": trial.config.epochs}
+                | {"epochs": trial.trained, "T": trial.config.epochs}
                 | (trial.rows[-1] if trial.rows else {})
                 for trial in self.trials()
             ]

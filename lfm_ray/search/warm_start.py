@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.settings import flatten, load
-from lfm_ray.training.run_folder import CONFIG, read_epochs
+from lfm_ray.settings import flatten
+from lfm_ray.training.run_folder import CONFIG, checked_epochs, read_config
 
 COEFFICIENTS = "alpha.coefficients"
 NEIGHBOURS, SPREAD = 3, 0.15  # extra points around a learned run's fit; standard deviation of their coefficients
@@ -40,13 +40,14 @@ def with_fitted_point(space: Space, run: Path, neighbours: int = 0) -> Space:
         UserError: the folder holds no run, or the space searches no Bernstein coefficients.
     """
     check_takes_fit(space, f"--start-from {run}")
-    rows = read_epochs(run)
+    check_within(run)
+    rows = checked_epochs(run)
     if not (run / CONFIG).exists() or len(rows) < 2:
         raise UserError(f"--start-from {run}: holds no run with at least two epochs ({CONFIG}, epochs.jsonl)")
     searched = space.search[COEFFICIENTS]
     fitted, _ = Polynomial.fit([row["alpha"] for row in rows], (searched.length or 0) - 1)
     point: dict[str, Any] = {"alpha.strategy": "polynomial"} if "alpha.strategy" in space.search else {}
-    others = flatten(load(RunConfig, run / CONFIG).model_dump())
+    others = flatten(read_config(run).model_dump())
     for name, distribution in space.search.items():
         if not name.startswith("alpha.") and name in others and distribution.allows(others[name]):
             point[name] = others[name]

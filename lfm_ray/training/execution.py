@@ -19,6 +19,7 @@ from torch import nn
 from lfm_ray import storage, trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.files import appending
 from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
 from lfm_ray.settings import build
@@ -100,6 +101,8 @@ def execute(
         if state["card"]["fingerprint"] != source.shards.card.fingerprint:
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")
         trainer.load_state_dict(state)
+        if rank == 0:
+            patiently(recorder.restore, folder)
     elif rank == 0:
         patiently(recorder.begin, folder)
     if rank == 0:
@@ -169,7 +172,7 @@ def limited(report: Callable[[Row], None], launch: Launch) -> Iterator[Callable[
         return
     folder.mkdir(parents=True, exist_ok=True)
     known = len(read_epochs(folder))
-    with (folder / HUNG).open("a", encoding="utf-8") as file:
+    with appending(folder / HUNG) as file:
 
         def in_time(row: Row) -> None:
             report(row)

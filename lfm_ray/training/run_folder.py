@@ -1,7 +1,7 @@
 """The folder of a run: what is written there, and how it is read back.
 
     config.yaml     the RunConfig
-    epochs.jsonl    the metrics of each epoch, one JSON object a line
+    epochs.jsonl    the metrics of each epoch, one JSON object a line, with a CRC-32 of the line and its number
     alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
     checkpoint.pt   the state from which the run goes on, after the last epoch that it was saved for
     checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
@@ -27,7 +27,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lfm_ray import storage
+from lfm_ray.checksums import is_whole, line_of, record_of, sealed, with_checksum
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
+from lfm_ray.files import appending
 from lfm_ray.runtime import checkpoint
+from lfm_ray.settings import load, read_yaml
 from lfm_ray.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
 WEIGHTS, PROFILE = "weights", "profile.json"
 NOTICES, HUNG = "notices.txt", "hung.txt"
+UPDATES = "updates"
 BEST, CONFUSION = "best.pt", "confusion.json"
 STOPPED_EARLY = "stopped_early"  # in the row of the last epoch of a run that ran out of patience
 
@@ -56,17 +62,24 @@ class Recorder:
     def begin(self) -> None:
         """Makes the folder of a run that has not been started before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / CONFIG).write_text(self.trainer.config.to_yaml(), encoding="utf-8")
+        write_atomically(self.folder / CONFIG, sealed(self.trainer.config.to_yaml()))
         storage.push(self.folder / CONFIG)
+
+    def restore(self) -> None:
+        """Writes the epochs again that the state has, where the file of them has others, or was lost or altered."""
+        if read_epochs(self.folder) != self.trainer.history:
+            self._lines = lines_of(self.trainer.history)
+            write_atomically(self.folder / EPOCHS, "".join(self._lines))
+            storage.push(self.folder / EPOCHS)
 
     def write(self) -> None:
         """Writes what the run's last epoch gave; the same when it is done again, as after a failure of the disk."""
         trainer, folder, settings = self.trainer, self.folder, self.trainer.config.checkpoint
         if trainer.alpha.updates:
-            with (folder / ALPHA).open("a", encoding="utf-8") as updates:
+            with appending(folder / ALPHA) as updates:
                 # a line of its own, also after one that was cut
-                updates.write("\n" + json.dumps(trainer.alpha.updates))
-        self._lines += [json.dumps(row) + "\n" for row in trainer.history[len(self._lines) :]]
+                updates.write("\n" + line_of({UPDATES: trainer.alpha.updates}, 0).strip())
+        self._lines += lines_of(trainer.history, len(self._lines))
         write_atomically(folder / EPOCHS, "".join(self._lines))
         if settings.keeps(trainer.epoch, trainer.config.epochs):
             checkpoint.save(weights_file(folder, trainer.epoch), trainer.weights())
@@ -95,14 +108,70 @@ def weights_file(folder: Path, epoch: int) -> Path:
     return folder / WEIGHTS / f"epoch-{epoch:04d}.pt"
 
 
+def lines_of(history: list[Row], first: int = 0) -> list[str]:
+    """The lines of the file of epochs, from row number `first` on."""
+    return [line_of(row, number) for number, row in enumerate(history[first:], start=first + 1)]
+
+
 def read_epochs(folder: Path) -> list[Row]:
-    """The rows that a run in `folder` has written so far; what a broken copy of the file has not whole is left out."""
-    file, rows = folder / EPOCHS, []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
+    """The rows that a run in `folder` has written so far, up to the first that is not as it was written."""
+    return epochs_and_trouble(folder)[0]
+
+
+def epochs_and_trouble(folder: Path) -> tuple[list[Row], str]:
+    """Like `read_epochs`, and what is wrong with the rest; empty if nothing is."""
+    file, sure = folder / EPOCHS, False
+    rows: list[Row] = []
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], f"{storage.shown(file)}: cannot be read: {error.strerror}"
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row, checked = record_of(line, number)
+            if sure and not checked:
+                raise ValueError("has no checksum, unlike those before")
+            if not all(isinstance(value, int | float | None) for value in row.values()):
+                raise ValueError("holds more than numbers")
+        except (ValueError, RecursionError):
+            return rows, f"{storage.shown(file)}, line {number}: is not as it was written"
+        sure = sure or checked
+        rows.append(row)
+    return rows, ""
+
+
+OWN = ("epoch", "seconds", "best_epoch", STOPPED_EARLY)
+
+
+def row_of(result: Mapping[str, float]) -> Row:
+    """The row of an epoch within what a trial reported to Ray Tune, which adds values of its own."""
+    ours = ("val/", "train/", "test/", "alpha", "learning", "tau")
+    return {name: value for name, value in result.items() if name in OWN or name.startswith(ours)}
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The settings of a run.
+
+    Raises:
+        UserError: they are missing, or were altered.
+    """
+    file = folder / CONFIG
+    if file.exists() and not read_yaml(file):
+        raise UserError(f"{storage.shown(file)}: is empty; put a copy back")
+    return load(RunConfig, file)
+
+
+def checked_epochs(folder: Path) -> list[Row]:
+    """Like `read_epochs`.
+
+    Raises:
+        UserError: the file of epochs was altered.
+    """
+    rows, trouble = epochs_and_trouble(folder)
+    if trouble:
+        raise UserError(f"{trouble}; where its {CHECKPOINT} is kept, training it again under its name writes it anew")
     return rows
 
 
@@ -110,7 +179,7 @@ def read_alpha_updates(folder: Path) -> dict[int, float]:
     """alpha after each of its updates so far, by the step on theta that it followed; empty where none is learned."""
     file = folder / ALPHA
     storage.fetch(file)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     # A run that was killed and goes on from its checkpoint takes some of its steps, and writes them, again.
     return dict(sorted({step: alpha for line in lines for step, alpha in _whole(line)}.items()))
 
@@ -118,15 +187,16 @@ def read_alpha_updates(folder: Path) -> dict[int, float]:
 def _whole(line: str) -> list[tuple[int, float]]:
     """The content of a line that a kill may have cut."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        pairs = json.loads(line) if line.startswith("[") else record_of(line, 0)[0][UPDATES]  # the first: of earlier
+        return [(int(step), float(alpha)) for step, alpha in pairs]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return []
 
 
 def write_confusions(folder: Path, trainer: Trainer, counted: Mapping[str, Mapping[str, list[list[int]]]]) -> None:
     """Writes the confusion matrices of a run's end; counted: split -> `lfm_ray.models.metrics.confusions`."""
     content = {"epoch": trainer.epoch, "classes": trainer.card.classes, "splits": counted}
-    write_atomically(folder / CONFUSION, json.dumps(content))
+    write_atomically(folder / CONFUSION, json.dumps(with_checksum(content)))
     storage.push(folder / CONFUSION)
 
 
@@ -138,7 +208,13 @@ def read_confusions(folder: Path, split: str) -> tuple[list[str], dict[str, np.n
     storage.fetch(folder / CONFUSION)
     if not (folder / CONFUSION).is_file():
         return None
-    content = json.loads((folder / CONFUSION).read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / CONFUSION).read_text(encoding="utf-8"))
+        whole = is_whole(content)
+    except (ValueError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{storage.shown(folder / CONFUSION)}: was altered since it was written; remove it")
     if split not in content["splits"]:
         return None
     return content["classes"], {name: np.array(matrix) for name, matrix in content["splits"][split].items()}
@@ -148,7 +224,7 @@ def add_notice(folder: Path, text: str) -> None:
     """Adds a line to what a run has overcome."""
     folder.mkdir(parents=True, exist_ok=True)
     storage.fetch(folder / NOTICES)
-    with (folder / NOTICES).open("a", encoding="utf-8") as file:
+    with appending(folder / NOTICES) as file:
         file.write(f"{text}\n")
     storage.push(folder / NOTICES)
 
@@ -156,7 +232,7 @@ def add_notice(folder: Path, text: str) -> None:
 def read_notices(folder: Path) -> list[str]:
     """What the run in `folder` has overcome."""
     file = folder / NOTICES
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
 
 
 def overcome(folders: Mapping[str, Path]) -> list[str]:

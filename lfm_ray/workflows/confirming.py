@@ -15,6 +15,7 @@ from rich.console import Console
 from lfm_ray.callbacks.progress import RunsProgress
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.files import appending
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.confirmation import Confirmed, class_frame, confirm_frame, summary, write_confirmation
 from lfm_ray.search.ray_tune.resources import Resources
@@ -178,7 +179,7 @@ def note_reading(trials: list[tuple[Sweep, Trial]], seeds: list[int]) -> None:
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
     for sweep in {sweep.folder: sweep for sweep, _ in trials}.values():
         numbers = [trial.number for owner, trial in trials if owner is sweep]
-        with (sweep.folder / "test_reads.log").open("a", encoding="utf-8") as log:
+        with appending(sweep.folder / "test_reads.log") as log:
             log.write(f"{now} trials {numbers} seeds {seeds}\n")
 
 

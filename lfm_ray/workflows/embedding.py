@@ -34,6 +34,7 @@ from lfm_ray.datasets.shards import (
     write_shard,
 )
 from lfm_ray.errors import UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.models.embedding import TOKENS, Embedder, digest, frozen_encoder
 from lfm_ray.models.encoders.auto import POOLINGS
 from lfm_ray.ray_session import ray_session
@@ -175,9 +176,7 @@ class ShardEmbedder:
         path = self.folder / file
         write_shard(path, ids, labels.tolist(), values)
         result = {"file": file, "rows": rows, "sha256": sha256(path), "sums": sums, "bad": []}
-        unfinished = path.with_name(f".{file}.json")
-        unfinished.write_text(json.dumps(result), encoding="utf-8")
-        unfinished.replace(path.with_name(f"{file}.json"))
+        write_atomically(path.with_name(f"{file}.json"), json.dumps(result))
         return result
 
 

@@ -24,6 +24,8 @@ from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import EPOCHS, NOTICES, read_epochs
 from lfm_ray.training.source import DataSource
 
+BUSY = "another process trains this run; wait for it, or give another --name"
+
 
 def train(
     config: RunConfig,
@@ -41,23 +43,25 @@ def train(
     settings are written as fitted.yaml.
 
     Raises:
-        UserError: the data, the settings or what the machine has do not fit.
+        UserError: the data, the settings or what the machine has do not fit, or another process trains this run.
         TrainingFailed: the run failed.
     """
     check_within(folder)
     with ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
-        busy = "another process is training this run; wait for it, or choose another --name"
-        with exclusive(folder, busy), followed(folder, config, console):
-            try:
-                run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
-            except KeyboardInterrupt as error:
-                raise Interrupted.by(error, f"stopped; the same command with --name {folder.name} goes on") from None
-    rows = read_epochs(folder)
-    if isinstance(config.alpha, Adaptive) and len(rows) > 1:
-        fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)
-        write_atomically(folder / FITTED, config.model_copy(update={"alpha": fitted}).to_yaml())
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder, BUSY):
+            with followed(folder, config, console):
+                try:
+                    run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
+                except KeyboardInterrupt as error:
+                    text = f"stopped; the same command with --name {folder.name} goes on"
+                    raise Interrupted.by(error, text) from None
+            rows = read_epochs(folder)
+            if isinstance(config.alpha, Adaptive) and len(rows) > 1:
+                fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)
+                write_atomically(folder / FITTED, config.model_copy(update={"alpha": fitted}).to_yaml())
     fetch(folder / NOTICES)
     push(folder / FITTED, folder / "tensorboard")
 

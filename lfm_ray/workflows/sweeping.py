@@ -11,7 +11,6 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
-from lfm_ray import trust
 from lfm_ray.callbacks.loggers import loggers
 from lfm_ray.callbacks.progress import RunsProgress, SweepProgress
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
@@ -181,11 +180,6 @@ def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
 def goes_on(folder: Path, trials: int | None, epoch_budget: int | None) -> Sweep:
     """A sweep that was interrupted, or is to have more trials, kept to this process."""
     sweep = Sweep.open(folder)
-    if sweep.space.sampler == "cmaes" and not trust.everything():
-        raise UserError(
-            f"{shown(folder)}: sampler cmaes keeps its state in study.journal as a pickle, which can run code; --trust"
-            " goes on with it, if the sweep is yours"
-        )
     sweep.hold()
     sweep.extend(trials, epoch_budget)
     return sweep

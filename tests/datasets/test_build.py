@@ -298,7 +298,10 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_when_there_is_room(
 
     monkeypatch.setattr(job, "_run", in_process)
     manifest, out = read(source), tmp_path / "out"
-    for owner, name, message in ((job, "write_shard", r"arrow: cannot be written"), (Path, "write_text", "cannot be")):
+    for owner, name, message in (
+        (job, "write_shard", r"arrow: cannot be written"),
+        (job, "write_atomically", "cannot be"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
             with pytest.raises(UserError, match=f"{message}.*: No space left on device"):

@@ -21,6 +21,14 @@ def folder(tmp_path: Path) -> Path:
     return small_shards.write(tmp_path)
 
 
+def believe(file: Path) -> None:
+    """Writes the checksum of an altered shard into the card."""
+    card = json.loads((file.parent / CARD).read_text())
+    for shard in [shard for shards in card["splits"].values() for shard in shards]:
+        shard["sha256"] = sha256(file) if shard["file"] == file.name else shard["sha256"]
+    (file.parent / CARD).write_text(json.dumps(card | {"checksum": None}))
+
+
 def both_shards(name: str) -> np.ndarray:
     return np.concatenate([content(5, 0)[name], content(3, 1)[name]])
 

@@ -222,11 +222,17 @@ def alter(file: str) -> Callable[[Path], None]:
     return change
 
 
+def swap_classes(file: Path) -> None:
+    card = json.loads(file.read_text())
+    card["dataset"]["classes"].reverse()
+    file.write_text(json.dumps(card))
+
+
 def with_card(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def changed(folder: Path) -> None:
         card = json.loads((folder / CONFIG).read_text())
         change(card)
-        card["checksum"] = ""  # of an earlier version
+        card["checksum"] = None  # of an earlier version
         (folder / CONFIG).write_text(json.dumps(card))
 
     return changed
@@ -240,6 +246,7 @@ def with_card(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
         (lambda folder: (folder / CONFIG).write_text("{"), "cannot be read"),
         (lambda folder: (folder / CONFIG).write_text('{"model_type": "bert"}'), "not in the format 'lfm_ray model 1'"),
         (lambda folder: (folder / WEIGHTS).unlink(), "model.safetensors: this file of the exported model is missing"),
+        (lambda folder: swap_classes(folder / CONFIG), "config.json: its checksum differs"),
         (alter(WEIGHTS), "model.safetensors: checksum differs"),
         (with_card(lambda card: card["run"]["loss"].update(tua=1)), "run.loss.tua: unknown setting; did you mean tau"),
         (with_card(lambda card: card["run"]["model"].update(width=8)), "does not hold the weights of config.json"),

@@ -29,6 +29,7 @@ from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.staging import BAD_ROWS, StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
 from lfm_ray.errors import UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.ray_session import ray_session
 
 SHARD_ROWS = 64  # rows per shard of a small split, so that every core gets work
@@ -130,7 +131,7 @@ def _make(job: Job, staging: StagingFolder, skip_bad: bool, address: str | None,
         raise _stopped(bad, staging.out, console)
     if bad:
         with staging.writing():
-            (staging.folder / BAD_ROWS).write_text(_as_csv(bad), encoding="utf-8")
+            write_atomically(staging.folder / BAD_ROWS, _as_csv(bad))
     card = _card(job, ordered, bad)
     _listing(staging.out).unlink(missing_ok=True)
     staging.finish(card)
@@ -202,9 +203,7 @@ def make_shard(
             ids, labels = [row.id for row in good], [row.label for row in good]
             write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()})
             result["sha256"] = sha256(path)
-        unfinished = path.with_name(f".{path.name}.json")
-        unfinished.write_text(json.dumps(result), encoding="utf-8")
-        unfinished.replace(path.with_name(f"{path.name}.json"))
+        write_atomically(path.with_name(f"{path.name}.json"), json.dumps(result))
     except OSError as error:
         return {"file": path.name, "failed": error.strerror or str(error)}
     return result
@@ -240,7 +239,7 @@ def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     """Shows the bad rows, and writes all of them beside `out`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _listing(out).write_text(_as_csv(bad), encoding="utf-8")
+        write_atomically(_listing(out), _as_csv(bad))
     except OSError as error:
         return UserError(f"{_listing(out)}: cannot be written: {error.strerror}")
     table = Table()

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.preparing import splits
-from lfm_ray.datasets.preparing.names import check_name
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 

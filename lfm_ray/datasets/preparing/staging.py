@@ -19,6 +19,7 @@ from typing import Any
 
 from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, LINEAR_BASELINES, DatasetCard, read_card
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within, write_atomically
 from lfm_ray.storage import LOCK, hold
 
 BAD_ROWS = "bad_rows.csv"
@@ -46,6 +47,7 @@ class StagingFolder:
         foreign = self.folder.exists() and any(item.name != LOCK for item in self.folder.iterdir())
         if foreign and not any(mark.is_file() for mark in marks):
             raise UserError(f"{self.folder}: is in the way and was not made by lfm_ray; move it, or use another --out")
+        check_within(self.folder)
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             held = hold(self.folder, "another prepare is writing there; wait for it, or choose another --out")
@@ -77,9 +79,7 @@ class StagingFolder:
     def finish(self, card: DatasetCard) -> None:
         """Writes the card, which completes the folder, and puts the folder into place."""
         with self.writing():
-            unfinished = self.folder / f".{CARD}"
-            unfinished.write_text(json.dumps(card.sealed().model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(self.folder / CARD)
+            write_atomically(self.folder / CARD, card.to_json())
         self.put_into_place()
 
     def put_into_place(self) -> None:
@@ -104,17 +104,18 @@ class StagingFolder:
         mark = self.folder / FINGERPRINT
         if self.complete() or (mark.is_file() and mark.read_text() == self.fingerprint):
             return
-        mark.write_text("")  # the folder is still marked as ours, but fits no job
+        write_atomically(mark, "")  # the folder is still marked as ours, but fits no job
         for item in self.folder.iterdir():
             if item.name not in (LOCK, FINGERPRINT):
                 item.unlink()
-        mark.write_text(self.fingerprint)
+        write_atomically(mark, self.fingerprint)
 
 
 def check_replaceable(out: Path) -> None:
     """Raises a UserError unless `out` is free, empty, or a dataset folder with nothing else in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
+    check_within(out)
     if not out.is_dir() or not (out / CARD).is_file():
         raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; choose another folder")
     ours = _files(read_card(out))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames
@@ -47,6 +47,15 @@ class DataSettings(Settings):
         description="extra CPUs per worker, anywhere in the cluster, on which Ray Data reads, decodes and augments for"
         " it; 0: each worker does this on its own CPUs",
     )
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and not names:
+            raise ValueError("names no modality; leave it out to use all of them")
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("names a modality twice")
+        return names
 
 
 NONE = AugmentationSettings()

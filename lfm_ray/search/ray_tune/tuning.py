@@ -15,6 +15,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.interruption import Interrupted, stoppable
 from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
@@ -219,7 +220,7 @@ def _run(folder: Path, launch_of: Callable[[], Launch]) -> None:
         tune.report({FAILED: str(error)})
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        write_atomically(folder / "error.txt", traceback.format_exc())
         push(folder / "error.txt")
         reason = (str(error).splitlines() or [""])[0]
         tune.report({FAILED: f"{type(error).__name__}: {reason} (see {folder.name}/error.txt)"})

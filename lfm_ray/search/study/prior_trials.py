@@ -14,7 +14,6 @@ resumed without the folders that they came from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,9 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lfm_ray.checksums import line_of, record_of
+from lfm_ray.errors import UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.search.spaces.space import Space
 
 
@@ -44,13 +46,20 @@ class PriorTrial:
 
 def write_prior_trials(file: Path, prior_trials: Iterable[PriorTrial]) -> None:
     """Writes the trials, one JSON object per line."""
-    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in prior_trials), encoding="utf-8")
+    lines = (line_of(asdict(one), number) for number, one in enumerate(prior_trials, start=1))
+    write_atomically(file, "".join(lines))
 
 
 def read_prior_trials(file: Path) -> list[PriorTrial]:
     """Reads what `write_prior_trials` wrote; empty if there is no file."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [PriorTrial(**json.loads(line)) for line in lines]
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(PriorTrial(**record_of(line, number)[0]))
+        except (ValueError, TypeError, RecursionError):
+            raise UserError(f"{file}, line {number}: is not as it was written; put a copy of the file back") from None
+    return found
 
 
 def pooled(

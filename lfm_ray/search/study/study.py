@@ -18,27 +18,43 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.search.study.journal import PatientJournal
+from lfm_ray.search.study.journal import CheckedJournal, PatientJournal
 from lfm_ray.search.study.prior_trials import PriorTrial, pooled
 from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
 from lfm_ray.search.study.samplers import sampler_for
-from lfm_ray.training.run_folder import STOPPED_EARLY
+from lfm_ray.storage import shown
+from lfm_ray.training.run_folder import STOPPED_EARLY, row_of
 
 SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
+ROW = "row"  # the metrics of the last epoch
 
 
 def read_trials(journal: Path) -> list[FrozenTrial]:
     """The trials in a study's journal, by number. Only reads, so another process may be writing."""
     if not journal.exists():
         return []
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = opened(CheckedJournal, journal)
     studies = storage.get_all_studies()
     return storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+
+
+def opened(backend: type[CheckedJournal], journal: Path) -> JournalStorage:
+    """A journal as Optuna's storage.
+
+    Raises:
+        UserError: it was altered.
+    """
+    try:
+        return JournalStorage(backend(journal))
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:  # of Optuna, on reading it
+        raise UserError(
+            f"{shown(journal)}: is not the journal of a search ({type(error).__name__}: {error}); put a copy of it back"
+        ) from None
 
 
 class Study:
@@ -59,7 +75,7 @@ class Study:
         journal.parent.mkdir(parents=True, exist_ok=True)
         self.space, self.seed, self.prior_trials = space, seed, prior_trials
         pruning = space.pruning
-        storage = JournalStorage(PatientJournal(journal))
+        storage = opened(PatientJournal, journal)
         names = optuna.get_all_study_names(storage)  # the folder may have been renamed since
         self._study = optuna.create_study(
             storage=storage,
@@ -183,6 +199,7 @@ class Study:
         for constraint, amount in self.space.outcomes(self._config(number), row).items():
             trial.set_constraint(constraint, amount)
         self._set_epochs(number)
+        trial.set_user_attr(ROW, row_of(row))
         self._study.tell(number, values)
 
     def prune(self, number: int) -> None:

@@ -11,6 +11,10 @@ OWN = ("fused", "train", "val", "test", "loss", "accuracy", "map", "macro_f1", "
 WITH_A_MEANING = "/\\.=[]{}:,;*?\"'<>|"  # in paths, settings, YAML
 
 
+COLUMNS = ("id", "label")  # of every shard
+MOST_BYTES = 100  # as it is part of names of files
+
+
 def check_name(what: str, name: str) -> None:
     """Raises a UserError, which begins with `what`, unless a modality can have this name."""
     from torch import nn
@@ -19,5 +23,7 @@ def check_name(what: str, name: str) -> None:
         raise UserError(f"{what}: a modality's name must be visible, without blanks at its ends or - at its start")
     if wrong := [letter for letter in name if letter in WITH_A_MEANING]:
         raise UserError(f"{what}: a modality's name cannot hold {wrong[0]}; rename the column")
-    if name in OWN or hasattr(nn.ModuleDict(), name):
+    if len(name.encode()) > MOST_BYTES:
+        raise UserError(f"{what[:40]}...: a modality's name has at most {MOST_BYTES} bytes; rename the column")
+    if name in OWN or name in COLUMNS or hasattr(nn.ModuleDict(), name):
         raise UserError(f"{what}: lfm_ray uses this name for something else; rename the column")
