@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
@@ -125,14 +125,19 @@ def copied(file: Path, sha256: str) -> Path:
             if not place.store.get_file_info(place.path).is_file:
                 raise UserError(f"{shown(file)}: is not there")
             with written_anew(result, tidy=True) as copy_of_it:
-                found = hashlib.sha256()
-                with place.store.open_input_stream(place.path) as stream:
-                    while chunk := stream.read(2**20):
-                        found.update(chunk)
-                        copy_of_it.write(chunk)
-                if found.hexdigest() != sha256:
+                if _copy_into(copy_of_it, place) != sha256:
                     raise UserError(f"{shown(file)}: its checksum differs, so it was altered; copy it there again")
     return result
+
+
+def _copy_into(file: BinaryIO, place: Place) -> str:
+    """Writes an object to an open file; returns its sha256."""
+    found = hashlib.sha256()
+    with place.store.open_input_stream(place.path) as stream:
+        while chunk := stream.read(2**20):
+            found.update(chunk)
+            file.write(chunk)
+    return found.hexdigest()
 
 
 def hold(folder: Path, busy: str) -> TextIO:
@@ -192,7 +197,7 @@ def copy(file: Path, to: Path) -> None:
 
 
 def pull(folder: Path, skip: Callable[[str], bool] = lambda name: False) -> None:
-    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left exclusive."""
+    """Makes a folder equal to what is in the store; relative names for which `skip` is true are left alone."""
     import pyarrow.fs
 
     if not (place := _place(folder)):

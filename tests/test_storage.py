@@ -178,18 +178,18 @@ def test_of_many_processes_one_copies_and_the_others_wait(
 ) -> None:
     upload(write_dataset(tmp_path / "shards"), "s3://bucket/shards/many")
     shards = Shards("s3://bucket/shards/many")
-    real, copied, all_began = storage._download, [], threading.Barrier(4)
+    real, copied, all_began = storage._copy_into, [], threading.Barrier(4)
 
-    def slow(*arguments: object) -> None:
+    def slow(*arguments: object) -> str:
         copied.append(arguments)
         time.sleep(0.3)
-        real(*arguments)
+        return real(*arguments)
 
     def fetch() -> None:
         all_began.wait()
         shards.fetch(["train"])  # a lock of a file is of the one who opened it, in one process or in several
 
-    monkeypatch.setattr(storage, "_download", slow)
+    monkeypatch.setattr(storage, "_copy_into", slow)
     threads = [threading.Thread(target=fetch) for _ in range(4)]
     for thread in threads:
         thread.start()
