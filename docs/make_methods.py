@@ -27,7 +27,8 @@ Made from the code by `python docs/make_methods.py`. Each method is one file in 
 `method: NAME`; settings other than the defaults are given as `method: {name: NAME, SETTING: VALUE}` or
 `--set method.SETTING=VALUE`. Every method but those marked can be combined with L_MM by alpha.
 `python benchmarks/methods.py` measures what a step of each costs. How each was compared with its authors' code:
-`tests/parity/README.md`. "Changes" lists the hooks of `lfm_ray.methods.Method` that a method overrides.
+`tests/parity/README.md`. "Changes" lists the hooks of `lfm_ray.methods.Method` that a method overrides. "Passes" are
+those of each encoder in a training step, forward and backward, at most; m is the number of modalities.
 """
 
 
@@ -36,8 +37,8 @@ def page() -> str:
     classes = {name: METHODS[name] for name in METHODS}
     lines = [
         HEAD,
-        "| method | | changes | modalities | fusion heads | source |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| method | | changes | passes | modalities | fusion heads | source |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(name, method) for name, method in classes.items()]
     for name, method in classes.items():
@@ -54,6 +55,7 @@ def _row(name: str, method: type[Method]) -> str:
         f"[`{name}`](#{name})",
         _summary(method) + alone,
         ", ".join(changes) or "-",
+        ", ".join(method.passes),
         modalities,
         heads,
         method.source,

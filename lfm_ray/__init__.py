@@ -14,13 +14,14 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from lfm_ray.api import confirm, export, load, load_run, load_sweep, prepare, train, tune
+from lfm_ray.api import confirm, embed, export, load, load_run, load_sweep, prepare, train, tune
 from lfm_ray.errors import TrainingFailed, UserError
 
 __all__ = [
     "TrainingFailed",
     "UserError",
     "confirm",
+    "embed",
     "export",
     "load",
     "load_run",

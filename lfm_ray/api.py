@@ -113,6 +113,45 @@ def prepare(
     return shards
 
 
+def embed(
+    data: Folder | Shards,
+    models: Mapping[str, str],
+    *,
+    out: Folder,
+    poolings: Mapping[str, str] | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> Shards:
+    """Runs frozen pretrained models over shards once, and writes shards that hold their features instead.
+
+        features = lfm_ray.embed(shards, {"image": "facebook/dinov2-small"}, out="shards/mine-dino")
+
+    It goes on where an interrupted call was; if the shards are there already, nothing is done.
+
+    Args:
+        data: shards, or their folder.
+        models: modality -> a folder written by save_pretrained, or a name on the Hugging Face hub. Other
+            modalities are copied.
+        out: the folder to make.
+        poolings: modality -> "model", "cls" or "mean", how states become one vector, or "tokens", all of them, for
+            the encoder `sequence`; left out: as the model is published.
+        address: a Ray cluster; None: this machine.
+
+    Returns:
+        The shards. A model that was trained on them and exported takes raw files.
+
+    Raises:
+        UserError: a model does not take what the shards hold, or `out` holds something else.
+    """
+    from lfm_ray.console import SILENT, console
+    from lfm_ray.datasets.shards import Shards
+    from lfm_ray.workflows import embedding
+
+    source = data.path if isinstance(data, Shards) else Path(data)
+    shown = console if progress else SILENT
+    return embedding.embed(source, Path(out), models, poolings or {}, address=address, console=shown)[0]
+
+
 def tune(
     space: Folder | Mapping[str, Any] | Space | None = None,
     *,
@@ -214,8 +253,10 @@ def tune(
         concurrency, _seconds(time_budget), log, address, _console(progress),
     )  # fmt: skip
     folder = _working_folder(storage)
+    if name is not None:
+        _named("--name", name)
     if resume:
-        asked: sweeping.Asked = sweeping.goes_on(folder / resume, trials, epoch_budget)
+        asked: sweeping.Asked = sweeping.goes_on(folder / _named("--resume", resume), trials, epoch_budget)
     else:
         source, stem = space_source(space)
         found = sweeping.read_space(
@@ -279,6 +320,8 @@ def train(
     from lfm_ray.training.execution import Workers
     from lfm_ray.workflows import single_run
 
+    if name is not None:
+        _named("--name", name)
     changes = fixed(settings, data, epochs)
     stem = "run"
     if isinstance(config, str | Path):
@@ -357,12 +400,13 @@ def confirm(
     return done.table
 
 
-def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, trust: bool = False) -> Predictor:
+def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, best: bool = False, trust: bool = False) -> Predictor:
     """Writes a trained model as a folder that `load` opens anywhere, without the shards and without Ray.
 
     run: what `train` returned, a sweep, whose best trial is taken, or the folder of a run, of a trial
     or of a sweep. out: the folder to make. It holds weights (safetensors), settings, classes and
-    preprocessing, and no code. trust: see `load`.
+    preprocessing, and no code. best: the model after the best epoch, by `checkpoint.best`, not the last.
+    trust: see `load`.
 
     Returns:
         The model; `predict` takes raw media files.
@@ -373,7 +417,7 @@ def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, trust: bool = 
     from lfm_ray.export import from_run
 
     _trust(trust)
-    from_run.export(_folder(run), Path(out))
+    from_run.export(_folder(run), Path(out), best)
     return load(out)
 
 
@@ -461,6 +505,12 @@ def _working_folder(folder: Folder) -> Path:
     from lfm_ray.storage import working_folder
 
     return working_folder(folder) if isinstance(folder, str) else folder
+
+
+def _named(option: str, name: str) -> str:
+    from lfm_ray.storage import check_name
+
+    return check_name(option, name)
 
 
 def _path(path: Folder | None) -> Path | None:

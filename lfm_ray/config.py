@@ -78,11 +78,17 @@ class RunConfig(Settings):
             raise ValueError(f"method {method.name} needs model.fusion {heads}, not {self.model.fusion}")
         if not method.combines and alpha != Constant():
             raise ValueError(f"method {method.name} cannot be combined with the matching loss; leave out alpha")
+        if self.loss.weighs and method.cannot_weigh:
+            raise ValueError(
+                f"method {method.name} {method.cannot_weigh}; leave out loss.class_weights, focal and label_smoothing"
+            )
         if self.learns_alpha and method.cannot_learn_alpha:
             raise ValueError(f"method {method.name} {method.cannot_learn_alpha}; choose another alpha.strategy")
         if isinstance(alpha, Learned) and alpha.solver != "identity":
             if method.no_hessian:
                 raise ValueError(f"method {method.name} works with alpha.solver identity only: {method.no_hessian}")
+            if alpha.product == "gauss_newton" and self.loss.focal:
+                raise ValueError("loss.focal is not convex; set alpha.product=hessian or alpha.solver=identity")
             if alpha.product == "gauss_newton" and not method.convex:
                 raise ValueError(
                     f"method {method.name} has no Gauss-Newton product; set alpha.product=hessian or"

@@ -4,11 +4,15 @@
     python -m lfm_ray.prepare manifest.csv --video clip --text caption --out shards/mine --skip-bad
     python -m lfm_ray.prepare --dataset crema_d --root RAW --out shards/crema_d
     python -m lfm_ray.prepare --inspect shards/mine
+    python -m lfm_ray.prepare --embed image=facebook/dinov2-small --data shards/mine --out shards/mine-dino
 
 The manifest is a CSV or Parquet table with a column per modality (the path of a file, or the text
 itself), `label`, and optionally `split` (train, val, test), `id`, `start` and `end` (seconds). A
 job that was interrupted goes on when the same command is run again. Datasets of the field have a
 card in data/, which says how their raw folder must be laid out and how they are preprocessed.
+
+--embed MODALITY=FOLDER_OR_NAME runs a frozen pretrained model over shards once, and writes shards that
+hold its features instead; training on them needs no encoder. An exported model takes raw files again.
 """
 
 from __future__ import annotations
@@ -36,6 +40,14 @@ def main() -> None:
 
     if given.inspect:
         inspect(given.inspect, console)
+        return
+    if given.embed:
+        from lfm_ray.workflows.embedding import embed
+
+        shards, made = embed(given.data, given.out, given.embed, given.pooling, address=given.address, console=console)
+        state = "is ready" if made else "was ready already, nothing to do"
+        console.print(f"{given.out} {state}: {summary(shards.card)}")
+        console.print(f"Next: {typed('tune')} --data {given.out}", soft_wrap=True)
         return
     shards, made = prepare(
         given.manifest, {kind: getattr(given, kind) for kind in get_args(Kind)}, out=given.out, dataset=given.dataset,
@@ -70,8 +82,19 @@ def arguments() -> Namespace:
     add("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
     add("--address", help="a Ray cluster; without it, this machine")
     add("--inspect", metavar="FOLDER", type=storage_folder, help="check shards, show what they hold")
+    add("--embed", metavar="MODALITY=MODEL", action="append", default=[],
+        help="a folder of save_pretrained, or a name on the Hugging Face hub; repeatable")  # fmt: skip
+    add("--pooling", metavar="MODALITY=POOLING", action="append", default=[],
+        help="of --embed: model, cls or mean, or tokens, all of the sequence; default: as it is published")  # fmt: skip
+    add("--data", metavar="FOLDER", type=storage_folder, help="of --embed: the shards to read")
     given = result.parse_args()
     if given.inspect:
+        return given
+    given.embed, given.pooling = (pairs(name, getattr(given, name)) for name in ("embed", "pooling"))
+    if given.embed or given.pooling or given.data:
+        raw = given.manifest or given.dataset or any(getattr(given, kind) for kind in get_args(Kind))
+        if not given.embed or given.data is None or given.out is None or raw or given.overrides:
+            raise UserError("--embed MODALITY=MODEL goes with --data SHARDS, --out FOLDER and --pooling, nothing else")
         return given
     if given.out is None or (given.manifest is None) == (given.dataset is None):
         raise UserError(
@@ -80,6 +103,23 @@ def arguments() -> Namespace:
     if given.root is not None and given.dataset is None:
         raise UserError("--root goes with --dataset; the paths of a manifest start at its own folder")
     return given
+
+
+def pairs(name: str, given: list[str]) -> dict[str, str]:
+    """`["image=dino"]` -> `{"image": "dino"}`.
+
+    Raises:
+        UserError: one is written otherwise, or a modality is named twice.
+    """
+    found: dict[str, str] = {}
+    for item in given:
+        modality, equals, value = item.partition("=")
+        if not (modality and equals and value):
+            raise UserError(f"--{name} {item}: write it as MODALITY={'MODEL' if name == 'embed' else 'POOLING'}")
+        if modality in found:
+            raise UserError(f"--{name}: {modality} is named twice")
+        found[modality] = value
+    return found
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ these functions do nothing, so code that writes and pushes a file need not know 
 are replaced as a whole: a reader finds the old one or the new one.
 
 Credentials come from where the store's own tools find them (AWS_ACCESS_KEY_ID, a profile, the machine's
-role, GOOGLE_APPLICATION_CREDENTIALS). They are never part of a URI, so they reach no log and no file of ours.
+role, GOOGLE_APPLICATION_CREDENTIALS). They are never part of a URI, and the processes
+of trials are not sent them (`lfm_ray.ray_private.plain_actors`), so they reach no file of ours or of Ray's.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
+from lfm_ray import trust
 from lfm_ray.errors import TrainingFailed, UserError
 
 Result = TypeVar("Result")
 
 SCHEMES = ("s3", "gs")
+LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255, and files in it have longer ones
 LOCK = ".lock"  # the file with which a process locks a folder
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of a file system without locks
 PATIENCE = 300.0  # s, for which failed access to storage is retried
@@ -137,7 +141,7 @@ def hold(folder: Path, busy: str) -> TextIO:
         UserError: `busy`: another process holds it.
         OSError: the folder cannot be written, or is on a file system without locks (`NO_LOCKS`).
     """
-    file = (folder / LOCK).open("w", encoding="utf-8")
+    file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -146,6 +150,27 @@ def hold(folder: Path, busy: str) -> TextIO:
             raise UserError(f"{shown(folder)}: {busy}") from None
         raise
     return file
+
+
+@contextmanager
+def exclusive(folder: Path, busy: str) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if there is none; where there are no locks, it does not.
+
+    Raises:
+        UserError: `busy`: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock: TextIO | None = None
+    try:
+        lock = hold(folder, busy)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 def copy(file: Path, to: Path) -> None:
@@ -256,6 +281,50 @@ def _download(place: Place, file: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader finds the old one or the new one, never a partial one."""
+    with written_anew(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def written_anew(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is whole.
+
+    It is a new one: a link that somebody else's folder may have in its place is not followed.
+    """
     temporary = path.with_name(f"{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:
+        yield file
     temporary.replace(path)
+
+
+def check_within(folder: Path) -> None:
+    """Refuses a folder with links that lead out of it, through which a stranger's folder would be read and written.
+
+    Raises:
+        UserError: names the link. Not if everything was trusted (`--trust`).
+    """
+    if trust.everything():
+        return
+    real = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(real):
+                raise UserError(
+                    f"{shown(path)}: is a link out of this folder, through which nothing is read or written; put what"
+                    " it leads to in its place, or give --trust"
+                )
+
+
+def check_name(what: str, name: str) -> str:
+    """A name of one folder, which leads nowhere else.
+
+    Raises:
+        UserError: it is a path.
+    """
+    if name in ("", ".", "..") or any(letter in name for letter in "/\\\0") or len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"{what} {name[:80]}: must be the name of one folder, of at most {LONGEST_NAME} bytes, not a path"
+        )
+    return name

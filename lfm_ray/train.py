@@ -28,6 +28,7 @@ def main() -> None:
     from lfm_ray.optimization.schedules import Polynomial, formula
     from lfm_ray.report.tables import metrics_table, profile_table
     from lfm_ray.storage import shown
+    from lfm_ray.training.run_folder import STOPPED_EARLY
 
     done = train(
         given.config, workers=given.workers, cpus_per_worker=given.cpus_per_worker,
@@ -37,6 +38,12 @@ def main() -> None:
     )  # fmt: skip
     folder = done.folder
     console.print(metrics_table(done.metrics))
+    if done.best_metrics:
+        console.print(metrics_table(done.best_metrics))
+        console.print(f"the best epoch by {done.config.checkpoint.best}, on the split that chose it: too good a figure")
+    if STOPPED_EARLY in done.metrics:
+        patience = done.config.checkpoint.patience
+        console.print(f"stopped early   {patience} epochs in a row were not better")
     if given.profile and done.profile:
         console.print(profile_table(done.profile))
     if done.fitted and isinstance(found := done.fitted.alpha, Polynomial):

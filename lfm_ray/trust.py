@@ -36,6 +36,11 @@ def ask_for_everything() -> None:
     _asked.add(_everything)
 
 
+def everything() -> bool:
+    """Whether whatever is named may run and be followed."""
+    return _everything in _asked
+
+
 def asked() -> frozenset[str]:
     """What has been asked for in this process, to be sent to a worker, which passes it to `ask`."""
     return frozenset(_asked)

@@ -55,6 +55,7 @@ def make_sweep(
     planned: int | None = None,
     reason: str = "the loss became NaN or infinite in epoch 3; a lower learning rate may help",
     question: str = "Which alpha(t) is best?",
+    objective: dict[str, str] | None = None,
     **settings: Any,
 ) -> Sweep:
     """Writes a sweep whose trial n ends as `ends` says, in turn; the first two are alpha = 0 and the heuristic.
@@ -66,6 +67,7 @@ def make_sweep(
     space = Space.model_validate(
         {"question": question, "run": {"epochs": epochs, **settings}, "search": SEARCH, "points": points}
         | {"trials": planned or max(1, trials)}
+        | ({"objective": objective} if objective else {})
     )
     sweep = Sweep.create(folder, space, seed, "made", "python -m lfm_ray.tune made.yaml", "2 CPUs")
     lines, random = Lines(), np.random.default_rng(seed)
@@ -88,7 +90,7 @@ def make_sweep(
         run.mkdir(parents=True)
         (run / EPOCHS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if end == "finished":
-            study.tell(trial, rows[-1]["val/fused/accuracy"])
+            study.tell(trial, [rows[-1][name] for name in space.objective])
         elif end == "pruned":
             study.tell(trial, state=TrialState.PRUNED)
         elif end == "failed":

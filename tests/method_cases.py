@@ -46,6 +46,22 @@ CASES = {
     "qmf": ["method=qmf"],
     "recon_boost": ["method=recon_boost", "alpha.value=0.3"],
     "umt": ["method=umt"],
+    "amss": ["method=amss", "alpha.value=0.3"],
+    "relearn": ["method=relearn", "method.period=1", "alpha.value=0.3"],
+    "valuation": ["method=valuation", "method.first_epoch=1", "alpha.value=0.3"],
+    "info_reg": ["method=info_reg", "alpha.value=0.3"],
+    "cggm": ["method=cggm", "method.highest=4", "alpha.value=0.3"],
+    "arl": ["method=arl", "method.first_epoch=2", "alpha.value=0.3"],
+    "cml": ["method=cml", "alpha.value=0.3"],
+    "mmcosine": ["method=mmcosine", "method.contrast=0.5", "alpha.value=0.3"],
+    "dgl": ["method=dgl", "alpha.value=0.3"],
+    "opm": [
+        "method=opm",
+        "method.first_epoch=1",
+        "method.probability=1",
+        "method.rate_gradient=true",
+        "alpha.value=0.3",
+    ],
 }
 
 # Method -> its neutral setting, and what it is then: joint training with this head, if nothing else is said.
@@ -60,6 +76,12 @@ NEUTRAL = {
     "greedy": (["method.tolerance=null"], ["model.fusion=channel", "method=unimodal"]),
     "umt": (["method.teacher_share=0"], ["model.fusion=concat"]),
     "recon_boost": (["method.stage_epochs=0"], ["model.fusion=sum"]),
+    "mmcosine": (["method.contrast=0"], ["model.fusion=cosine"]),
+    "info_reg": (["method.pull_weight=0", "method.unimodal_weight=0"], ["model.fusion=sum"]),
+    "amss": (["method.share=1"], ["model.fusion=sum"]),
+    "relearn": (["method.gap_weight=0"], ["model.fusion=sum"]),
+    "valuation": (["method.first_epoch=null"], ["model.fusion=sum"]),
+    "opm": (["method.rate=0"], ["model.fusion=sum"]),
 }
 WITHOUT = {
     "official": "twice the loss, of the mean of the logits",
@@ -68,6 +90,10 @@ WITHOUT = {
     "etmc": "losses of evidence, not of logits",
     "mla": "a step for each modality",
     "mmpareto": "losses of the modalities, which always count",
+    "arl": "gradients weighted from the first epoch",
+    "cggm": "gradients that follow the accuracies",
+    "cml": "losses of fewer modalities",
+    "dgl": "encoders without the gradient of the fusion",
     "qmf": "losses of the modalities, and weights that follow the samples",
 }
 

@@ -36,7 +36,8 @@ class ModalityCard(Settings):
 
     kind: Kind
     shape: list[PositiveInt] = Field(
-        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram"
+        description="shape of one sample as models see it, such as [1, 257, 299] for a spectrogram, [samples] for a"
+        " waveform"
     )
     dtype: str = Field(description="NumPy dtype of one sample as models see it, such as float16")
     storage: Storage = Field("tensor", description="how the shards store it; see PrepareConfig")
@@ -51,6 +52,8 @@ class ModalityCard(Settings):
     stds: list[float] = Field([], description="their standard deviations; empty, as `means`: not measured")
     vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
     padding: int = Field(0, description="text: the token that pads short texts")
+    padded: bool = Field(False, description="features: sequences (T, d), in which steps that a sample has not are NaN")
+    sample_rate: int | None = Field(None, description="audio that models see as a waveform: samples a second, Hz")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -67,7 +70,7 @@ class ModalityCard(Settings):
         """How many parts have a mean and deviation of their own: a feature's last dimension, a spectrogram's bands."""
         if self.kind == "feature" and self.shape:
             return self.shape[-1]
-        return self.shape[-2] if self.kind == "audio" and len(self.shape) > 1 else 1
+        return self.shape[-2] if self.kind == "audio" and self.sample_rate is None and len(self.shape) > 1 else 1
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -87,6 +90,15 @@ class ShardFile(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Embedded(Settings):
+    """How the features of a modality were made from other shards (`lfm_ray.prepare --embed`)."""
+
+    card: ModalityCard = Field(description="of the modality before that, as raw files give it")
+    pretrained: str = Field(description="folder or name of the frozen model")
+    pooling: str = Field(description="how its states became one vector, see model.encoders.MODALITY.pooling")
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of its weights")
+
+
 class DatasetCard(Settings):
     """The content of `dataset.json`."""
 
@@ -95,8 +107,26 @@ class DatasetCard(Settings):
     classes: list[str] = Field(description="a label in the shards is an index into this list")
     splits: dict[str, Annotated[list[ShardFile], Field(min_length=1)]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
+    embedded: dict[str, Embedded] = Field({}, description="modality -> the frozen model that made its features")
     skipped: list[str] = Field([], description="ids of the rows that --skip-bad left out")
     fingerprint: str = Field(description="sha256 of the source manifest and the settings")
+    checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
+
+    def sealed(self) -> Self:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self.digest()})
+
+    def digest(self) -> str:
+        """The checksum of the card as it is now."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def raw(self) -> dict[str, ModalityCard]:
+        """The modalities as raw files give them, before a frozen model made features of them."""
+        return {
+            name: self.embedded[name].card if name in self.embedded else one for name, one in self.modalities.items()
+        }
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""
@@ -197,10 +227,7 @@ class Shards:
             path = copied(self.path / shard.file, shard.sha256)
             if not path.is_file():
                 raise UserError(f"{path}: this shard is missing; run lfm_ray.prepare again")
-            if sha256(path) != shard.sha256:
-                raise UserError(
-                    f"{path}: checksum differs from {CARD}, so the file was altered; run lfm_ray.prepare again"
-                )
+            check_sum(path, shard.sha256)
             self._open(shard)
 
     def _shards(self, split: str) -> list[ShardFile]:
@@ -227,6 +254,7 @@ class Shards:
     def _open(self, shard: ShardFile) -> pa.RecordBatch:
         if shard.file not in self._open_files:
             path = copied(self.path / shard.file, shard.sha256)
+            _check_once(path, shard.sha256)
             try:
                 batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
                 batch.validate(full=True)
@@ -272,13 +300,16 @@ def read_card(path: Path) -> DatasetCard:
     if not file.is_file():
         raise UserError(f"{path}: is not a dataset folder: it has no {CARD}; {how}")
     try:
-        return DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        card = DatasetCard.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{file}: {where}: {first['msg']}; the file is not in the format {FORMAT!r}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
+    if card.checksum not in ("", card.digest()):
+        raise UserError(f"{file}: its checksum differs, so it was altered; run lfm_ray.prepare again")
+    return card
 
 
 def write_shard(
@@ -312,6 +343,29 @@ def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sum(path: Path, wanted: str) -> None:
+    """Raises a UserError if a file's checksum differs."""
+    if sha256(path) != wanted:
+        raise UserError(
+            f"{path}: checksum differs from {CARD}, so the file was altered or cut short; run lfm_ray.prepare again"
+        )
+
+
+_checked: set[tuple[str, int, int, int]] = set()
+
+
+def _check_once(path: Path, wanted: str) -> None:
+    """`check_sum` at the first touch in this process; a file that was changed since is read again."""
+    try:
+        status = path.stat()
+    except OSError:
+        return  # said when it is opened
+    state = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    if state not in _checked:
+        check_sum(path, wanted)
+        _checked.add(state)
 
 
 def _labels(batch: pa.RecordBatch) -> np.ndarray:

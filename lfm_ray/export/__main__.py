@@ -3,6 +3,7 @@
     python -m lfm_ray.export runs/mine --out exported/mine                    a run of lfm_ray.train
     python -m lfm_ray.export sweeps/mine --out exported/mine                  the best trial of a sweep
     python -m lfm_ray.export sweeps/mine/trials/0007 --out exported/seven     any other trial
+    python -m lfm_ray.export runs/mine --best --out exported/best             its best epoch, by checkpoint.best
 
 The folder holds the weights (safetensors; their moving average if the run has one), the settings, the
 classes and the preprocessing, but no code. In Python, classify raw files with
@@ -30,7 +31,7 @@ def main() -> None:
     from lfm_ray.export.from_run import export
     from lfm_ray.storage import shown
 
-    folder, card = export(given.run, given.out)
+    folder, card = export(given.run, given.out, given.best)
     size = sum(part.stat().st_size for part in given.out.rglob("*") if part.is_file())
     names = ["fused", *card.dataset.modalities]
     figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)
@@ -54,6 +55,7 @@ def arguments() -> Namespace:
     add = result.add_argument
     add("run", type=storage_folder, metavar="RUN", help="folder of a run, of a trial, or of a sweep; or its URI")
     add("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    add("--best", action="store_true", help="the model after the best epoch, by checkpoint.best, not the last")
     return result.parse_args()
 
 

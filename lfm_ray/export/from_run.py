@@ -9,18 +9,25 @@ from lfm_ray.export.model_folder import ModelCard, check_free, write
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
-from lfm_ray.storage import exists, fetch, shown
-from lfm_ray.training.run_folder import CHECKPOINT
+from lfm_ray.storage import check_within, exists, fetch, shown
+from lfm_ray.training.run_folder import BEST, CHECKPOINT
 
 
-def export(folder: Path, out: Path) -> tuple[Path, ModelCard]:
+def export(folder: Path, out: Path, best: bool = False) -> tuple[Path, ModelCard]:
     """Writes the model of what `folder` holds to the new folder `out`; returns the run's folder, and the card.
 
+    best: the model after the best epoch of the run, by its `checkpoint.best`, instead of the last.
+
     Raises:
-        UserError: there is no run, or `out` is in the way.
+        UserError: there is no run, it has no best epoch, or `out` is in the way.
     """
     check_free(out)
     file = checkpoint_of(folder)
+    if best:
+        file = file.with_name(BEST)
+        fetch(file)
+        if not file.is_file():
+            raise UserError(f"{shown(file.parent)}: has no best epoch; --set checkpoint.best=METRIC keeps one")
     return file.parent, write(checkpoint.load(file), out)
 
 
@@ -31,6 +38,7 @@ def checkpoint_of(path: Path) -> Path:
         UserError: there is none.
     """
     fetch(path / CHECKPOINT)
+    check_within(path)
     if (path / CHECKPOINT).is_file():
         return path / CHECKPOINT
     if not exists(path / SWEEP):

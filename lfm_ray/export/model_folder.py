@@ -3,13 +3,15 @@
     config.json           the run's settings, the classes, the modalities, the preprocessing (`ModelCard`)
     model.safetensors     the weights
     tokenizer/            of the texts, if they have one
-    encoders/MODALITY/    the architecture of an encoder that started from pretrained weights
+    embedders/MODALITY/   the frozen models that made features of raw files (`lfm_ray.export.embedders`)
+    encoders/MODALITY/    the architecture and the processor of an encoder that started from pretrained weights
 
 The files contain no code, and reading them executes none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import tempfile
@@ -28,10 +30,12 @@ from lfm_ray.datasets.media import text
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import DatasetCard, sha256
 from lfm_ray.errors import UserError
+from lfm_ray.export.embedders import embedder_files, write_embedders
 from lfm_ray.models.classifier import MultimodalClassifier
-from lfm_ray.models.encoders.pretrained import architecture_only, load_config
+from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
 from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
+from lfm_ray.storage import check_within
 from lfm_ray.training.trainer import build_model
 
 FORMAT = "lfm_ray model 1"
@@ -49,6 +53,12 @@ class ModelCard(Settings):
     metrics: dict[str, float] = Field(description="metrics of that epoch")
     files: dict[str, str] = Field(description="file -> sha256, of every other file in the folder")
     versions: dict[str, str]
+    checksum: str = Field("", description="sha256 of all the above; empty: of an earlier version, which had none")
+
+    def digest(self) -> str:
+        """The checksum of the card as it is now."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def preprocessing(self) -> PrepareConfig:
@@ -77,7 +87,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
         raise UserError("the checkpoint does not describe its data: it was written by an earlier version; train again")
     config, dataset = build(RunConfig, state["config"]), DatasetCard.model_validate(state["card"])
     used = {name: dataset.modalities[name] for name in config.data.modalities or dataset.modalities}
-    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": []})
+    dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": [], "checksum": ""})
     averaged = state["averaged"] is not None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +98,9 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
             (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
             for name in used:
                 if source := config.model.of(name).pretrained:
-                    load_config(source).save_pretrained(folder / ENCODERS / name)
-            if any(modality.kind == "text" for modality in used.values()):
+                    save_architecture(source, folder / ENCODERS / name)
+            write_embedders(dataset, folder)
+            if any(modality.kind == "text" for modality in dataset.raw.values()):
                 _copy_tokenizer(dataset, folder)
             files = {
                 str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()
@@ -103,6 +114,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
                 files=files,
                 versions={name: importlib.metadata.version(name) for name in ("lfm_ray", "torch", "transformers")},
             )
+            card = card.model_copy(update={"checksum": card.digest()})
             (folder / CONFIG).write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
             read(folder)
             folder.replace(out)
@@ -118,6 +130,7 @@ def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
         UserError: the folder is not an exported model, or one of its files is missing or altered.
     """
     card = read_card(folder)
+    check_within(folder)
     for name, checksum in card.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: this file of the exported model is missing; export it again")
@@ -153,7 +166,13 @@ def read_card(folder: Path) -> ModelCard:
         raise UserError(f"{file}: cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: is not in the format {FORMAT!r}; {how}")
-    return build(ModelCard, content, source=file)
+    card = build(ModelCard, content, source=file)
+    if card.checksum not in ("", card.digest()):
+        raise UserError(f"{file}: its checksum differs, so it was altered; export it again")
+    for name in card.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{file}: names {name}, a file outside of the exported model")
+    return card
 
 
 def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:
@@ -178,9 +197,10 @@ def _with_local_encoders(config: RunConfig, folder: Path) -> RunConfig:
 def _needed(card: ModelCard) -> list[str]:
     """Files that the folder must have, or parts of the model would be looked up elsewhere."""
     pretrained = [name for name in card.dataset.modalities if card.run.model.of(name).pretrained]
-    tokens = any(one.kind == "text" for one in card.dataset.modalities.values()) and card.preprocessing.text.tokenizer
+    tokens = any(one.kind == "text" for one in card.dataset.raw.values()) and card.preprocessing.text.tokenizer
     return [
         WEIGHTS,
+        *embedder_files(card.dataset),
         *(f"{ENCODERS}/{name}/config.json" for name in pretrained),
         *([f"{TOKENIZER}/tokenizer_config.json"] if tokens else []),
     ]
@@ -191,7 +211,7 @@ def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
     if not settings.tokenizer:
         return
     found = text.vocabulary_and_padding(settings)
-    if any((card.vocabulary, card.padding) != found for card in dataset.modalities.values() if card.kind == "text"):
+    if any((card.vocabulary, card.padding) != found for card in dataset.raw.values() if card.kind == "text"):
         raise UserError(f"text.tokenizer: {settings.tokenizer} is not the tokenizer that the shards were made with")
     text.load_tokenizer(settings.tokenizer).save_pretrained(folder / TOKENIZER)
 

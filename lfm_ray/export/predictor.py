@@ -25,6 +25,7 @@ from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.datasets.reading.batches import from_memory
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.errors import UserError
+from lfm_ray.export.embedders import read_embedders
 from lfm_ray.export.model_folder import preprocessing_in, read
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.settings import nearest
@@ -71,8 +72,9 @@ class Predictor:
         self.device = torch.device("cuda" if device == "auto" else device)
         self.model = model.to(self.device)
         self.classes: list[str] = self.card.dataset.classes
-        self.modalities: dict[str, Kind] = {name: one.kind for name, one in self.card.dataset.modalities.items()}
+        self.modalities: dict[str, Kind] = {name: one.kind for name, one in self.card.dataset.raw.items()}
         self._preprocessing = preprocessing_in(folder, self.card)
+        self._embedders = read_embedders(self.card.dataset, folder, self.device)
         self._inputs = Inputs.of(self.card.dataset, self.card.run.data)
         self._method = self.card.run.method
 
@@ -135,9 +137,12 @@ class Predictor:
         except BrokenMedia as error:
             row = next(row for row in rows if row.values[name] == error.path)
             raise UserError(f"sample {row.id}: {name}: {error.path}: {error.reason}") from None
-        if self.card.dataset.modalities[name].storage == "jpeg":
-            return PackedFrames.pack([files for files in stored if isinstance(files, list)])
-        return np.stack([array for array in stored if isinstance(array, np.ndarray)])
+        column: Column
+        if self.card.dataset.raw[name].storage == "jpeg":
+            column = PackedFrames.pack([files for files in stored if isinstance(files, list)])
+        else:
+            column = np.stack([array for array in stored if isinstance(array, np.ndarray)])
+        return self._embedders[name](column) if name in self._embedders else column
 
     def _predictions(self, outputs: Outputs) -> list[Prediction]:
         fused = self._probabilities(self._method.predict(outputs))

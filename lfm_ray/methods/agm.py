@@ -69,7 +69,7 @@ class AGM(Method):
         fused = outputs.fused.detach()
         for name, kappa in self.kappa(phi, labels, state).items():
             fused = fused + kappa * (phi[name] - phi[name].detach())
-        return classification_loss(fused, labels, state.settings.uniform_labels)
+        return classification_loss(fused, labels, state.settings)
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """The default loss, except that the outer loss is not modulated."""

@@ -92,6 +92,9 @@ class Method(Settings):
     source: ClassVar[str]
     """Where it was published, such as "CVPR 2023"."""
 
+    passes: ClassVar[tuple[str, str]] = ("1", "1")
+    """Forward and backward passes of each encoder in a training step, at most; m: the number of modalities."""
+
     heads: ClassVar[tuple[str, ...]] = ()
     """Fusion heads (`model.fusion`) that it supports, the default first; empty: any."""
 
@@ -111,6 +114,10 @@ class Method(Settings):
     cannot_learn_alpha: ClassVar[str] = ""
     """Why alpha cannot be learned with it, as a phrase after its name in an error; empty if it can."""
 
+    cannot_weigh: ClassVar[str] = ""
+    """Why `loss.class_weights`, `loss.focal` and `loss.label_smoothing` have no meaning with it, as a phrase after its
+    name in an error; empty if they have."""
+
     no_hessian: ClassVar[str] = ""
     """Why only the solver identity can be used with it; empty if all can."""
 
@@ -128,7 +135,7 @@ class Method(Settings):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """L_CLS, a scalar: the method's loss without the matching loss."""
-        return classification_loss(outputs.fused, labels, state.settings.uniform_labels)
+        return classification_loss(outputs.fused, labels, state.settings)
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """L_Total = (1 - alpha) L_CLS + alpha L_MM. Must have no side effects: it is also computed on other batches."""
@@ -141,7 +148,7 @@ class Method(Settings):
 
         def parts() -> list[ConvexPart]:
             def of_fused(logits: Tensor) -> Tensor:
-                return classification_loss(logits, labels, settings.uniform_labels)
+                return classification_loss(logits, labels, settings)
 
             return [ConvexPart(1 - alpha, -1.0, outputs.fused, of_fused), *matching_parts(outputs, alpha, settings)]
 
@@ -181,7 +188,14 @@ class Method(Settings):
         return {}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it."""
+        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it.
+
+        `measures` are in it as well, as `train/...` and `val/...`.
+        """
+        return {}
+
+    def measures(self, outputs: Outputs, labels: Tensor) -> Row:
+        """Values of all outputs of a split, or of the training steps of an epoch, added to its metrics."""
         return {}
 
     def predict(self, outputs: Outputs) -> Tensor:

@@ -42,6 +42,7 @@ class DOMFN(Method):
 
     name: Literal["domfn"] = "domfn"
     source: ClassVar[str] = "ACM MM 2022"
+    cannot_weigh: ClassVar[str] = "weighs samples itself, by their losses"
     heads: ClassVar[tuple[str, ...]] = ("multitask",)
     exactly_two: ClassVar[bool] = True
     eta: float = Field(0.5, ge=0, le=10, description="weight of the divergence (authors: 0.5); 0: none")

@@ -63,7 +63,7 @@ class GBlend(Method):
         loss = outputs.fused.new_zeros(())
         for name, weight in self.blended(list(logits), state).items():
             if weight:
-                loss = loss + weight * classification_loss(logits[name], labels, state.settings.uniform_labels)
+                loss = loss + weight * classification_loss(logits[name], labels, state.settings)
         return loss
 
     def blended(self, names: list[str], state: State) -> dict[str, float]:

@@ -49,8 +49,7 @@ class Greedy(Method):
         if alone := state.memory.get("alone"):
             mean = self.means(outputs, state)[alone]
             logits[alone] = _head(state).classifiers[alone](mean * outputs.embeddings[alone])
-        smoothing = state.settings.uniform_labels
-        return torch.stack([classification_loss(each, labels, smoothing) for each in logits.values()]).sum()
+        return torch.stack([classification_loss(each, labels, state.settings) for each in logits.values()]).sum()
 
     def means(self, outputs: Outputs, state: State) -> dict[str, Tensor]:
         """Modality -> (d,): its scales, mean over all steps up to this one; constant."""

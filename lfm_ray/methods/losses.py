@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.settings import Settings
 
@@ -28,6 +29,51 @@ class LossSettings(Settings):
     uniform_labels: float = Field(
         0.0, ge=0, le=1, description="u: targets are (1 - u) one-hot + u uniform (paper, Figure 1)"
     )
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="weight of each class in L_CLS: balanced, the rows of the training split over C times those of the"
+        " class; or a list in the order of the classes; null: none",
+    )
+    focal: float = Field(
+        0.0, ge=0, le=10, description="gamma of the focal loss, which weighs each sample by (1 - p of its label)^gamma"
+    )
+    label_smoothing: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        None, description="u of the samples of each class, in the order of the classes; null: uniform_labels for all"
+    )
+
+    @model_validator(mode="after")
+    def _one_smoothing(self) -> Self:
+        if self.label_smoothing and self.uniform_labels:
+            raise ValueError("label_smoothing and uniform_labels are the same for all classes and for each; give one")
+        return self
+
+    @property
+    def weighs(self) -> bool:
+        """Whether classes or samples count differently in L_CLS."""
+        return bool(self.class_weights or self.focal or self.label_smoothing)
+
+    def check_classes(self, classes: int) -> None:
+        """Checks that there is one number for each class.
+
+        Raises:
+            UserError: there are more or fewer.
+        """
+        for name in ("class_weights", "label_smoothing"):
+            given = getattr(self, name)
+            if isinstance(given, list) and len(given) != classes:
+                raise UserError(f"loss.{name}: has {len(given)} numbers, and the dataset has {classes} classes")
+
+    def balanced(self, counts: Sequence[int]) -> Self:
+        """The settings with `class_weights: balanced` as numbers; counts: rows of each class in the training split.
+
+        N / (C N_c), as in scikit-learn: the mean weight of a row is 1. A class without rows has weight 1 and is not
+        one of the C.
+        """
+        if self.class_weights != "balanced":
+            return self
+        mean = sum(counts) / sum(count > 0 for count in counts)
+        weights = [mean / count if count else 1.0 for count in counts]
+        return self.model_copy(update={"class_weights": weights})
 
 
 @dataclass(frozen=True)
@@ -47,14 +93,31 @@ class ConvexPart:
     loss: Callable[[Tensor], Tensor]
 
 
-def classification_loss(logits: Tensor, labels: Tensor, uniform_labels: float = 0.0) -> Tensor:
+def classification_loss(logits: Tensor, labels: Tensor, settings: LossSettings | None = None) -> Tensor:
     """L_CLS: cross-entropy, mean over the batch.
 
-    logits: (B, C); labels: (B,) int64. The targets are (1 - u) one-hot + u uniform with u =
-    `uniform_labels`: paper Figure 1, where u = 1 is L_U, a loss without labels. Computed in at least
-    float32.
+    logits: (B, C); labels: (B,) int64; settings: the section `loss`, None: nothing but the cross-entropy. The
+    targets are (1 - u) one-hot + u uniform with u = `uniform_labels`: paper Figure 1, where u = 1 is L_U, a
+    loss without labels. `class_weights` w: the mean is sum_i w_y(i) l_i / sum_i w_y(i). `focal` gamma: each l_i
+    is multiplied by (1 - p_i)^gamma, p_i being the probability of its label (Lin et al., "Focal loss for dense
+    object detection", ICCV 2017). Computed in at least float32.
     """
-    return F.cross_entropy(_at_least_float32(logits), labels, label_smoothing=uniform_labels)
+    logits, settings = _at_least_float32(logits), settings or LossSettings()
+    if not settings.weighs:
+        return F.cross_entropy(logits, labels, label_smoothing=settings.uniform_labels)
+    log_p = F.log_softmax(logits, dim=1)
+    of_label = log_p.gather(1, labels[:, None]).squeeze(1)
+    u: Tensor | float = settings.uniform_labels
+    if settings.label_smoothing:
+        u = logits.new_tensor(settings.label_smoothing)[labels]
+    losses = -(1 - u) * of_label - u * log_p.mean(dim=1)
+    if settings.focal:  # -expm1: 1 - p, which stays exact near p = 1, and its power has a gradient there
+        losses = losses * (-torch.expm1(of_label)).clamp_min(1e-12) ** settings.focal
+    if settings.class_weights is None:
+        return losses.mean()
+    assert settings.class_weights != "balanced", "LossSettings.balanced has not been called"
+    weights = logits.new_tensor(settings.class_weights)[labels]
+    return (weights * losses).sum() / weights.sum()
 
 
 def label_probability(logits: Tensor, labels: Tensor) -> Tensor:

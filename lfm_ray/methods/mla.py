@@ -55,6 +55,7 @@ class MLA(Method):
 
     name: Literal["mla"] = "mla"
     source: ClassVar[str] = "CVPR 2024"
+    passes: ClassVar[tuple[str, str]] = ("m", "1")
     damping: float = Field(
         0.1,
         gt=0,
@@ -79,7 +80,7 @@ class MLA(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The cross-entropy of the modality whose turn it is."""
-        return classification_loss(outputs.unimodal[state.phase], labels, state.settings.uniform_labels)
+        return classification_loss(outputs.unimodal[state.phase], labels, state.settings)
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:
         """The gradient of the modality's own parameters and of the head, projected for the head's weight."""

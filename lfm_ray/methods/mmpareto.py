@@ -53,6 +53,7 @@ class MMPareto(Method):
 
     name: Literal["mmpareto"] = "mmpareto"
     source: ClassVar[str] = "ICML 2024"
+    passes: ClassVar[tuple[str, str]] = ("1", "2")
     magnitude: float = Field(1.5, gt=0, le=10, description="factor of the gradient of every encoder")
     rescale: Literal["encoder", "tensor"] = Field(
         "encoder", description="what is lengthened as one in a conflict: encoder, the paper; tensor, the code"
@@ -66,7 +67,9 @@ class MMPareto(Method):
         The latter share no encoder, so one backward pass gives each encoder the gradient of its own loss.
         """
         joint = super().loss(outputs, labels, state)
-        own = torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
+        own = torch.stack(
+            [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
+        ).sum()
         return replace(joint, total=joint.total + own, parts=None, terms=(joint.total, own))
 
     def gradient(self, terms: list[dict[str, Tensor]], state: State) -> dict[str, Tensor]:

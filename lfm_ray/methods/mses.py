@@ -46,9 +46,7 @@ class MSES(Method):
         if self.unimodal_weight:
             for modality, logits in outputs.unimodal.items():
                 if not self.stopped(modality, state):
-                    loss = loss + self.unimodal_weight * classification_loss(
-                        logits, labels, state.settings.uniform_labels
-                    )
+                    loss = loss + self.unimodal_weight * classification_loss(logits, labels, state.settings)
         return loss
 
     def learning_rate_factors(self, state: State) -> Mapping[str, float]:

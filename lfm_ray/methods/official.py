@@ -26,7 +26,7 @@ class Official(Method):
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:
         """2 L_Total; `loss.matching` and tau have no effect."""
-        classification = classification_loss(self.predict(outputs), labels, state.settings.uniform_labels)
+        classification = classification_loss(self.predict(outputs), labels, state.settings)
         matching = mean_over_pairs(kl_to_mean, outputs.unimodal)
         return Losses(2 * ((1 - state.alpha) * classification + state.alpha * matching), classification, matching)
 

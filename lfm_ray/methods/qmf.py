@@ -77,8 +77,8 @@ class QMF(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The sum of all these losses."""
-        losses = [classification_loss(self.predict(outputs), labels)]
-        losses += [classification_loss(logits, labels) for logits in outputs.unimodal.values()]
+        losses = [classification_loss(self.predict(outputs), labels, state.settings)]
+        losses += [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
         rows = outputs.extra[ROWS].squeeze(1).long()
         for name, sums in self._sums(outputs, labels, state).items():
             lowest = sums.min() if len(sums) >= state.samples else 0.0

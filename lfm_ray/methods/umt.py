@@ -37,6 +37,7 @@ class UMT(Method):
 
     name: Literal["umt"] = "umt"
     source: ClassVar[str] = "ICML 2023"
+    passes: ClassVar[tuple[str, str]] = ("2", "1")
     distillation: float = Field(10.0, ge=0, le=1000, description="weight of the distance to the teachers' features")
     teacher_share: float = Field(0.5, ge=0, lt=1, description="share of the epochs in which the teachers are trained")
     last_epoch: int | None = Field(
@@ -65,7 +66,9 @@ class UMT(Method):
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """For the teachers, the sum of the modalities' own losses; then the joint loss and the distillation loss."""
         if state.epoch <= self.teacher_epochs(state):
-            return torch.stack([classification_loss(logits, labels) for logits in outputs.unimodal.values()]).sum()
+            return torch.stack(
+                [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
+            ).sum()
         joint = super().classification(outputs, labels, state)
         taught = {key.removeprefix(TEACHER): value for key, value in outputs.extra.items() if key.startswith(TEACHER)}
         if not taught or state.epoch > (self.last_epoch or state.epoch):

@@ -26,6 +26,5 @@ class Unimodal(Method):
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
         """The sum over modalities of the cross-entropy of their own logits."""
-        smoothing = state.settings.uniform_labels
-        each = [classification_loss(logits, labels, smoothing) for logits in outputs.unimodal.values()]
+        each = [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
         return torch.stack(each).sum()

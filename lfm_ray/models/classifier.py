@@ -50,7 +50,7 @@ class ModelSettings(Settings):
     fusion: str = Field(
         "sum",
         validate_default=False,
-        description="how modalities are fused: sum, weight, concat, multitask, shared, boosted, affine, gated,"
+        description="how modalities are fused: sum, weight, concat, multitask, cosine, shared, boosted, affine, gated,"
         " channel, ml_lstm (lfm_ray/models/fusion.py)",
     )
     head_init: Literal["default", "xavier"] = Field(

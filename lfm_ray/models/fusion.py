@@ -117,6 +117,37 @@ class Multitask(Concat):
         return fused, {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}
 
 
+class CosineSettings(Settings):
+    """Settings of the head `cosine`."""
+
+    scale: float = Field(10.0, gt=0, le=1000, description="s, by which the cosines are multiplied (MMCosine: 10)")
+
+
+class Cosine(Head):
+    """Sum of scaled cosines: l_j = s cos(W_j, z_j), class by class, fused = sum_j l_j (MMCosine, ICASSP 2023).
+
+    No modality can gain weight in the sum by longer embeddings or weights.
+    """
+
+    settings_class = CosineSettings
+
+    def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int, scale: float = 10.0) -> None:
+        super().__init__(modalities, embedding_size, classes)
+        self.scale = scale
+        self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes, bias=False) for name in modalities})
+
+    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """The unimodal logits are the l_j."""
+        unimodal = {
+            name: self.scale * F.normalize(embeddings[name], dim=1) @ F.normalize(self._rows(name), dim=1).T
+            for name in self.modalities
+        }
+        return torch.stack(list(unimodal.values())).sum(dim=0), unimodal
+
+    def _rows(self, name: str) -> Tensor:
+        return self.get_parameter(f"classifiers.{name}.weight")
+
+
 class Shared(Head):
     """One classifier serves every modality: l_j = W z_j + b, fused = mean_j l_j (MLA, CVPR 2024)."""
 
@@ -288,6 +319,7 @@ FUSION_HEADS: Registry[type[Head]] = Registry(
         "weight": "lfm_ray.models.fusion:Weight",
         "concat": "lfm_ray.models.fusion:Concat",
         "multitask": "lfm_ray.models.fusion:Multitask",
+        "cosine": "lfm_ray.models.fusion:Cosine",
         "shared": "lfm_ray.models.fusion:Shared",
         "boosted": "lfm_ray.models.fusion:Boosted",
         "affine": "lfm_ray.models.fusion:Affine",

@@ -17,9 +17,12 @@ METRICS: Registry[Callable[[Tensor, Tensor, Outputs], float]] = Registry("metric
 """Metrics of one's own: (logits (N, C) by which the method predicts, labels (N,), outputs) of a split -> a number."""
 
 
+EACH = ("loss", "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy")
+
+
 def metric_names(modalities: Iterable[str]) -> list[str]:
     """The keys of `evaluate` for these modalities."""
-    each = [f"{name}/{key}" for name in ("fused", *modalities) for key in ("loss", "accuracy", "map", "macro_f1")]
+    each = [f"{name}/{key}" for name in ("fused", *modalities) for key in EACH]
     return [*each, "unimodal_accuracy", "accuracy_gap", "modality_gap", "probe_map"]
 
 
@@ -27,8 +30,8 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float
     """All metrics of a split.
 
     fused: (N, C), the logits by which the method predicts; outputs and labels (N,) of the whole
-    split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/loss`, the same for each
-    modality, and
+    split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/balanced_accuracy`,
+    `fused/worst_class_accuracy`, `fused/loss`, the same for each modality, and
 
     - `unimodal_accuracy`: the mean over modalities of their accuracies;
     - `accuracy_gap`: the highest of those accuracies minus the lowest;
@@ -53,13 +56,37 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float
 def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """scores: (N, C), larger is likelier; labels: (N,).
 
-    accuracy; map: `mean_average_precision`; macro_f1: F1 of each class that occurs in labels or predictions, mean.
+    accuracy; map: `mean_average_precision`; macro_f1: F1 of each class that occurs in labels or predictions, mean;
+    balanced_accuracy: the mean over the classes that occur in labels of their accuracies, and worst_class_accuracy
+    the lowest of these.
     """
     predicted = scores.argmax(axis=1)
+    of_classes = class_accuracies(confusion(predicted, labels, scores.shape[1]))
     return {
         "accuracy": float(np.mean(predicted == labels)),
         "map": mean_average_precision(scores, labels),
         "macro_f1": macro_f1(predicted, labels),
+        "balanced_accuracy": float(np.nanmean(of_classes)),
+        "worst_class_accuracy": float(np.nanmin(of_classes)),
+    }
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(C, C) numbers of samples; a row is a class, a column what it was taken for."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_accuracies(matrix: np.ndarray) -> np.ndarray:
+    """(C,) share of each class that was recognised, its recall, from a confusion matrix; NaN where it has no sample."""
+    rows = matrix.sum(axis=1)
+    return np.where(rows > 0, matrix.diagonal() / np.maximum(rows, 1), np.nan)
+
+
+def confusions(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, list[list[int]]]:
+    """The confusion matrix of the fusion (`fused`) and of each modality; arguments as of `evaluate`."""
+    return {
+        name: confusion(logits.argmax(dim=1).cpu().numpy(), labels.cpu().numpy(), logits.shape[1]).tolist()
+        for name, logits in {"fused": fused, **outputs.unimodal}.items()
     }
 
 

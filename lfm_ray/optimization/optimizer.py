@@ -73,16 +73,22 @@ def build_optimizer(
     """The optimiser, and the schedule of its learning rates, which `after_step` and `after_epoch` advance.
 
     factors: modality -> its encoder's learning rate over that of the settings, at every step; the
-    first parameter group has the settings' own. Frozen parameters are left out. A learned
+    first parameter group has the settings' own. An encoder whose layers differ says so in a method
+    `learning_rate_factors`, parameter -> a further factor. Frozen parameters are left out. A learned
     temperature (`log_tau`) has no weight decay, which would draw tau to 1. Each group names the
     modality that its parameters serve alone, or none.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
+    its_own = {
+        f"encoders.{modality}.{name}": factor
+        for modality, encoder in getattr(model, "encoders", {}).items()
+        for name, factor in getattr(encoder, "learning_rate_factors", dict)().items()
+    }
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {(rate, decay, ""): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             modality = name.split(".")[1] if name.startswith("encoders.") else ""
-            its_rate = rate * (factors or {}).get(modality, 1.0)
+            its_rate = rate * (factors or {}).get(modality, 1.0) * its_own.get(name, 1.0)
             its_decay = 0.0 if name == "log_tau" else decay
             groups.setdefault((its_rate, its_decay, modality_of(name, factors or {})), []).append(parameter)
     parameters: list[dict[str, Any]] = [

@@ -4,6 +4,7 @@
     python -m lfm_ray.report sweeps/mine sweeps/joint         compares them in sweeps/report-mine-joint.html
     python -m lfm_ray.report sweeps/mine --to mine.html
     python -m lfm_ray.report --gradcam runs/joint runs/lfm --samples 3
+    python -m lfm_ray.report --predictions runs/mine          writes runs/mine/predictions.csv and .html
 
 The page is self-contained and can be sent to anyone. A folder of the same name beside it holds its
 figures as PNG and SVG, with their data as CSV. A sweep that is still running is shown as it stands.
@@ -12,6 +13,10 @@ figures as PNG and SVG, with their data as CSV. A sweep that is still running is
 class depends on, for each run over its epochs (paper Figure 4). Runs save several epochs with --set
 checkpoint.keep_every=5; a sweep stands for the best trial of each strategy. Only the validation and
 training splits are read, never the test split.
+
+--predictions writes what a run, or the best trial of a sweep, says of each sample of the validation split, as
+CSV, and a page: confusion matrices, the accuracy of each class by the fusion and by each modality, and the
+samples on which the modalities disagree most, with their pictures and their sound.
 """
 
 from __future__ import annotations
@@ -28,6 +33,9 @@ def main() -> None:
     given = arguments()
     if given.gradcam:
         show_gradcam(given)
+        return
+    if given.predictions:
+        show_predictions(given)
         return
     page = given.to or default_page(given.sweeps)
 
@@ -57,6 +65,18 @@ def show_gradcam(given: Namespace) -> None:
     console.print(f"Grad-CAM        {path}", soft_wrap=True)
 
 
+def show_predictions(given: Namespace) -> None:
+    """Writes the table and the page of a run's predictions."""
+    from lfm_ray.console import console
+    from lfm_ray.report.predictions import Predictions, write_predictions
+    from lfm_ray.storage import shown
+
+    with console.status("predicting"):
+        table, page = write_predictions(Predictions.of(given.predictions, given.data))
+    console.print(f"predictions     {shown(table)}", soft_wrap=True)
+    console.print(f"page            {shown(page)}", soft_wrap=True)
+
+
 def arguments() -> Namespace:
     """The command line."""
     result = parser("report", __doc__ or "", settings=False)
@@ -69,15 +89,23 @@ def arguments() -> Namespace:
         help="for Grad-CAM: a number of samples, ids, or rows such as val/7; default 3")  # fmt: skip
     add("--class-of", choices=("true", "predicted"), default="true",
         help="for Grad-CAM: explain the logit of the true or of the predicted class; default true")  # fmt: skip
-    add("--data", type=storage_folder, metavar="FOLDER", help="for Grad-CAM: shards to use instead of the runs'")
+    add("--predictions", type=storage_folder, metavar="RUN", help="folder of a run, of a trial, or of a sweep")
+    add(
+        "--data",
+        type=storage_folder,
+        metavar="FOLDER",
+        help="for Grad-CAM and predictions: shards to use instead of the runs'",
+    )
     add("--paper", help=SUPPRESS)
     given, others = result.parse_known_args()
     if given.paper:
         raise UserError(f"--paper {given.paper}: this is now a separate command: {typed('reproduce')} {given.paper}")
     if others:
         result.error(f"unrecognized arguments: {' '.join(others)}")
-    if bool(given.sweeps) == bool(given.gradcam):
-        raise UserError("give the folders of sweeps, or --gradcam with runs")
+    if sum(map(bool, (given.sweeps, given.gradcam, given.predictions))) != 1:
+        raise UserError("give the folders of sweeps, or --gradcam with runs, or --predictions with one")
+    if given.predictions and given.to:
+        raise UserError("--to: the files of --predictions lie in the run's folder")
     kind, what = (".png", "figure") if given.gradcam else (".html", "page")
     if given.to and given.to.suffix != kind:
         raise UserError(f"--to {given.to}: the {what} is {'a' if given.gradcam else 'an'} {kind} file")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
@@ -17,10 +18,13 @@ from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.storage import write_atomically
-from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.run_folder import read_confusions, read_epochs
 
 # Metrics shown in per cent.
-PER_CENT = ("accuracy", "map", "macro_f1", "accuracy_gap", "unimodal_accuracy", "probe_map")
+PER_CENT = (
+    "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy", "accuracy_gap", "unimodal_accuracy",
+    "probe_map",
+)  # fmt: skip
 ACCURACY_ALONE = (FUSED_ACCURACY,)
 
 
@@ -55,7 +59,8 @@ def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] =
     """One row per configuration, the best on the validation split last; accuracies in per cent.
 
     Over seeds: mean, standard deviation and 95 % interval of the fused accuracy; mean and standard
-    deviation of each modality's accuracy and of the metrics of the objective; the mean accuracy gap.
+    deviation of each modality's accuracy and of the metrics of the objective; the mean accuracy gap, and the
+    mean balanced accuracy of the fusion.
     """
     rows = []
     for group in _groups(frame):
@@ -66,6 +71,8 @@ def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] =
             if name == "fused":
                 row["low"], row["high"] = interval(values.to_numpy())
         row["gap"] = 100 * group[f"{split}/accuracy_gap"].mean()
+        if (balanced := f"{split}/fused/balanced_accuracy") in group:  # earlier runs have none
+            row["balanced"] = 100 * group[balanced].mean()
         for metric in _metrics(objective)[1:]:
             values = _scale(metric) * group[f"{split}/{metric}"]
             row |= {metric: values.mean(), f"{metric} std": values.std()}
@@ -116,7 +123,8 @@ def tables(
         if name == "fused":
             shown[name] = [spread(*pair) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
             shown["95 %"] = [_range(*pair) for pair in zip(figures["low"], figures["high"], strict=True)]
-    shown["gap"] = [f"{value:.1f}" for value in figures["gap"]]
+    for name in [one for one in ("gap", "balanced") if one in figures]:
+        shown[name] = [f"{value:.1f}" for value in figures[name]]
     for metric in [one for one in _metrics(objective)[1:] if one != "accuracy_gap"]:
         pairs = zip(figures[metric], figures[f"{metric} std"], strict=True)
         shown[metric_name(metric)] = [spread(*pair, _digits(metric)) for pair in pairs]
@@ -145,16 +153,45 @@ def rich_table(title: str, cells: pd.DataFrame) -> Table:
     return table
 
 
+def class_frame(confirmed: Iterable[Confirmed], split: str) -> pd.DataFrame:
+    """What the runs of each configuration took the samples of each class for, all seeds together.
+
+    One row for each configuration, `fused` or modality, class, and class that it was taken for: `samples`, and
+    `share` of the class. Where both are the same class, the share is the accuracy of that class.
+    """
+    rows: list[dict[str, object]] = []
+    for one in confirmed:
+        found = [known for folder in one.folders if (known := read_confusions(folder, split))]
+        for name in found[0][1] if found else []:
+            classes, total = found[0][0], np.sum([matrices[name] for _, matrices in found], axis=0)
+            rows += [
+                {"sweep": one.sweep.folder.name, "trial": one.trial.number, "strategy": one.trial.strategy}
+                | {"modality": name, "class": classes[i], "taken for": classes[j], "samples": int(total[i, j])}
+                | {"share": total[i, j] / total[i].sum()}
+                for i, j in zip(*np.nonzero(total + np.diag(total.sum(axis=1))), strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
 def write_confirmation(
-    frame: pd.DataFrame, split: str, stem: Path, objective: Iterable[str] = ACCURACY_ALONE
+    frame: pd.DataFrame,
+    split: str,
+    stem: Path,
+    objective: Iterable[str] = ACCURACY_ALONE,
+    classes: pd.DataFrame | None = None,
 ) -> list[Path]:
-    """Writes all runs and both tables as CSV, and the tables as Markdown and LaTeX. Returns the files."""
+    """Writes all runs and both tables as CSV, and the tables as Markdown and LaTeX. Returns the files.
+
+    classes: `class_frame`, for a further CSV.
+    """
     shown = tables(frame, split, objective)
     texts = {
         "": frame.to_csv(index=False),
         "-summary": summary(frame, split, objective).to_csv(index=False),
         "-comparisons": comparisons(frame, split, objective).to_csv(index=False),
     }
+    if classes is not None and len(classes):
+        texts["-classes"] = classes.to_csv(index=False)
     files = {stem.with_name(f"{stem.name}{suffix}.csv"): text for suffix, text in texts.items()}
     files[stem.with_suffix(".md")] = "\n".join(f"{title}\n\n{markdown(cells)}" for title, cells in shown.items())
     files[stem.with_suffix(".tex")] = "\n".join(latex(title, cells) for title, cells in shown.items())

@@ -14,6 +14,7 @@ from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.report.plots import PLAIN_TEXT
+from lfm_ray.storage import written_anew
 
 COLUMNS = 8
 HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; other kinds: 1.6
@@ -37,9 +38,8 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     for axis, label in zip(axes[0], labels, strict=True):
         axis.set_title(card.classes[label][:18], fontsize=9)
     figure.tight_layout()
-    temporary = path.with_suffix(".writing.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with written_anew(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
 
 
 def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
-    """Draws a sample: a spectrogram with low frequencies below, pixels, frames side by side, or the start of a text."""
+    """Draws a sample: a spectrogram with low frequencies below, a curve, pixels, frames side by side, or a text."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():
@@ -61,7 +61,7 @@ def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
         else:
             text = " ".join(map(str, sample[sample != card.padding]))
         axis.text(0, 0.5, text[:22], fontsize=7, va="center", transform=axis.transAxes)
-    elif card.kind == "feature":
+    elif card.kind == "feature" or card.sample_rate is not None:
         axis.plot(sample.ravel(), linewidth=0.5)
     elif card.kind == "audio":
         axis.imshow(sample[0].astype(np.float32), origin="lower", aspect="auto", cmap="magma")

@@ -41,6 +41,7 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import build
+from lfm_ray.storage import written_anew
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.training.trainer import build_model
 
@@ -294,9 +295,8 @@ def gradcam_figure(
         0.01, 0.004, "Above each map: the predicted class, and the probability of the sample's own.", fontsize=8
     )  # fmt: skip
     figure.tight_layout(h_pad=0.6, rect=(0, 0.2 / len(lines), 1, 1))
-    temporary = path.with_suffix(".writing.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with written_anew(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def _width(card: ModalityCard, inputs: Tensor) -> float:

@@ -11,14 +11,16 @@ import pandas as pd
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.settings import load
-from lfm_ray.storage import fetch, shown
+from lfm_ray.models.metrics import class_accuracies
+from lfm_ray.settings import load, nearest
+from lfm_ray.storage import check_within, fetch, shown
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,
     NOTICES,
     PROFILE,
     read_alpha_updates,
+    read_confusions,
     read_epochs,
     read_notices,
 )
@@ -48,6 +50,7 @@ class LoadedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        check_within(folder)
         for name in (CONFIG, EPOCHS, NOTICES, PROFILE, FITTED):
             fetch(folder / name)
         rows = read_epochs(folder)
@@ -61,6 +64,34 @@ class LoadedRun:
     def __repr__(self) -> str:
         reached = f"epoch {len(self.epochs)} of {self.config.epochs}"
         return f"<run {shown(self.folder)}: {reached}, val accuracy {self.metrics['val/fused/accuracy']:.3f}>"
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """The row of the best epoch, by the run's `checkpoint.best`; empty where no epoch is chosen so."""
+        best = self.metrics.get("best_epoch")
+        return {} if best is None else self.epochs.iloc[int(best) - 1].dropna().to_dict()
+
+    def confusion(self, modality: str = "fused", split: str = "val") -> pd.DataFrame:
+        """The confusion matrix of the run's end: rows are classes, columns what their samples were taken for.
+
+        Raises:
+            UserError: the run has not ended, or was not measured on the split, or there is no such modality.
+        """
+        found = read_confusions(self.folder, split)
+        if found is None:
+            raise UserError(f"{shown(self.folder)}: has no confusion matrix of split {split}")
+        classes, matrices = found
+        if modality not in matrices:
+            raise UserError(
+                f"{shown(self.folder)}: there is no modality {modality!r}{nearest(modality, list(matrices))}"
+            )
+        return pd.DataFrame(matrices[modality], index=classes, columns=classes)
+
+    def class_accuracies(self, split: str = "val") -> pd.DataFrame:
+        """The share of each class that is recognised at the run's end, of the fusion and of each modality alone."""
+        classes = self.confusion(split=split).index
+        matrices = (read_confusions(self.folder, split) or ([], {}))[1]
+        return pd.DataFrame({name: class_accuracies(matrix) for name, matrix in matrices.items()}, index=classes)
 
     @property
     def alpha_updates(self) -> pd.Series[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.training.run_folder import EPOCHS
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,7 @@ class SweepView:
         sweeps = [Sweep.open(folder) for folder in folders]
         named = Counter(sweep.folder.absolute().name for sweep in sweeps)
         return [
-            SweepView(
-                sweep, [_whole(trial) for trial in sweep.trials()], name if named[name] == 1 else str(sweep.folder)
-            )
+            SweepView(sweep, sweep.trials(), name if named[name] == 1 else str(sweep.folder))
             for sweep in sweeps
             for name in [sweep.folder.absolute().name]
         ]
@@ -72,10 +69,3 @@ def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:
     """The metric and direction that sweeps are compared by: their first objective if shared, else fused accuracy."""
     found = {next(iter(view.sweep.space.objective.items())) for view in views}
     return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
-
-
-def _whole(trial: Trial) -> Trial:
-    """The trial, marked as failed if it finished but its file of epochs is missing or truncated."""
-    if trial.state != "finished" or len(trial.rows) == trial.config.epochs:
-        return trial
-    return replace(trial, state="failed", reason=f"finished, but its {EPOCHS} is incomplete")

@@ -102,15 +102,17 @@ def unimodal_accuracies(row: Row) -> dict[str, float]:
 
 
 def metrics_table(row: Row, split: str = "val") -> Table:
-    """The metrics of a run's last epoch: accuracy, MAP and macro F1, fused and for each modality."""
+    """The metrics of an epoch: accuracy, MAP, macro F1 and balanced accuracy, fused and for each modality."""
     table = Table(title=f"epoch {row['epoch']}, split {split}", title_justify="left")
     table.add_column("")
-    for metric in ("accuracy", "MAP", "macro F1"):
-        table.add_column(metric, justify="right")
+    shown = {"accuracy": "accuracy", "map": "MAP", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
+    shown = {key: title for key, title in shown.items() if f"{split}/fused/{key}" in row}  # earlier runs lack some
+    for title in shown.values():
+        table.add_column(title, justify="right")
     for name in ("fused", *modalities_of(row)):
-        table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in ("accuracy", "map", "macro_f1")))
+        table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in shown))
     table.add_section()
-    table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}", "", "")
+    table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}")
     return table
 
 

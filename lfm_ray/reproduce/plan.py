@@ -22,6 +22,7 @@ from pathlib import Path
 from ray.tune import Callback
 
 from lfm_ray.config import RunConfig
+from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.methods import METHODS
@@ -141,7 +142,7 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
     space = load_space(shipped_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
     config = space.base
     names = config.data.modalities or list(card.modalities)
-    check_model(config.model, {name: card.modalities[name] for name in names})
+    check_model(config.model, seen(card, config.data))
     config.method.check_modalities(names)
     if config.method.name == "mslr":  # it has one setting per modality, named after it
         rates = {f"method.factors.{name}": Distribution(loguniform=[0.1, 10]) for name in names}

@@ -13,13 +13,14 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lfm_ray.errors import UserError
+from lfm_ray.models.directions import natural_direction
 from lfm_ray.settings import Settings
 
 
@@ -37,6 +38,30 @@ class CheckpointSettings(Settings):
         description="keep the model after the first, the last and every so many epochs, to see what it looked at"
         " (lfm_ray.report --gradcam); null: keep none",
     )
+
+    best: str | None = Field(
+        None,
+        pattern="^val/",
+        description="a metric of the validation split, such as val/fused/accuracy: the model after the best epoch is"
+        " kept beside the last (best.pt; lfm_ray.export --best), and confirm measures that one. The epoch is then"
+        " fitted to the validation split, whose figures of it are too good; null: only the last epoch counts",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="a run stops when so many epochs in a row were not better, by `best`, than the best before; null:"
+        " it trains all its epochs",
+    )
+
+    @model_validator(mode="after")
+    def _patience_for_something(self) -> Self:
+        if self.patience is not None and self.best is None:
+            raise ValueError("patience needs a metric to wait for; set checkpoint.best, such as val/fused/accuracy")
+        return self
+
+    def improves(self, value: float, best: float) -> bool:
+        """Whether a value of the metric `best` is better than the best before."""
+        return value < best if natural_direction(self.best or "") == "minimize" else value > best
 
     def is_due(self, elapsed: float, cost: float) -> bool:
         """Whether to save the state again, `elapsed` seconds after a save that took `cost` seconds.
@@ -61,7 +86,8 @@ def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None
     content = io.BytesIO()
     torch.save(state, content)
     temporary = path.with_name(f"{path.name}.writing")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # it may be a link in somebody else's folder
+    with temporary.open("xb") as file:
         file.write(content.getbuffer())
         file.write(hashlib.sha256(content.getbuffer()).digest())
         file.flush()

@@ -69,6 +69,8 @@ def arrange(
                     f" inputs {model.shapes[name][-1]} wide to a width of 1; use auto or fp32"
                 )
             del model.autocast[name]
+        if any(parameter.ndim == 5 for parameter in encoder.parameters()):
+            continue  # kernels over time, for which there is no channels_last
         if settings.memory_format != "contiguous" and (device.type != "cpu" or channels_last_is_right(encoder)):
             encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         elif settings.memory_format == "channels_last":

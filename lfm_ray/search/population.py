@@ -54,6 +54,8 @@ def population_space(space: Space, members: int) -> Space:
         raise UserError("--population needs method lfm and a fixed number of epochs")
     if space.constraints or len(space.objective) > 1:
         raise UserError("--population supports a single objective and no constraints")
+    if space.base.checkpoint.patience:
+        raise UserError("--population trains all members for the same epochs; leave out checkpoint.patience")
     changes = {
         "alpha": {"strategy": "table", "values": [0.5] * space.base.epochs},
         "optimizer": {

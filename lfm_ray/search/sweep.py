@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +34,11 @@ from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
-from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study, read_trials
+from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, NO_LOCKS, hold, pull, push, shown, write_atomically
-from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.storage import LOCK, NO_LOCKS, check_within, hold, pull, push, shown, write_atomically
+from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
+from lfm_ray.training.run_folder import STOPPED_EARLY, read_epochs
 from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
@@ -174,6 +176,7 @@ class Sweep:
         pull(folder, skip=_only_trials_need)
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
+        check_within(folder)
         return cls(folder, load(SweepFile, folder / SWEEP))
 
     def hold(self) -> None:
@@ -234,25 +237,48 @@ class Sweep:
         return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
 
     def trial(self, frozen: FrozenTrial) -> Trial:
-        """The trial that Optuna records as `frozen`."""
+        """The trial that Optuna records as `frozen`.
+
+        The journal is the record: a finished trial whose files are missing or say otherwise is a failed one.
+        """
+        rows = read_epochs(trial_folder(self.folder, frozen.number))
+        state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
+        if state == "finished" and (problem := self._differs(frozen, rows)):
+            state, reason = "failed", problem
         return Trial(
             number=frozen.number,
             label=frozen.user_attrs.get(LABEL, ""),
-            state=STATES[frozen.state],
-            reason=frozen.user_attrs.get(REASON, ""),
+            state=state,
+            reason=reason,
             config=self.space.config(frozen.user_attrs[SETTINGS]),
-            rows=read_epochs(trial_folder(self.folder, frozen.number)),
+            rows=rows,
             frozen=frozen,
             space=self.space,
         )
 
+    def _differs(self, frozen: FrozenTrial, rows: list[Row]) -> str:
+        """In what the epochs of a finished trial differ from the journal; empty: in nothing."""
+        file, says = f"its {EPOCHS_FILE}", f"{JOURNAL} says"
+        if not rows:
+            return f"{file} is missing or empty, and {says} that the trial finished"
+        epochs = frozen.user_attrs.get(EPOCHS) or self.space.config(frozen.user_attrs[SETTINGS]).epochs
+        whole = self.space.epochs_a_round or STOPPED_EARLY in rows[-1] or rows[-1].get("epoch") == epochs
+        if not whole:
+            return f"{file} ends with epoch {rows[-1].get('epoch')}, and {says} {epochs}"
+        for name, value in zip(self.space.objective, frozen.values or [], strict=False):
+            found = rows[-1].get(name)
+            if not isinstance(found, int | float) or not math.isclose(found, value, rel_tol=1e-9, abs_tol=1e-12):
+                return f"{file} has {name} = {found}, and {says} {value}"
+        return ""
+
     def table(self) -> pd.DataFrame:
-        """One row per trial: its state, its settings, the metrics of its last epoch."""
+        """One row per trial: its state, its settings, the epochs that it took of T, the metrics of the last one."""
         return pd.DataFrame(
             [
                 {"number": trial.number, "label": trial.label, "state": trial.state, "reason": trial.reason}
-                | {"strategy": trial.strategy, "epochs": len(trial.rows)}
+                | {"strategy": trial.strategy}
                 | flatten(trial.config.model_dump(mode="json"))
+                | {"epochs": len(trial.rows), "T": trial.config.epochs}
                 | (trial.rows[-1] if trial.rows else {})
                 for trial in self.trials()
             ]

@@ -24,7 +24,7 @@ from lfm_ray.runtime.profiling import Profile
 from lfm_ray.settings import build
 from lfm_ray.storage import patiently, write_atomically
 from lfm_ray.training.loop import fit
-from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs
+from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs, write_confusions
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Row, Trainer
 
@@ -54,7 +54,7 @@ class Launch:
     """All that describes how a run is carried out; it can be sent to any node.
 
     The run goes on in `folder` from its last saved epoch if it has been started there before. measure:
-    a further split on which the last epoch is measured; only confirm and reproduce ask for one.
+    a further split on which the run is measured at its end; only confirm and reproduce ask for one.
     profile: the steps are timed, which changes nothing else about them. save_every: see `Recorder`. parts:
     of other packages, which may run (`lfm_ray.trust`).
     """
@@ -90,6 +90,8 @@ def execute(
     config, source, folder = launch.config, launch.source, launch.folder
     rank, _ = distributed.rank_and_world_size()
     trainer = Trainer(config, source.shards.card, wrap)
+    if config.loss.class_weights == "balanced":
+        trainer.know_classes(source.class_counts())
     state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
     recorder = Recorder(trainer, folder, troubles, launch.save_every)
     if state is not None:
@@ -108,9 +110,13 @@ def execute(
         report(row)
 
     def on_epoch(trainer: Trainer) -> None:
-        if launch.measure and trainer.epoch == config.epochs:
-            values = trainer.evaluate(source.evaluation(launch.measure, config))
-            trainer.history[-1] |= {f"{launch.measure}/{name}": value for name, value in values.items()}
+        if trainer.ended:
+            counted = {"val": trainer.confusions}
+            if launch.measure:
+                trainer.history[-1] |= measured_on(launch.measure, trainer, source)
+                counted[launch.measure] = trainer.confusions
+            if rank == 0:
+                patiently(lambda: write_confusions(folder, trainer, counted), folder)
         if rank == 0:
             notices: list[str] = []
             patiently(recorder.write, folder, notices.append)
@@ -128,6 +134,18 @@ def execute(
         write_atomically(folder / PROFILE, json.dumps(measured.summary()))
         storage.push(folder / PROFILE)
     return rows
+
+
+def measured_on(split: str, trainer: Trainer, source: DataSource) -> Row:
+    """The metrics of a further split: of the best epoch, where `checkpoint.best` chooses one, else of the last.
+
+    Where the best is another than the last epoch, the last epoch's have names that begin with `SPLIT_last`.
+    """
+    batches, row = source.evaluation(split, trainer.config), {}
+    if trainer.best.epoch not in (None, trainer.epoch):
+        row = {f"{split}_last/{name}": value for name, value in trainer.evaluate(batches).items()}
+    with trainer.best.loaded(trainer.evaluated):
+        return row | {f"{split}/{name}": value for name, value in trainer.evaluate(batches).items()}
 
 
 def run_in_process(launch: Launch, report: Callable[[Row], None]) -> None:

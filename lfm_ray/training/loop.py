@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.errors import TrainingFailed
+from lfm_ray.methods import Method
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.metrics import evaluate
 from lfm_ray.training.trainer import Row, Step, Trainer
@@ -34,7 +35,7 @@ class Splits:
 
 
 def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = lambda trainer: None) -> list[Row]:
-    """Trains from the epoch after `trainer.epoch` to the last, and returns the metrics of all epochs.
+    """Trains from the epoch after `trainer.epoch` to the last, or as long as there is patience; returns all metrics.
 
     `on_epoch` is called after every epoch, when `trainer.history` has its row: to save, to report.
 
@@ -44,6 +45,8 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
     alpha, T = trainer.alpha, trainer.config.epochs
     trainer.prepare(splits.train.steps)
     for t in range(trainer.epoch + 1, T + 1):
+        if trainer.ended:  # out of patience
+            break
         started, epoch, outer = time.perf_counter(), Epoch(), endless(splits.outer, t, T)
         alpha.begin_epoch(t)
         if alpha.due_before_epochs:
@@ -56,9 +59,10 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
                 alpha.move(trainer.alpha_gradient(batch, outer, step.d), trainer.steps)
         row = {"epoch": t, **epoch.means(t), "learning_rate": trainer.learning_rate, "alpha_end": alpha.value}
         row |= trainer.learned_tau()
-        row |= {f"train/{name}": value for name, value in epoch.metrics(trainer.method.predict).items()}
+        row |= {f"train/{name}": value for name, value in epoch.metrics(trainer.method).items()}
         row |= {f"val/{name}": value for name, value in trainer.evaluate(splits.val).items()}
         row |= trainer.end_of_epoch(row)
+        row |= trainer.best.choose(row, trainer.evaluated)
         trainer.epoch = t
         row["seconds"] = time.perf_counter() - started
         trainer.history.append(row)
@@ -93,14 +97,15 @@ class Epoch:
             raise TrainingFailed(f"the loss became NaN or infinite in epoch {t}; a lower learning rate may help")
         return {"alpha": self.alpha / self.steps, **means}
 
-    def metrics(self, predict: Callable[[Outputs], Tensor]) -> Row:
-        """`lfm_ray.models.metrics.evaluate` of the first `TRAIN_SAMPLES` samples, a random part of the split.
+    def metrics(self, method: Method) -> Row:
+        """The metrics of the first `TRAIN_SAMPLES` samples, a random part of the split, and what the method measures.
 
-        From the outputs of training itself, which cost nothing: of each sample as the model was at
-        its step, with dropout and augmentation.
+        `lfm_ray.models.metrics.evaluate`, from the outputs of training itself, which cost nothing: of each sample as
+        the model was at its step, with dropout and augmentation.
         """
         whole = Outputs.join(self.outputs)
-        return evaluate(predict(whole), whole, torch.cat(self.labels))
+        labels = torch.cat(self.labels)
+        return evaluate(method.predict(whole), whole, labels) | method.measures(whole, labels)
 
 
 def first(batches: Batches | None) -> Batch:

@@ -8,6 +8,8 @@
     notices.txt     what went wrong and was overcome, a line each; missing where nothing was
     hung.txt        where it stood when an epoch took longer than allowed; then its process was ended
     weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
+    best.pt         the model after the best epoch, where `checkpoint.best` names a metric
+    confusion.json  the confusion matrices of the last epoch (`read_confusions`)
     profile.json    where the time of its steps went, with `train --profile`
 
 Where an object store keeps it, this is the copy that a node works in (`lfm_ray.storage`).
@@ -22,6 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lfm_ray import storage
 from lfm_ray.runtime import checkpoint
 from lfm_ray.storage import write_atomically
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 CONFIG, EPOCHS, CHECKPOINT, ALPHA = "config.yaml", "epochs.jsonl", "checkpoint.pt", "alpha.jsonl"
 WEIGHTS, PROFILE = "weights", "profile.json"
 NOTICES, HUNG = "notices.txt", "hung.txt"
+BEST, CONFUSION = "best.pt", "confusion.json"
+STOPPED_EARLY = "stopped_early"  # in the row of the last epoch of a run that ran out of patience
 
 
 class Recorder:
@@ -67,7 +73,10 @@ class Recorder:
             storage.push(weights_file(folder, trainer.epoch))
         storage.push(folder / EPOCHS, folder / ALPHA)
         began = time.monotonic()
-        wanted = trainer.epoch == trainer.config.epochs or (self.save_every and trainer.epoch % self.save_every == 0)
+        if trainer.best.epoch == trainer.epoch:
+            checkpoint.save(folder / BEST, trainer.best_weights())
+            storage.push(folder / BEST)
+        wanted = trainer.ended or (self.save_every and trainer.epoch % self.save_every == 0)
         if wanted or settings.is_due(began - self._saved_at, self._cost):
             self._save_state()
             self._saved_at = time.monotonic()
@@ -112,6 +121,27 @@ def _whole(line: str) -> list[tuple[int, float]]:
         return json.loads(line)
     except json.JSONDecodeError:
         return []
+
+
+def write_confusions(folder: Path, trainer: Trainer, counted: Mapping[str, Mapping[str, list[list[int]]]]) -> None:
+    """Writes the confusion matrices of a run's end; counted: split -> `lfm_ray.models.metrics.confusions`."""
+    content = {"epoch": trainer.epoch, "classes": trainer.card.classes, "splits": counted}
+    write_atomically(folder / CONFUSION, json.dumps(content))
+    storage.push(folder / CONFUSION)
+
+
+def read_confusions(folder: Path, split: str) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """The classes, and `fused` or a modality -> its confusion matrix (C, C) of a split; None if there is none.
+
+    A row is a class, a column what its samples were taken for.
+    """
+    storage.fetch(folder / CONFUSION)
+    if not (folder / CONFUSION).is_file():
+        return None
+    content = json.loads((folder / CONFUSION).read_text(encoding="utf-8"))
+    if split not in content["splits"]:
+        return None
+    return content["classes"], {name: np.array(matrix) for name, matrix in content["splits"][split].items()}
 
 
 def add_notice(folder: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,14 +15,28 @@ from lfm_ray import storage
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console
 from lfm_ray.datasets.reading.batches import Batches, Order, ReadBatches, from_memory, from_shards
-from lfm_ray.datasets.reading.inputs import Inputs
+from lfm_ray.datasets.reading.inputs import Inputs, seen
 from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import check_model
+from lfm_ray.models.metrics import metric_names
 from lfm_ray.optimization.schedules import Adaptive
 from lfm_ray.runtime import distributed
+from lfm_ray.settings import nearest
 from lfm_ray.training.loop import Splits
+
+
+def check_best(config: RunConfig, modalities: Iterable[str]) -> None:
+    """Checks that a run has the metric by which its best epoch is chosen.
+
+    Raises:
+        UserError: it has none of that name.
+    """
+    best = config.checkpoint.best
+    known = [f"val/{name}" for name in (*metric_names(modalities), *config.metrics)]
+    if best is not None and best not in known:
+        raise UserError(f"checkpoint.best: unknown metric {best}{nearest(best, known)}")
 
 
 @dataclass(frozen=True)
@@ -49,8 +64,10 @@ class DataSource:
             shards.fetch(splits, partial(rich.progress.track, description=text, console=console, transient=True))
         modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
+        check_best(config, modalities or shards.card.modalities)
+        config.loss.check_classes(len(shards.card.classes))
         config.method.check_modalities(list(modalities or shards.card.modalities))
-        check_model(config.model, {name: shards.card.modalities[name] for name in modalities or shards.card.modalities})
+        check_model(config.model, seen(shards.card, config.data))
         store = ray.cluster_resources().get("object_store_memory", 0.0)
         in_memory = {}
         if size <= config.data.memory_share * store and not config.data.reader_cpus:
@@ -70,6 +87,14 @@ class DataSource:
         if split in self.in_memory:
             return ReadBatches(from_memory(*ray.get(self.in_memory[split])), order, inputs)
         return ReadBatches(from_shards(self.shards, split, list(inputs.modalities)), order, inputs, ahead=True)
+
+    def class_counts(self) -> list[int]:
+        """The number of rows of each class in the training split."""
+        if "train" in self.in_memory:
+            labels = ray.get(self.in_memory["train"])[1]
+        else:
+            labels = self.shards.take("train", np.arange(self.shards.card.rows("train")), [])[1]
+        return np.bincount(labels, minlength=len(self.shards.card.classes)).tolist()
 
     def evaluation(self, split: str, config: RunConfig) -> Batches:
         """A whole split, in its own order, for evaluation."""

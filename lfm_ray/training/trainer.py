@@ -15,12 +15,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch, Batches
+from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.models.metrics import METRICS, evaluate
+from lfm_ray.models.metrics import METRICS, confusions, evaluate
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
@@ -38,7 +39,9 @@ from lfm_ray.optimization.optimizer import after_epoch, after_step, build_optimi
 from lfm_ray.optimization.schedules import Learned
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.runtime.profiling import part
+from lfm_ray.training.best_epoch import BestEpoch
 from lfm_ray.training.gradient_cache import cached_gradient
+from lfm_ray.training.run_folder import STOPPED_EARLY
 
 Row = dict[str, float]
 
@@ -50,7 +53,7 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
         UserError: the method, an encoder or the fusion head does not fit the modalities.
     """
     method = config.method
-    modalities = {name: card.modalities[name] for name in config.data.modalities or card.modalities}
+    modalities = seen(card, config.data)
     method.check_modalities(list(modalities))
     infonce = method.matches_embeddings and config.loss.matching == "infonce"
     return MultimodalClassifier(
@@ -87,7 +90,8 @@ class Trainer:
     def __init__(
         self, config: RunConfig, card: DatasetCard, wrap: Callable[[nn.Module], nn.Module] | None = None
     ) -> None:
-        self.config, self.card = config, card
+        self.config, self.card, self.loss_settings = config, card, config.loss
+        config.loss.check_classes(len(card.classes))
         self.device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
         if config.device == "cuda" and self.device.type != "cuda":
             raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
@@ -113,7 +117,13 @@ class Trainer:
         self.steps = 0
         self.history: list[Row] = []
         self.memory: dict[str, Any] = {}
+        self.best = BestEpoch(config.checkpoint, config.epochs)
+        self.confusions: dict[str, list[list[int]]] = {}  # of the last evaluation (`models.metrics.confusions`)
         self._restored: dict[str, Any] | None = None
+
+    def know_classes(self, counts: Sequence[int]) -> None:
+        """Tells how many rows each class has in the training split, which `loss.class_weights: balanced` asks for."""
+        self.loss_settings = self.loss_settings.balanced(counts)
 
     def prepare(self, steps_an_epoch: int) -> None:
         """Makes the optimiser, whose schedule needs the number of steps, and restores its state."""
@@ -133,7 +143,7 @@ class Trainer:
         config = self.config
         return State(
             self.model,
-            config.loss,
+            self.loss_settings,
             self.alpha.value,
             self.epoch + 1,
             config.epochs,
@@ -335,12 +345,13 @@ class Trainer:
         fused = self.method.predict(whole)
         if not torch.isfinite(fused).all():
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
+        self.confusions = confusions(fused, whole, labels)
         own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
-        return evaluate(fused, whole, labels) | own
+        return evaluate(fused, whole, labels) | self.method.measures(whole, labels) | own
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
-        model = self.averaged.module if self.averaged else self.model
+        model = self.evaluated
         model.eval()
         parts: list[Outputs] = []
         labels: list[Tensor] = []
@@ -357,6 +368,16 @@ class Trainer:
         """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""
         after_epoch(self.scheduler, distributed.from_rank_zero(row["train/loss"], self.device))
         return self.method.on_epoch_end(self.state(), row)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is measured: that of the averaged weights, where there is one."""
+        return self.averaged.module if self.averaged else self.model
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has trained all its epochs, or has run out of patience."""
+        return self.epoch == self.config.epochs or (bool(self.history) and STOPPED_EARLY in self.history[-1])
 
     def learned_tau(self) -> Row:
         """`tau`, where it is learned."""
@@ -384,12 +405,20 @@ class Trainer:
             "steps": self.steps,
             "history": self.history,
             "memory": dict(self.memory),
+            "best": self.best.kept,
         }
 
     def weights(self) -> dict[str, Any]:
         """The model that `evaluate` measures, after this epoch, for `checkpoint.save`."""
-        model = self.averaged.module if self.averaged else self.model
-        return {"config": self.config.model_dump(mode="json"), "epoch": self.epoch, "model": model.state_dict()}
+        config = self.config.model_dump(mode="json")
+        return {"config": config, "epoch": self.epoch, "model": self.evaluated.state_dict()}
+
+    def best_weights(self) -> dict[str, Any]:
+        """The model after the best epoch, with all that an export needs, for `checkpoint.save`."""
+        assert self.best.kept is not None
+        config, card, epoch = self.config.model_dump(mode="json"), self.card.model_dump(mode="json"), self.best.epoch
+        weights, history = self.best.kept["weights"], self.history[:epoch]
+        return {"config": config, "card": card, "epoch": epoch, "model": weights, "averaged": None, "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`; call it before `fit`."""
@@ -397,7 +426,7 @@ class Trainer:
         if self.averaged:
             self.averaged.load_state_dict(state["averaged"])
         self.alpha.value, self.epoch, self.steps = state["alpha"], state["epoch"], state["steps"]
-        self.history = list(state["history"])
+        self.history, self.best.kept = list(state["history"]), state.get("best")
         memory = state["memory"].items()
         self.memory = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in memory}
         self._restored = state

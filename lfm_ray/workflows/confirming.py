@@ -16,7 +16,7 @@ from lfm_ray.callbacks.progress import RunsProgress
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.ray_session import ray_session
-from lfm_ray.report.confirmation import Confirmed, confirm_frame, summary, write_confirmation
+from lfm_ray.report.confirmation import Confirmed, class_frame, confirm_frame, summary, write_confirmation
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_configs
 from lfm_ray.search.selection import pools
@@ -133,7 +133,7 @@ def _confirm(
         by = mean(signed(objective, one.rows[-1])[0] for one in known[identity(sweep, trial)])
         confirmed.append(Confirmed(sweep, trial, by, [run_folder(sweep, trial, seed, kept) for seed in seeds]))
     frame = confirm_frame(confirmed, seeds)
-    files = write_confirmation(frame, split, sweeps[0].folder / kept, objective)
+    files = write_confirmation(frame, split, sweeps[0].folder / kept, objective, class_frame(confirmed, split))
     push(*files, *(sweep.folder / "test_reads.log" for sweep in sweeps))
     return Measured(frame, split, list(objective), files)
 
@@ -157,9 +157,15 @@ def refuse_fitted_to_validation(trials: list[tuple[Sweep, Trial]], changes: Mapp
     """Refuses to measure on the validation split what was fitted to it.
 
     Raises:
-        UserError: the alpha of a trial was.
+        UserError: the alpha of a trial was, or the epoch that counts.
     """
     for sweep, trial in trials:
+        if again(trial, 0, changes).checkpoint.best:
+            raise UserError(
+                f"{sweep.folder}, trial {trial.number}: its epoch is chosen on the validation split (checkpoint.best),"
+                " on which it cannot be measured; use --split test or --set checkpoint.best=null --set"
+                " checkpoint.patience=null"
+            )
         if again(trial, 0, changes).fits_validation:
             raise UserError(
                 f"{sweep.folder}, trial {trial.number}: its alpha is fitted to the validation split (alpha.outer: val),"

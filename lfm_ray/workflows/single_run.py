@@ -18,7 +18,7 @@ from lfm_ray.optimization.schedules import Adaptive, Polynomial
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
 from lfm_ray.search.ray_tune.resources import Resources
-from lfm_ray.storage import fetch, push, write_atomically
+from lfm_ray.storage import check_within, exclusive, fetch, push, write_atomically
 from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import EPOCHS, NOTICES, read_epochs
@@ -44,10 +44,12 @@ def train(
         UserError: the data, the settings or what the machine has do not fit.
         TrainingFailed: the run failed.
     """
+    check_within(folder)
     with ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
-        with followed(folder, config, console):
+        busy = "another process is training this run; wait for it, or choose another --name"
+        with exclusive(folder, busy), followed(folder, config, console):
             try:
                 run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
             except KeyboardInterrupt as error:

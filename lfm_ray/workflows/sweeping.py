@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
+from lfm_ray import trust
 from lfm_ray.callbacks.loggers import loggers
 from lfm_ray.callbacks.progress import RunsProgress, SweepProgress
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
@@ -38,7 +39,7 @@ from lfm_ray.search.sweep import LEARNED, Sweep
 from lfm_ray.search.warm_start import NEIGHBOURS, check_takes_fit, prior_trials_from, with_fitted_point
 from lfm_ray.storage import push, shown, working_folder, write_atomically
 from lfm_ray.training.execution import Workers
-from lfm_ray.training.run_folder import read_epochs
+from lfm_ray.training.run_folder import STOPPED_EARLY, read_epochs
 from lfm_ray.training.source import DataSource
 
 DEMO_SHARDS = Path("shards/demo")
@@ -180,6 +181,11 @@ def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
 def goes_on(folder: Path, trials: int | None, epoch_budget: int | None) -> Sweep:
     """A sweep that was interrupted, or is to have more trials, kept to this process."""
     sweep = Sweep.open(folder)
+    if sweep.space.sampler == "cmaes" and not trust.everything():
+        raise UserError(
+            f"{shown(folder)}: sampler cmaes keeps its state in study.journal as a pickle, which can run code; --trust"
+            " goes on with it, if the sweep is yours"
+        )
     sweep.hold()
     sweep.extend(trials, epoch_budget)
     return sweep
@@ -226,8 +232,9 @@ def search_around_learned(
     console.print(f"learned run     {folder}, {config.epochs} epochs")
     with RunsProgress(console, 1) as progress:
         run_configs({folder.absolute(): config}, source, resources, [progress], None, time_budget)
-    trained = len(read_epochs(folder))
-    if trained < config.epochs:
+    rows = read_epochs(folder)
+    trained = len(rows)
+    if trained < config.epochs and not (rows and STOPPED_EARLY in rows[-1]):
         raise TrainingFailed(
             f"the time was up after {trained} of the {config.epochs} epochs of the learned run; go on with"
             f" --resume {sweep.folder.name}"

@@ -12,7 +12,7 @@ import small_shards
 from small_shards import content
 
 from lfm_ray.datasets.columns import PackedFrames, gather
-from lfm_ray.datasets.shards import CARD, Shards, write_shard
+from lfm_ray.datasets.shards import CARD, Shards, read_card, sha256, write_shard
 from lfm_ray.errors import UserError
 
 
@@ -128,7 +128,7 @@ def test_verify_names_a_wrong_row_count_and_a_missing_file(folder: Path) -> None
 def test_a_truncated_shard_is_named_without_verify(folder: Path, left: int) -> None:
     path = folder / "train-00001.arrow"
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(UserError, match=r"train-00001\.arrow: cannot be read"):
+    with pytest.raises(UserError, match=r"train-00001\.arrow: checksum differs .* altered or cut short"):
         Shards(folder).arrays("train")
 
 
@@ -157,10 +157,46 @@ def test_a_wrong_card_is_named(folder: Path, text: str, message: str) -> None:
         Shards(folder)
 
 
+def admit(path: Path) -> None:
+    """Gives the card the checksum of an altered file, as somebody who altered it on purpose could."""
+    card = json.loads((path.parent / CARD).read_text())
+    for shard in [shard for shards in card["splits"].values() for shard in shards]:
+        if shard["file"] == path.name:
+            shard["sha256"] = sha256(path)
+    (path.parent / CARD).write_text(json.dumps(card))
+
+
+def test_a_flipped_byte_is_named_at_the_first_touch_also_if_the_file_is_altered_later(folder: Path) -> None:
+    path = folder / "train-00000.arrow"
+    whole = path.read_bytes()
+    Shards(folder).arrays("train")
+    path.write_bytes(whole[:-300] + bytes([whole[-300] ^ 1]) + whole[-299:])
+    with pytest.raises(UserError, match=r"train-00000\.arrow: checksum differs"):
+        Shards(folder).arrays("train")
+    path.write_bytes(whole)
+    Shards(folder).arrays("train")
+
+
+def test_an_altered_card_is_named(folder: Path) -> None:
+    sealed = read_card(folder).sealed().model_dump(mode="json")
+    for where, value in ((("classes", 0), "another"), (("modalities", "sound", "mean"), 1e-9)):
+        altered = json.loads(json.dumps(sealed))
+        inner = altered
+        for key in where[:-1]:
+            inner = inner[key]
+        (folder / CARD).write_text(json.dumps(altered))
+        read_card(folder)
+        inner[where[-1]] = value
+        (folder / CARD).write_text(json.dumps(altered))
+        with pytest.raises(UserError, match="its checksum differs, so it was altered"):
+            read_card(folder)
+
+
 def test_a_label_that_is_no_class_and_a_missing_value_are_named(folder: Path) -> None:
     path = folder / "val-00000.arrow"
     for label in (5, -1):
         write_shard(path, list("abcd"), [0, 1, 2, label], content(4, 0))
+        admit(path)
         with pytest.raises(UserError, match="a label is outside the 5 classes"):
             Shards(folder).arrays("val")
     batch = pa.ipc.open_file(pa.memory_map(str(folder / "train-00000.arrow"))).get_batch(0)
@@ -169,6 +205,7 @@ def test_a_label_that_is_no_class_and_a_missing_value_are_named(folder: Path) ->
         lacking = pa.record_batch(columns)
         with pa.ipc.new_file(sink, lacking.schema) as writer:
             writer.write_batch(lacking)
+    admit(folder / "train-00000.arrow")
     with pytest.raises(UserError, match="column 'id' has missing values"):
         Shards(folder).arrays("train")
 

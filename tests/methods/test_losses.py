@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lfm_ray.errors import UserError
 from lfm_ray.methods.losses import (
     LossSettings,
     classification_loss,
@@ -168,8 +169,10 @@ def test_uniform_labels_mix_the_targets(u: float) -> None:
     logs = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True))
     targets = (1 - u) * np.eye(C)[labels.numpy()] + u / C
     expected = -(targets * logs).sum(axis=1).mean()
-    assert float(classification_loss(logits, labels, u)) == pytest.approx(expected)
-    assert torch.autograd.gradcheck(lambda z: classification_loss(z, labels, u), logits.requires_grad_())
+    assert float(classification_loss(logits, labels, LossSettings(uniform_labels=u))) == pytest.approx(expected)
+    assert torch.autograd.gradcheck(
+        lambda z: classification_loss(z, labels, LossSettings(uniform_labels=u)), logits.requires_grad_()
+    )
 
 
 @pytest.mark.parametrize("matching", ["infonce", "js", "kl_to_mean"])
@@ -241,3 +244,44 @@ def test_losses_of_half_precision_are_float32_and_those_of_float64_stay() -> Non
         a, b = draw(B, C).to(dtype), draw(B, C, seed=1).to(dtype)
         found = [classification_loss(a, labels), label_probability(a, labels), js_divergence(a, b), infonce(a, b, 0.3)]
         assert [loss.dtype for loss in found] == [expected] * 4
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    settings = LossSettings(class_weights="balanced").balanced([6, 3, 1])
+    assert settings.class_weights == pytest.approx(expected.tolist())
+    assert LossSettings(class_weights="balanced").balanced([2, 0]).class_weights == [1.0, 1.0]
+    assert LossSettings(class_weights=[1.0, 2.0]).balanced([6, 3]).class_weights == [1.0, 2.0]
+
+
+def test_weighted_losses_are_those_of_pytorch_and_of_their_definitions() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(B, C, dtype=torch.float64), torch.arange(B) % C
+    weights = torch.rand(C, dtype=torch.float64) + 0.1
+    weighted = classification_loss(logits, labels, LossSettings(class_weights=weights.tolist()))
+    torch.testing.assert_close(weighted, torch.nn.functional.cross_entropy(logits, labels, weight=weights))
+    p = logits.softmax(dim=1)[torch.arange(B), labels]
+    focal = classification_loss(logits, labels, LossSettings(focal=2.0))
+    torch.testing.assert_close(focal, ((1 - p) ** 2 * -p.log()).mean())
+    u = torch.linspace(0, 0.5, C, dtype=torch.float64)
+    targets = (1 - u[labels, None]) * torch.eye(C, dtype=torch.float64)[labels] + u[labels, None] / C
+    smooth = classification_loss(logits, labels, LossSettings(label_smoothing=u.tolist()))
+    torch.testing.assert_close(smooth, torch.nn.functional.cross_entropy(logits, targets))
+    same = classification_loss(logits, labels, LossSettings(uniform_labels=0.2, class_weights=[1.0] * C))
+    torch.testing.assert_close(same, classification_loss(logits, labels, LossSettings(uniform_labels=0.2)))
+    sure = torch.eye(C)[labels].mul(200).requires_grad_()
+    classification_loss(sure, labels, LossSettings(focal=0.5)).backward()
+    assert sure.grad is not None and sure.grad.isfinite().all()
+
+
+def test_numbers_of_classes_are_compared_with_the_dataset() -> None:
+    for name in ("class_weights", "label_smoothing"):
+        settings = LossSettings.model_validate({name: [0.5, 0.5]})
+        settings.check_classes(2)
+        with pytest.raises(UserError, match=rf"loss\.{name}: has 2 numbers, and the dataset has 3 classes"):
+            settings.check_classes(3)
+    with pytest.raises(ValueError, match="give one"):
+        LossSettings(uniform_labels=0.1, label_smoothing=[0.1, 0.2])

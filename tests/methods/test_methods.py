@@ -73,7 +73,7 @@ def test_a_method_is_chosen_by_its_name_or_with_its_settings(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["method=ogm"], ["--set method.name", "'ogm' is not one of", "did you mean ogm_ge"]),
+        (["method=ogm_g"], ["--set method.name", "'ogm_g' is not one of", "did you mean ogm_ge"]),
         (["method=ogm_ge", "method.modulatoin=1"], ["--set method.modulatoin", "did you mean modulation"]),
         (["method.modulation=1"], ["method.modulation", "unknown setting"]),
         (["method=ogm_ge", "method.modulation=-1"], ["method.modulation", "greater than or equal to 0"]),

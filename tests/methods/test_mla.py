@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from method_cases import LABELS, outputs, state
 
+from lfm_ray.errors import UserError
 from lfm_ray.methods.mla import MLA, entropy_weighted, updated_projection
 
 
@@ -89,3 +90,13 @@ def test_every_sample_has_weights_of_its_own_that_add_up_to_one() -> None:
     drawn = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
     shifted = entropy_weighted({str(i): one + 1 for i, one in enumerate(drawn)})  # entropies ignore a shift
     torch.testing.assert_close(shifted, entropy_weighted({str(i): one for i, one in enumerate(drawn)}) + 1)
+
+
+def test_fixed_shares_weigh_the_logits_and_a_modality_without_one_counts_nothing() -> None:
+    made = outputs()
+    (first, a), (second, _) = made.unimodal.items()
+    torch.testing.assert_close(MLA(weighting="mean", shares={first: 0.3}).predict(made), 0.3 * a)
+    both = MLA(weighting="mean", shares={first: 0.3, second: 2.0}).predict(made)
+    torch.testing.assert_close(both, 0.3 * a + 2.0 * made.unimodal[second])
+    with pytest.raises(UserError, match=r"method\.shares\.adio: there is no such modality; did you mean audio"):
+        MLA(shares={"adio": 1.0}).check_modalities(["audio", "image"])

@@ -39,7 +39,8 @@ SHAPES: dict[Kind, list[int]] = {
     "text": [9],
     "feature": [3, 4],
 }
-CASES = [(name, kind) for name, encoder in ENCODERS.items() for kind in encoder.kinds]
+BUILT = {name: encoder for name, encoder in ENCODERS.items() if name != "auto"}  # which has no random weights
+CASES = [(name, kind) for name, encoder in BUILT.items() for kind in encoder.kinds]
 
 
 def card_of(kind: Kind, dtype: str = "float32", shape: list[int] | None = None, **more: Any) -> ModalityCard:
@@ -78,7 +79,7 @@ def test_every_encoder_embeds_every_kind_that_it_takes(name: str, kind: Kind) ->
     torch.testing.assert_close(encoder(value), shuffled, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in ENCODERS if name != "small"])
+@pytest.mark.parametrize("name", [name for name in BUILT if name != "small"])
 def test_encoders_have_the_derivatives_that_the_solvers_take(name: str) -> None:
     """Second derivatives backward and first ones forward, BatchNorm and attention included; by finite differences."""
     torch.manual_seed(0)

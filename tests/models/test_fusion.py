@@ -119,11 +119,21 @@ def test_the_transfer_module_of_its_paper_has_a_gate_of_two_and_a_squeeze_of_a_q
     assert settings.fusion_settings == {"gate": 2, "squeeze": 0.5}
 
 
+def by_cosine(w: Weights, z: list[Tensor], names: list[str]) -> Both:
+    alone = []
+    for name, value in zip(names, z, strict=True):
+        rows = w[f"classifiers.{name}.weight"]
+        lengths = value.square().sum(dim=1).sqrt()[:, None] * rows.square().sum(dim=1).sqrt()
+        alone.append(10 * torch.einsum("oi,bi->bo", rows, value) / lengths)
+    return sum(alone, torch.zeros(B, C)), alone
+
+
 INDEPENDENT: dict[str, Callable[[Weights, list[Tensor], list[str]], Both]] = {
     "sum": by_sum,
     "weight": by_weight,
     "concat": by_concat,
     "multitask": by_multitask,
+    "cosine": by_cosine,
     "shared": by_shared,
     "boosted": by_boosted,
     "affine": by_affine,

@@ -7,7 +7,10 @@ import torch
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.metrics import (
     average_precisions,
+    class_accuracies,
     classification_metrics,
+    confusion,
+    confusions,
     evaluate,
     macro_f1,
     mean_average_precision,
@@ -131,9 +134,11 @@ def test_every_metric_of_an_evaluation_worked_out_by_hand() -> None:
     found = evaluate(right, Outputs(right, {"audio": audio, "image": right}, embeddings), labels)
     assert list(found) == metric_names(["audio", "image"])
     perfect = {"loss": np.log(5 / 4), "accuracy": 1.0, "map": 1.0, "macro_f1": 1.0}
+    perfect |= {"balanced_accuracy": 1.0, "worst_class_accuracy": 1.0}
     # Ranked for class 0: 4/5, 4/5, 3/4, 1/5; for class 1: 4/5, 1/4, 1/5, 1/5. F1: 4/5 and 2/3.
     one_wrong = {
         "loss": (3 * np.log(5 / 4) + np.log(4)) / 4, "accuracy": 0.75, "map": 1.0, "macro_f1": (4 / 5 + 2 / 3) / 2,
+        "balanced_accuracy": 0.75, "worst_class_accuracy": 0.5,
     }  # fmt: skip
     expected = {f"{name}/{key}": value for name in ("fused", "image") for key, value in perfect.items()}
     expected |= {f"audio/{key}": value for key, value in one_wrong.items()}
@@ -156,3 +161,26 @@ def test_the_level_of_equal_embeddings_is_that_of_the_other_rows() -> None:
     found = probe_scores({"audio": torch.full((4, 3), 7.0)}, labels)
     own, other = 1 / 3, 2 / 3
     assert found == pytest.approx(np.array([[own, other], [other, own]] * 2), abs=1e-6)
+
+
+def test_class_accuracies_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import confusion_matrix, recall_score
+
+    random = np.random.default_rng(0)
+    labels, scores = random.integers(0, 4, 50), random.random((50, 5))  # no sample of the last class
+    predicted = scores.argmax(axis=1)
+    matrix = confusion(predicted, labels, 5)
+    assert matrix.tolist() == confusion_matrix(labels, predicted, labels=range(5)).tolist()
+    recalls = recall_score(labels, predicted, labels=range(4), average=None)
+    assert class_accuracies(matrix)[:4] == pytest.approx(recalls)
+    assert np.isnan(class_accuracies(matrix)[4])
+    found = classification_metrics(scores, labels)
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert found["worst_class_accuracy"] == pytest.approx(min(recalls))
+
+
+def test_confusions_of_the_fusion_and_of_each_modality() -> None:
+    labels = torch.tensor([0, 1, 1])
+    right, wrong = torch.eye(2)[labels], torch.eye(2)[1 - labels]
+    outputs = Outputs(right, {"audio": wrong}, {"audio": torch.ones(3, 2)})
+    assert confusions(right, outputs, labels) == {"fused": [[1, 0], [0, 2]], "audio": [[0, 1], [2, 0]]}

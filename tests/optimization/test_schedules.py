@@ -134,6 +134,10 @@ def test_the_official_quintic_against_numbers_worked_out_by_hand() -> None:
     assert quintic.alpha(101, 200) == pytest.approx(1 - 0.539155196, abs=1e-9)
     assert quintic.alpha(1, 200) == pytest.approx(1 - 0.204623704, abs=1e-12)
     assert quintic.alpha(20, 20) == quintic.alpha(200, 200)  # rescaled
+    assert quintic.alpha(1, 1) == quintic.alpha(1, 200)  # of a run of one epoch
+    as_it_is = OfficialQuintic(strategy="official_quintic", of_epochs=None)
+    assert as_it_is.alpha(101, 300) == quintic.alpha(101, 200)  # the same epoch, however long the run is
+    assert as_it_is.alpha(2, 2) == quintic.alpha(2, 200)
     free = OfficialQuintic(strategy="official_quintic", clip=False)
     outside = [t for t in range(1, 201) if not 0 <= free.alpha(t, 200) <= 1]
     assert outside == list(range(178, 190))

@@ -16,7 +16,7 @@ from lfm_ray.settings import merge
 from lfm_ray.training.trainer import build_model
 
 METHODS = shipped_file("search_spaces/methods.yaml")
-OF_TWO = {"ogm_ge", "pmr", "domfn"}
+OF_TWO = {"ogm_ge", "pmr", "domfn", "opm", "valuation", "amss", "info_reg", "arl"}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,17 @@ def whole() -> Space:
 def test_methods_of_two_modalities_are_left_out_with_all_that_is_theirs(whole: Space, three: DatasetCard) -> None:
     space, lines = for_modalities(whole, three)
     assert lines == [
-        "left out of method.name: ogm_ge, pmr, domfn; defined for two modalities, and there are 3 (audio, image, depth)"
+        "left out of method.name: ogm_ge, pmr, domfn, opm, valuation, amss, info_reg, arl; defined for two modalities,"
+        " and there are 3 (audio, image, depth)"
     ]
     left, all_of_them = space.search["method.name"].choice, whole.search["method.name"].choice
     assert left is not None
     assert all_of_them is not None
     assert set(left) == set(all_of_them) - OF_TWO
     gone = {"method.noise", "method.prototype_weight", "method.momentum", "method.eta", "method.gamma",
-            "method.strength", "method.squeeze"}  # fmt: skip
+            "method.strength", "method.squeeze", "method.rate", "method.lead_weight", "method.probability",
+            "method.first_epoch", "method.pull_weight", "method.threshold", "method.sharpness", "method.temperature",
+            "method.unbiased"}  # fmt: skip
     assert set(whole.search) - set(space.search) == gone
     assert space.search["method.modulation"].when == {"method.name": ["agm"]}
     assert set(whole.points) - set(space.points) == {"OGM-GE"}

@@ -19,6 +19,11 @@ from lfm_ray.settings import Settings
 class AudioSettings(Settings):
     """Waveform -> log spectrogram (paper section 4.1; see `lfm_ray.datasets.media.audio.log_spectrogram`)."""
 
+    form: Literal["spectrogram", "waveform"] = Field(
+        "spectrogram",
+        description="what the model receives: the log spectrogram, or the samples themselves, which pretrained encoders"
+        " of sound take (model.encoders.MODALITY: auto)",
+    )
     sample_rate: int | None = Field(None, ge=1000, description="Hz; null: that of most files, at most 16000")
     seconds: float | None = Field(
         None, gt=0, description="length of a clip in s; null: that of the longest training clip, at most 10"

@@ -12,6 +12,12 @@ class FeatureSettings(Settings):
     """Features extracted beforehand: one .npy file of numbers per sample."""
 
     shape: list[int] | None = Field(None, description="shape of one sample; null: that of most training files")
+    length: int | None = Field(
+        None,
+        ge=1,
+        description="of sequences (T, d) whose T differs: steps of a sample; longer ones are cut, and the steps that a"
+        " shorter one has not are NaN, which model.encoders.MODALITY: sequence does not read; null: all have one shape",
+    )
 
 
 def load(path: str) -> np.ndarray:
@@ -31,6 +37,13 @@ def load(path: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ValueError("is not a .npy file with an array of real numbers")
     return array.astype(np.float32)
+
+
+def padded(array: np.ndarray, length: int) -> np.ndarray:
+    """A sequence (T, d) -> (length, d): cut, or the missing steps NaN."""
+    result = np.full((length, *array.shape[1:]), np.nan, np.float32)
+    result[: len(array)] = array[:length]
+    return result
 
 
 def header(path: str) -> list[int]:

@@ -164,8 +164,8 @@ def make_shard(
 
     The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
     `BadRow` for each file that could not; sums, modality -> sums and sums of squares of the entries as
-    models see them: one pair, or one for each entry of a feature's last dimension or band of a spectrogram. If
-    the disk cannot be written, it has file and failed, the reason, instead.
+    models see them: one pair, or one for each of the card's `entries`; steps, sequence -> steps that are not
+    padding. If the disk cannot be written, it has file and failed, the reason, instead.
     """
     columns: dict[str, Any] = {
         name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
@@ -173,6 +173,7 @@ def make_shard(
     good: list[Row] = []
     bad: list[BadRow] = []
     sums = {name: np.zeros((2, card.entries)) for name, card in cards.items()}
+    steps = {name: 0 for name, card in cards.items() if card.padded}
     for row in rows:
         decoded = {}
         for name, card in cards.items():
@@ -188,13 +189,17 @@ def make_shard(
             else:
                 columns[name][len(good)] = sample.stored
             values = sample.seen.astype(np.float64)
-            if cards[name].kind == "audio":
+            if cards[name].kind == "audio" and cards[name].entries > 1:
                 values = values.swapaxes(-1, -2)  # frames, bands
             values = values.reshape(-1, sums[name].shape[1])
+            if cards[name].padded:
+                values = values[~np.isnan(values).any(axis=1)]
+                steps[name] += len(values)
             sums[name] += values.sum(axis=0), np.square(values).sum(axis=0)
         good.append(row)
     result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
     result["sums"] = {name: pair.tolist() for name, pair in sums.items()}
+    result["steps"] = steps
     try:
         if good:
             ids, labels = [row.id for row in good], [row.label for row in good]
@@ -278,9 +283,12 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
     for name, card in job.cards.items():
         sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
         count = math.prod(card.shape) * sum(shard.rows for shard in splits["train"])
+        if card.padded:
+            of_train = [result for result in results if result["file"].startswith("train-")]
+            count = card.shape[-1] * sum(result["steps"][name] for result in of_train)
         mean, std = _moments(sums.sum(axis=1), count)
         modalities[name] = card.model_copy(update={"mean": mean, "std": std})
-        if card.kind in ("audio", "feature"):
+        if card.kind == "feature" or card.entries > 1:
             each = [_moments(pair, count // card.entries) for pair in sums.T]
             means, stds = ([one[part] for one in each] for part in (0, 1))
             modalities[name] = modalities[name].model_copy(update={"means": means, "stds": stds})

@@ -52,6 +52,10 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     if amount := config.noise.get(name, 0.0):
         array = add_noise(array, amount, generator(config.seed, name, row.id))
     storage = config.storage.get(name, "tensor")
+    if kind == "feature" and (length := config.of(name, kind).length):
+        array = features.padded(array, length)
+    if kind == "audio" and config.of(name, kind).form == "waveform":
+        return Sample(audio.to_pcm(array), audio.to_pcm(array))
     if storage == "waveform":
         stored = audio.to_pcm(array)
         return Sample(spectrogram(stored.astype(np.float32) / 32768, config.of(name, kind)), stored)
@@ -73,7 +77,11 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     vocabulary, padding = None, 0
     settings = config.of(name, kind)
-    if kind == "audio":
+    sample_rate = None
+    if kind == "audio" and settings.form == "waveform":
+        shape, dtype, storage = [audio.samples(settings)], np.dtype(np.int16), "tensor"  # `waveform` says the same
+        sample_rate = settings.sample_rate
+    elif kind == "audio":
         shape, dtype = [*audio.spectrogram_shape(settings)], np.dtype(np.float16)
         stored_shape = [audio.samples(settings)] if storage == "waveform" else []
     elif kind == "image":
@@ -89,7 +97,8 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
         shape, dtype = [*(settings.shape or [])], np.dtype(np.float32)
     return ModalityCard(
         kind=kind, shape=shape, dtype=dtype.name, storage=storage, stored_shape=stored_shape, mean=0.0, std=0.0,
-        vocabulary=vocabulary, padding=padding,
+        vocabulary=vocabulary, padding=padding, sample_rate=sample_rate,
+        padded=kind == "feature" and bool(settings.length),
     )  # fmt: skip
 
 
@@ -113,7 +122,8 @@ def _load(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
     value, settings = row.values[name], config.of(name, kind)
     if kind == "audio":
         waveform = audio.load(value, settings, *row.clip(name))
-        return waveform if config.storage.get(name) == "waveform" else spectrogram(waveform, settings)
+        as_sound = settings.form == "waveform" or config.storage.get(name) == "waveform"
+        return waveform if as_sound else spectrogram(waveform, settings)
     if kind == "image":
         return pictures.load_image(value, settings)
     if kind == "video":
@@ -121,6 +131,9 @@ def _load(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
     if kind == "text":
         return text.tokens(value, settings)
     array = features.load(value)
+    if settings.length and array.ndim == 2 and len(array) and array.shape[1] == settings.shape[-1]:
+        return array  # `decode` pads it
     if list(array.shape) != settings.shape:
-        raise ValueError(f"has shape {list(array.shape)} where the others have {settings.shape}")
+        hint = "; for sequences of different lengths: --set feature.length=STEPS" if array.ndim == 2 else ""
+        raise ValueError(f"has shape {list(array.shape)} where the others have {settings.shape}{hint}")
     return array

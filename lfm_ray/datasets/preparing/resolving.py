@@ -120,6 +120,11 @@ def _resolve_feature(settings: FeatureSettings, name: str, rows: Sequence[Row]) 
     found = [tuple(shape) for shape in _headers(features.header, name, rows)]
     if not found:
         raise _unreadable(name, "as .npy", rows)
+    if settings.length:
+        sequences = [shape for shape in found if len(shape) == 2]
+        if not sequences:
+            raise UserError(f"feature.length: {name} holds no sequences (T, d), but shapes such as {list(found[0])}")
+        return settings.model_copy(update={"shape": [settings.length, _most([shape[1] for shape in sequences])]})
     return settings.model_copy(update={"shape": list(_most(found))})
 
 

@@ -78,7 +78,7 @@ class StagingFolder:
         """Writes the card, which completes the folder, and puts the folder into place."""
         with self.writing():
             unfinished = self.folder / f".{CARD}"
-            unfinished.write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            unfinished.write_text(json.dumps(card.sealed().model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
             unfinished.replace(self.folder / CARD)
         self.put_into_place()
 

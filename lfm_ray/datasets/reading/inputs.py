@@ -52,6 +52,15 @@ class DataSettings(Settings):
 NONE = AugmentationSettings()
 
 
+def seen(card: DatasetCard, data: DataSettings) -> dict[str, ModalityCard]:
+    """The modalities of a run, with the shapes that its model receives: of a video, the frames that are chosen."""
+    cards = {name: card.modalities[name] for name in data.modalities or card.modalities}
+    for name, one in cards.items():
+        if one.kind == "video":
+            cards[name] = one.model_copy(update={"shape": [min(data.frames, one.shape[0]), *one.shape[1:]]})
+    return cards
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The transform from stored samples to model inputs.
@@ -107,7 +116,7 @@ class Inputs:
     def _input(self, column: Column, name: str, card: ModalityCard, rows: np.ndarray, epoch: int) -> Tensor:
         values = self._unpacked(column, name, card)
         settings = self.augmentation
-        if card.kind == "audio" and (settings.time_mask or settings.frequency_mask):
+        if card.kind == "audio" and card.sample_rate is None and (settings.time_mask or settings.frequency_mask):
             kept = mask(torch.ones_like(values), self._generators(rows, epoch, name), settings, 0.0)
             return torch.where(kept > 0, values, torch.tensor(card.means or [card.mean], dtype=values.dtype)[:, None])
         if card.kind in ("image", "video") and (settings.smallest_crop < 1 or settings.flip):

@@ -34,6 +34,16 @@ def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) 
     for setting in ("pretrained", "width", "layers"):
         if getattr(settings, setting) is not None and setting not in encoder.settings:
             raise UserError(f"{where}.{setting}: {settings.name} has no such setting")
+    if card.kind == "audio" and len(card.shape) == 1 and not encoder.waveforms:
+        raise UserError(
+            f"{where}.name: {settings.name} takes spectrograms, and {modality} holds waveforms; prepare with"
+            " --set audio.form=spectrogram, or choose auto with a pretrained model"
+        )
+    if encoder.check:
+        try:
+            encoder.check(card, settings)
+        except UserError as error:
+            raise UserError(f"{where}.{error}") from None
 
 
 def build_encoder(modality: str, card: ModalityCard, settings: EncoderSettings, embedding_size: int) -> nn.Module:

@@ -22,7 +22,8 @@ class EncoderSettings(Settings):
         None,
         validate_default=False,
         description="small: a CNN for spectrograms, images and video, a GRU for text, two layers for features;"
-        " resnet18, resnet50; bert; clip_image, clip_text (lfm_ray/models/encoders); null: model.encoder",
+        " resnet18, resnet50; bert; clip_image, clip_text; sequence; auto: any pretrained model of transformers"
+        " (lfm_ray/models/encoders); null: model.encoder",
     )
     pretrained: str | None = Field(
         None, description="a folder written by save_pretrained, or a name on the Hugging Face hub; null: random weights"
@@ -65,7 +66,9 @@ class Encoder:
 
     build: card of the modality, settings and d -> a module. kinds: of modalities that it takes. settings:
     which of `pretrained`, `width` and `layers` it knows. large: whether it computes enough for half
-    precision to pay on hardware that has it. settings_class: with settings of its own.
+    precision to pay on hardware that has it. settings_class: with settings of its own. waveforms: whether it
+    takes audio as a waveform (samples,) instead of as a spectrogram. check: what else must fit, before anything is
+    built; it raises a UserError that begins with the name of the setting.
     """
 
     build: Callable[[ModalityCard, EncoderSettings, int], nn.Module]
@@ -73,11 +76,15 @@ class Encoder:
     settings: tuple[str, ...] = ()
     large: bool = True
     settings_class: type[EncoderSettings] = EncoderSettings
+    waveforms: bool = False
+    check: Callable[[ModalityCard, EncoderSettings], None] | None = None
 
 
 ENCODERS: Registry[Encoder] = Registry(
     "encoder",
-    parts_in("lfm_ray.models.encoders", shared=("base", "inputs", "pretrained", "resnet"), attribute="ENCODER"),
+    parts_in(
+        "lfm_ray.models.encoders", shared=("base", "inputs", "pretrained", "processors", "resnet"), attribute="ENCODER"
+    ),
     lambda part: isinstance(part, Encoder),
     "an lfm_ray.models.encoders.Encoder",
 )

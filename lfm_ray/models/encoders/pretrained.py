@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lfm_ray.errors import UserError
+
+PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+SENTENCE_POOLING = "1_Pooling/config.json"  # of sentence-transformers
+BESIDE = (*PROCESSORS, SENTENCE_POOLING)
 
 _no_weights = ContextVar("_no_weights", default=False)
 
@@ -33,10 +39,7 @@ def load(model_class: Any, source: str, model_types: tuple[str, ...]) -> Any:
     Raises:
         UserError: it cannot be loaded, is of another type, or lacks weights.
     """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _be_quiet()
     config = load_config(source)
     if config.model_type not in model_types:
         raise UserError(f"pretrained: {source} is a {config.model_type}, not a {model_types[0]}")
@@ -51,6 +54,75 @@ def load(model_class: Any, source: str, model_types: tuple[str, ...]) -> Any:
     return model
 
 
+def load_any(source: str) -> tuple[Any, list[str]]:
+    """The `transformers` model without a head that `source` holds, in the default dtype, and the weights that it lacks.
+
+    What a model does at random beside dropout is left out (SpecAugment, LayerDrop): it draws from NumPy, which a
+    resumed run could not repeat, or leaves parameters without a gradient, which several workers cannot share.
+
+    Raises:
+        UserError: it cannot be loaded, or `transformers` has no model without a head for it.
+    """
+    from transformers import AutoModel
+
+    _be_quiet()
+    config = load_config(source)
+    for name, off in {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}.items():
+        if hasattr(config, name):
+            setattr(config, name, off)
+    try:
+        if _no_weights.get():
+            return AutoModel.from_config(config, trust_remote_code=False), []
+        model, found = AutoModel.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.get_default_dtype(),
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # of many kinds, as for the config
+        raise _not_there(source, error) from None
+    return model, sorted(found["missing_keys"])
+
+
+def read_json(source: str, name: str) -> dict[str, Any]:
+    """A JSON file that lies beside the weights, from the folder or from the hub; empty where there is none.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    from transformers.utils.hub import cached_file
+
+    path = Path(source, name)
+    if not Path(source).is_dir():
+        found = cached_file(
+            source,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        path = Path(found or path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"pretrained: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def save_architecture(source: str, folder: Path) -> None:
+    """Writes what a model is built from into a folder, all but the weights: its config, its processor, its pooling.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    load_config(source).save_pretrained(folder)
+    for name in BESIDE:
+        if content := read_json(source, name):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def load_config(source: str) -> Any:
     """The config of a `transformers` model; code that comes with it is never executed.
 
@@ -63,6 +135,13 @@ def load_config(source: str) -> Any:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of many kinds: no network, no file, a broken file, no such name
         raise _not_there(source, error) from None
+
+
+def _be_quiet() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _not_there(source: str, error: Exception) -> UserError:

@@ -105,6 +105,7 @@ class FeatureEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(card.means or card.mean), persistent=False)
         std = torch.tensor(card.stds or card.std)
         self.register_buffer("std", torch.where(std > 1e-6 * std.max(), std, 1.0), persistent=False)
+        self.padded = card.padded
         self.hidden = nn.Linear(math.prod(card.shape), width * 4)
         self.project = nn.Linear(width * 4, embedding_size)
 
@@ -112,6 +113,8 @@ class FeatureEncoder(nn.Module):
         """value: (B, ...) of any real dtype; flattened to one vector per sample and standardised here."""
         dtype = self.project.weight.dtype
         value = standardised(value, self.mean.to(dtype), self.std.to(dtype), dtype).flatten(1)
+        if self.padded:  # the steps that a sequence has not are taken for the mean
+            value = value.nan_to_num(0.0)
         return self.project(self.hidden(value).relu())
 
 

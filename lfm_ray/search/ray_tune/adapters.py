@@ -23,7 +23,7 @@ from lfm_ray.search.study.study import SETTINGS, Study
 from lfm_ray.search.sweep import JOURNAL, Sweep, trial_folder
 from lfm_ray.storage import fetch, patiently, push, remove
 from lfm_ray.training.ray_train import DIED, died_reason
-from lfm_ray.training.run_folder import CHECKPOINT, EPOCHS, add_notice
+from lfm_ray.training.run_folder import BEST, CHECKPOINT, EPOCHS, STOPPED_EARLY, add_notice
 
 NUMBER, FAILED = "number", "failed"
 
@@ -65,7 +65,7 @@ class StudySearcher(DriverOnly, Searcher):
             self.study.fail(number, died_reason(trial_folder(self.folder, number)))
         elif result and FAILED in result:
             self.study.fail(number, result[FAILED])
-        elif result and result.get("epoch") == self.study.epochs(number):
+        elif result and (result.get("epoch") == self.study.epochs(number) or STOPPED_EARLY in result):
             self.study.finish(number, result)
 
     def save(self, checkpoint_path: str) -> None:
@@ -217,7 +217,7 @@ class KeepBest(DriverOnly, Callback):
         kept = {number for number in best[: self.keep] if self._scores[number]}
         for number in ended.keys() - kept - self._removed:
             file = trial_folder(self.sweep.folder, number) / CHECKPOINT
-            remove(file, checkpoint.previous(file))
+            remove(file, checkpoint.previous(file), file.with_name(BEST))
             self._removed.add(number)
 
 

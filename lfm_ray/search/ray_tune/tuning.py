@@ -16,6 +16,7 @@ from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.interruption import Interrupted, stoppable
+from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
 from lfm_ray.search.ray_tune.adapters import (
     FAILED,
@@ -38,6 +39,7 @@ from lfm_ray.search.sweep import JOURNAL, SWEEP, Sweep, trial_folder
 from lfm_ray.storage import name_of, push, working_folder
 from lfm_ray.training.execution import Launch, Workers, run_in_process
 from lfm_ray.training.ray_train import RETRIES, first_reason, run_on_workers
+from lfm_ray.training.run_folder import STOPPED_EARLY
 from lfm_ray.training.source import DataSource
 
 
@@ -139,7 +141,7 @@ def run_each(
         metrics = result.metrics or {}
         if result.error or FAILED in metrics:
             failures[folder] = str(metrics.get(FAILED, result.error))
-        ended += folder in failures or metrics.get("epoch") == run.epochs
+        ended += folder in failures or metrics.get("epoch") == run.epochs or STOPPED_EARLY in metrics
     if ended < len(runs) and not (time_budget and time_budget.stop_all()):
         raise KeyboardInterrupt
     return failures
@@ -166,6 +168,7 @@ def _tune(
     Raises:
         Interrupted: it was asked to stop by a signal, and has stopped.
     """
+    plain_actors()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we record and print failures ourselves
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports a reason instead of metrics

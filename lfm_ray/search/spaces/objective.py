@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from lfm_ray.errors import UserError
+from lfm_ray.models.directions import Direction as Direction
+from lfm_ray.models.directions import natural_direction
 from lfm_ray.settings import nearest
 
-Direction = Literal["maximize", "minimize"]
 FUSED_ACCURACY = "val/fused/accuracy"
-LOWER_IS_BETTER = ("loss", "gap")
 
 
 def objective_of(given: Any) -> Any:
@@ -46,11 +46,6 @@ def in_validation(metric: str) -> str:
 def own_metrics(names: Iterable[str]) -> list[str]:
     """Which of these metrics of the validation split are one's own, as `RunConfig.metrics` names them."""
     return [name.removeprefix("val/") for name in names if ":" in name]
-
-
-def natural_direction(metric: str) -> Direction:
-    """`minimize` for losses and gaps, else `maximize`."""
-    return "minimize" if metric.endswith(LOWER_IS_BETTER) else "maximize"
 
 
 def metric_name(metric: str) -> str:

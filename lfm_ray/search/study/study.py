@@ -27,6 +27,7 @@ from lfm_ray.search.study.journal import PatientJournal
 from lfm_ray.search.study.prior_trials import PriorTrial, pooled
 from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
 from lfm_ray.search.study.samplers import sampler_for
+from lfm_ray.training.run_folder import STOPPED_EARLY
 
 SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
 
@@ -162,7 +163,7 @@ class Study:
             # Optuna ranks pruned trials by these values in the direction of the objective.
             sign = 1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
             trial.report(sign * row[f"val/{self.space.pruning.by}"], epoch)
-        return epoch < self.epochs(number) and trial.should_prune()
+        return epoch < self.epochs(number) and STOPPED_EARLY not in row and trial.should_prune()
 
     def epochs(self, number: int) -> int:
         """The number of epochs T of a trial."""

@@ -1,0 +1,223 @@
+"""What a run says of each sample of the validation split: a table, and a page with what it gets wrong.
+
+`predictions.csv` has a row for each sample: id, label, what the fusion and each modality take it for, whether that is
+right, their probabilities of every class, and `disagreement`, the mean divergence of the modalities' predictions from
+their mean, in nats. `predictions.html` has the confusion matrices, the accuracy of each class by the fusion and by each
+modality, and the samples on which the modalities disagree most, with their pictures and their sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jinja2 import Environment, FileSystemLoader
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_shards
+from lfm_ray.datasets.reading.inputs import Inputs
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.errors import UserError
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.metrics import class_accuracies, confusion
+from lfm_ray.report.plots import COLOURS, DARK_COLOURS
+from lfm_ray.report.showing import Shown, shown
+from lfm_ray.runtime import checkpoint, compute
+from lfm_ray.search.selection import best_of
+from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
+from lfm_ray.settings import build
+from lfm_ray.storage import check_within, exists, fetch, push, write_atomically
+from lfm_ray.storage import shown as shown_path
+from lfm_ray.training.run_folder import CHECKPOINT
+from lfm_ray.training.trainer import build_model
+
+HERE = Path(__file__).parent
+SPLIT = "val"  # only lfm_ray.confirm reads the test split
+MOST_CLASSES = 30  # of a confusion matrix that is shown whole
+MOST_CONFUSIONS = 40
+EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of a split.
+
+    labels: (N,); probabilities: `fused` or a modality -> (N, C).
+    """
+
+    folder: Path
+    epoch: int
+    config: RunConfig
+    shards: Shards
+    labels: np.ndarray
+    probabilities: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, folder: Path, data: Path | None = None) -> Predictions:
+        """Of a run, of a trial, or of the best trial of a sweep; data: shards to use instead of the run's.
+
+        Raises:
+            UserError: there is no model, or the shards are not those that it was trained on.
+        """
+        check_within(folder)
+        if exists(folder / SWEEP):
+            best = best_of(Sweep.open(folder).trials())
+            if best is None:
+                raise UserError(f"{shown_path(folder)}: no trial of this sweep has finished; name one under trials/")
+            folder = trial_folder(folder, best.number)
+        fetch(folder / CHECKPOINT)
+        if not (folder / CHECKPOINT).is_file():
+            raise UserError(f"{shown_path(folder)}: holds neither a run ({CHECKPOINT}) nor a sweep ({SWEEP})")
+        state = checkpoint.load(folder / CHECKPOINT)
+        config = build(RunConfig, state["config"])
+        shards = Shards(data or config.data.path)
+        if state["card"]["fingerprint"] != shards.card.fingerprint:
+            raise UserError(f"{shown_path(shards.path)}: are not the shards of this run; name them with --data")
+        shards.fetch([SPLIT])
+        outputs, labels = _outputs(state, config, shards)
+        logits = {"fused": config.method.predict(outputs), **outputs.unimodal}
+        return cls(
+            folder, state["epoch"], config, shards, labels,
+            {name: value.float().softmax(dim=1).cpu().numpy() for name, value in logits.items()},
+        )  # fmt: skip
+
+    @property
+    def modalities(self) -> list[str]:
+        """Without `fused`."""
+        return list(self.probabilities)[1:]
+
+    @property
+    def disagreement(self) -> np.ndarray:
+        """(N,): the entropy of the modalities' mean prediction minus the mean of their entropies, in nats.
+
+        That is the Jensen-Shannon divergence of all modalities; 0 for a single one.
+        """
+        each = np.stack([self.probabilities[name] for name in self.modalities])
+        return np.maximum(0.0, _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0))
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each sample."""
+        classes = np.array(self.shards.card.classes, dtype=object)
+        columns: dict[str, Any] = {"id": self.shards.ids(SPLIT), "label": classes[self.labels]}
+        for name, chances in self.probabilities.items():
+            predicted = chances.argmax(axis=1)
+            columns[name] = classes[predicted]
+            columns[f"{name} correct"] = predicted == self.labels
+        columns["disagreement"] = self.disagreement
+        for name, chances in self.probabilities.items():
+            columns |= {f"{name}: {label}": chances[:, i] for i, label in enumerate(classes)}
+        return pd.DataFrame(columns)
+
+    def matrix(self, name: str) -> np.ndarray:
+        """The confusion matrix (C, C) of `fused` or a modality."""
+        return confusion(self.probabilities[name].argmax(axis=1), self.labels, len(self.shards.card.classes))
+
+
+def write_predictions(found: Predictions) -> tuple[Path, Path]:
+    """Writes the table and the page into the run's folder, and returns them."""
+    table, page = found.folder / "predictions.csv", found.folder / "predictions.html"
+    write_atomically(table, found.frame().to_csv(index=False, float_format="%.6g"))
+    write_atomically(page, render(found))
+    push(table, page)
+    return table, page
+
+
+def render(found: Predictions) -> str:
+    """The page."""
+    classes = found.shards.card.classes
+    matrices = {name: found.matrix(name) for name in found.probabilities}
+    accuracies = {name: class_accuracies(matrix) for name, matrix in matrices.items()}
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("predictions.html").render(
+        title=f"{found.folder.name}: predictions",
+        about=f"epoch {found.epoch} of {found.config.epochs}, {len(found.labels)} samples of the validation split",
+        names=list(matrices),
+        classes=classes,
+        counts=matrices["fused"].sum(axis=1).tolist(),
+        accuracies=[
+            ["-" if np.isnan(values[i]) else f"{values[i]:.3f}" for values in accuracies.values()]
+            for i in range(len(classes))
+        ],
+        overall=[f"{float((matrix.trace()) / matrix.sum()):.3f}" for matrix in matrices.values()],
+        matrices={name: _cells(matrix) for name, matrix in matrices.items()} if len(classes) <= MOST_CLASSES else {},
+        confusions=_confusions(matrices, classes) if len(classes) > MOST_CLASSES else [],
+        examples=_examples(found),
+        colours=COLOURS,
+        dark_colours=DARK_COLOURS,
+    )
+
+
+def _outputs(state: Mapping[str, Any], config: RunConfig, shards: Shards) -> tuple[Outputs, np.ndarray]:
+    """What the evaluated weights of a checkpoint say of the whole split, and the labels."""
+    model = build_model(config, shards.card)
+    model.load_state_dict(checkpoint.evaluated_weights(state))
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    model.to(device).eval()
+    inputs = Inputs.of(shards.card, config.data)
+    order = Order(np.arange(shards.card.rows(SPLIT)), max(256, config.data.batch_size), 0, False)
+    parts: list[Outputs] = []
+    labels: list[np.ndarray] = []
+    with torch.no_grad():
+        for batch in ReadBatches(from_shards(shards, SPLIT, list(inputs.modalities)), order, inputs).epoch(1):
+            parts.append(model(compute.on_device(batch, device).inputs))
+            labels.append(batch.labels.numpy())
+    return Outputs.join(parts), np.concatenate(labels)
+
+
+def _entropy(chances: np.ndarray) -> np.ndarray:
+    return -(chances * np.log(np.maximum(chances, 1e-30))).sum(axis=-1)
+
+
+def _cells(matrix: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Each row of a matrix as pairs of a number and its share of the row in per cent."""
+    shares = 100 * matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    return [
+        list(zip(*pair, strict=True)) for pair in zip(matrix.tolist(), shares.round().astype(int).tolist(), strict=True)
+    ]
+
+
+def _confusions(matrices: Mapping[str, np.ndarray], classes: list[str]) -> list[tuple[str, str, str, int]]:
+    """The most frequent confusions: of what, the class, what it was taken for, how often."""
+    found = []
+    for name, matrix in matrices.items():
+        wrong = matrix - np.diag(matrix.diagonal())
+        for place in np.argsort(-wrong, axis=None, kind="stable")[: MOST_CONFUSIONS // len(matrices)]:
+            i, j = np.unravel_index(place, wrong.shape)
+            if wrong[i, j]:
+                found.append((name, classes[i], classes[j], int(wrong[i, j])))
+    return found
+
+
+def _examples(found: Predictions) -> list[dict[str, Any]]:
+    """The samples on which the modalities disagree most."""
+    if len(found.modalities) < 2:
+        return []
+    rows = np.argsort(-found.disagreement, kind="stable")[:EXAMPLES]
+    shards, classes = found.shards, found.shards.card.classes
+    inputs, ids = Inputs.of(shards.card, found.config.data), shards.ids(SPLIT)
+    examples = []
+    for row in rows.tolist():
+        at = np.array([row])
+        stored, _ = shards.take(SPLIT, at, list(inputs.modalities), inputs.frames(at, 1))
+        seen = inputs(stored, at, 1)
+        media: list[Shown] = [
+            shown(name, shards.card, inputs, stored[name], value[0].numpy()) for name, value in seen.items()
+        ]
+        said = {
+            name: (
+                classes[int(chances[row].argmax())],
+                f"{chances[row].max():.2f}",
+                bool(chances[row].argmax() == found.labels[row]),
+            )
+            for name, chances in found.probabilities.items()
+        }
+        examples.append(
+            {"id": ids[row], "label": classes[found.labels[row]], "said": said, "media": media}
+            | {"disagreement": f"{found.disagreement[row]:.3f}"}
+        )
+    return examples
