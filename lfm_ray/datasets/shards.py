@@ -49,8 +49,10 @@ class ModalityCard(Settings):
     )
     mean: float = Field(description="mean of all entries of the train split")
     std: float = Field(description="standard deviation of all entries of the train split; 0 if they are all equal")
-    means: list[float] = Field([], description="features: mean of each entry of the last dimension, over train")
-    stds: list[float] = Field([], description="features: their standard deviations; empty, as `means`: not measured")
+    means: list[float] = Field(
+        [], description="mean of each of `entries` over the train split; empty: not measured, as of images and texts"
+    )
+    stds: list[float] = Field([], description="their standard deviations; empty, as `means`: not measured")
     vocabulary: int | None = Field(None, description="text: number of different tokens, which are 0 to this minus 1")
     padding: int = Field(0, description="text: the token that pads short texts")
     padded: bool = Field(False, description="features: sequences (T, d), in which steps that a sample has not are NaN")
@@ -62,9 +64,16 @@ class ModalityCard(Settings):
             raise ValueError(f"dtype must be one of {', '.join(NUMBERS)}, not {self.dtype!r}")
         if self.storage != "tensor" and not self.stored_shape:
             raise ValueError(f"stored_shape is missing; storage {self.storage} needs it")
-        if any(len(one) not in (0, self.shape[-1] if self.shape else 0) for one in (self.means, self.stds)):
-            raise ValueError(f"means and stds must have {self.shape[-1]} entries, as the last dimension, or none")
+        if any(len(one) not in (0, self.entries) for one in (self.means, self.stds)):
+            raise ValueError(f"means and stds must have {self.entries} entries, or none")
         return self
+
+    @property
+    def entries(self) -> int:
+        """How many parts have a mean and deviation of their own: a feature's last dimension, a spectrogram's bands."""
+        if self.kind == "feature" and self.shape:
+            return self.shape[-1]
+        return self.shape[-2] if self.kind == "audio" and self.sample_rate is None and len(self.shape) > 1 else 1
 
     @property
     def arrow_type(self) -> pa.DataType:

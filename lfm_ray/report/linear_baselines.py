@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from rich.table import Table
 from scipy import sparse
 
+from lfm_ray.datasets.media.audio import AudioSettings, log_spectrogram
 from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
 from lfm_ray.datasets.shards import LINEAR_BASELINES, ModalityCard, Shards
 from lfm_ray.settings import Settings
@@ -32,7 +33,7 @@ WHAT = {
     "image": f"pixels, {SIDE} x {SIDE}",
     "video": f"pixels of the mean frame, {SIDE} x {SIDE}",
     "text": "TF-IDF of character n-grams",
-    "feature": "the features",
+    "feature": "the features; of sequences mean and deviation over time",
 }
 
 
@@ -151,8 +152,11 @@ def _reduced(card: ModalityCard, values: np.ndarray) -> Any:
     if card.kind == "text":
         return [_text(tokens, card) for tokens in values]
     values = values.astype(np.float32)
+    if card.padded:
+        values = np.ma.masked_invalid(values)
+        return np.concatenate([values.mean(axis=1).filled(0), values.std(axis=1).filled(0)], axis=1)
     if card.kind == "audio":
-        spectra = values[:, 0]
+        spectra = values[:, 0] if card.sample_rate is None else _spectra(values, card.sample_rate)
         return np.concatenate([spectra.mean(axis=-1), spectra.std(axis=-1)], axis=1)
     if card.kind in ("image", "video"):
         import torch
@@ -161,6 +165,14 @@ def _reduced(card: ModalityCard, values: np.ndarray) -> Any:
         side = min(SIDE, pictures.shape[-1])
         return torch.nn.functional.adaptive_avg_pool2d(pictures, side).flatten(1).numpy()
     return values.reshape(len(values), -1)
+
+
+def _spectra(waveforms: np.ndarray, rate: int) -> np.ndarray:
+    """Waveforms (B, samples) -> log mel spectra (B, bands, frames)."""
+    import torch
+
+    settings = AudioSettings(sample_rate=rate, n_mels=40, n_fft=min(512, waveforms.shape[-1]))
+    return log_spectrogram(torch.from_numpy(waveforms), settings)[:, 0].numpy()
 
 
 def _text(tokens: np.ndarray, card: ModalityCard) -> str:

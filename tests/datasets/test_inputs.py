@@ -130,6 +130,17 @@ def test_a_mask_is_one_band_of_at_most_the_share(setting: str, axis: int) -> Non
     assert 0.3 * masked.shape[axis] < longest <= 0.4 * masked.shape[axis]
 
 
+def test_masks_hold_the_mean_of_each_band() -> None:
+    means = list(range(SOUND.shape[1]))
+    card = SOUND.model_copy(update={"means": means, "stds": [1.0] * len(means)})
+    settings = AugmentationSettings(frequency_mask=0.5, time_mask=0.5)
+    masked = Inputs({"sound": card}, 3, {}, settings)({"sound": np.full((20, *SOUND.shape), -7.0, np.float32)},
+        np.arange(20), 1)["sound"][:, 0]  # fmt: skip
+    expected = torch.tensor(means)[:, None].expand(masked.shape).to(masked.dtype)
+    assert (masked == -7).any() and (masked != -7).any()
+    assert torch.equal(masked[masked != -7], expected[masked != -7])
+
+
 def test_an_empty_share_of_a_waveform_has_the_spectrograms_shape() -> None:
     card = ModalityCard(
         kind="audio", shape=[1, 33, 5], dtype="float16", mean=0, std=1, storage="waveform", stored_shape=[100]

@@ -110,9 +110,13 @@ def test_films(
     pixels = load_video(str(path), VideoSettings(frames=parts, size=32), start, end)
     for part, found in enumerate(pixels):
         middle = start + (part + 0.5) * (end - start) / parts
-        which = max(0, bisect.bisect_right(times, middle + 1e-3) - 1)
+        which = [max(0, bisect.bisect_right(times, middle + rounded) - 1) for rounded in (0, 1e-3)]
         # Some MPEG streams give two frames one stamp.
-        candidates = [frame for time, frame in zip(times, shown, strict=False) if abs(time - times[which]) < 1e-4]
+        candidates = [
+            frame
+            for time, frame in zip(times, shown, strict=False)
+            if min(abs(time - times[one]) for one in which) < 1e-4
+        ]
         assert any(np.array_equal(found, square(frame.to_image(), 32, 3)) for frame in candidates), (part, which)
     check_sound(path, start, seed, film=True)
 

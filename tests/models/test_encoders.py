@@ -365,3 +365,15 @@ def test_fixed_inputs_are_images_as_in_imagenet() -> None:
     found = encoder.pixels(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8), torch.float32)[0, :, 0, 0]
     expected = [(1 - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
     assert found.tolist() == pytest.approx(expected)
+
+
+def test_bands_of_a_spectrogram_are_standardised_by_themselves() -> None:
+    card = card_of("audio", shape=[1, 8, 12])
+    means, stds = [float(band) for band in range(8)], [0.5 + band for band in range(8)]
+    torch.manual_seed(0)
+    encoder = build_encoder("m", card.model_copy(update={"means": means, "stds": stds}), tiny("small"), D)
+    torch.manual_seed(0)
+    plain = build_encoder("m", card.model_copy(update={"mean": 0.0, "std": 1.0}), tiny("small"), D)
+    value = torch.randn(3, 1, 8, 12, generator=torch.Generator().manual_seed(0))
+    scaled = value * torch.tensor(stds)[:, None] + torch.tensor(means)[:, None]
+    torch.testing.assert_close(encoder(scaled), plain(value), rtol=1e-3, atol=1e-4)

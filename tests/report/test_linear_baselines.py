@@ -84,6 +84,14 @@ def test_each_kind_is_learnt_from_what_tells_its_classes_apart(shards: Shards) -
     assert linear_baselines.fit(shards) == found
 
 
+def test_sequences_and_waveforms_are_reduced_over_time() -> None:
+    steps = np.array([[[1.0, 2], [3, 4], [np.nan, np.nan]], [[np.nan, np.nan]] * 3], np.float32)
+    reduced = linear_baselines._reduced(card("feature", [3, 2], "float32", padded=True), steps)
+    assert reduced.tolist() == [[2, 3, 1, 1], [0, 0, 0, 0]]
+    wave = np.random.default_rng(0).normal(size=(2, 4000)).astype(np.float32)
+    assert linear_baselines._reduced(card("audio", [4000], "float32", sample_rate=8000), wave).shape == (2, 80)
+
+
 def test_of_large_splits_rows_are_drawn(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_baselines, "MOST_ROWS", 80)
     found = linear_baselines.fit(shards)

@@ -165,15 +165,15 @@ def make_shard(
 
     The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
     `BadRow` for each file that could not; sums, modality -> sums and sums of squares of the entries as
-    models see them: one pair, or of features one for each entry of the last dimension; steps, sequence ->
-    steps that are not padding. If the disk cannot be written, it has file and failed, the reason, instead.
+    models see them: one pair, or one for each of the card's `entries`; steps, sequence -> steps that are not
+    padding. If the disk cannot be written, it has file and failed, the reason, instead.
     """
     columns: dict[str, Any] = {
         name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
     }
     good: list[Row] = []
     bad: list[BadRow] = []
-    sums = {name: np.zeros((2, card.shape[-1] if card.kind == "feature" else 1)) for name, card in cards.items()}
+    sums = {name: np.zeros((2, card.entries)) for name, card in cards.items()}
     steps = {name: 0 for name, card in cards.items() if card.padded}
     for row in rows:
         decoded = {}
@@ -189,7 +189,10 @@ def make_shard(
                 columns[name].append(sample.stored)
             else:
                 columns[name][len(good)] = sample.stored
-            values = sample.seen.astype(np.float64).reshape(-1, sums[name].shape[1])
+            values = sample.seen.astype(np.float64)
+            if cards[name].kind == "audio" and cards[name].entries > 1:
+                values = values.swapaxes(-1, -2)  # frames, bands
+            values = values.reshape(-1, sums[name].shape[1])
             if cards[name].padded:
                 values = values[~np.isnan(values).any(axis=1)]
                 steps[name] += len(values)
@@ -284,8 +287,8 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
             count = card.shape[-1] * sum(result["steps"][name] for result in of_train)
         mean, std = _moments(sums.sum(axis=1), count)
         modalities[name] = card.model_copy(update={"mean": mean, "std": std})
-        if card.kind == "feature":
-            each = [_moments(pair, count // card.shape[-1]) for pair in sums.T]
+        if card.kind == "feature" or card.entries > 1:
+            each = [_moments(pair, count // card.entries) for pair in sums.T]
             means, stds = ([one[part] for one in each] for part in (0, 1))
             modalities[name] = modalities[name].model_copy(update={"means": means, "stds": stds})
     return DatasetCard(

@@ -126,7 +126,8 @@ class Inputs:
         values = self._unpacked(column, name, card)
         settings = self.augmentation
         if card.kind == "audio" and card.sample_rate is None and (settings.time_mask or settings.frequency_mask):
-            return mask(values, self._generators(rows, epoch, name), settings, card.mean)
+            kept = mask(torch.ones_like(values), self._generators(rows, epoch, name), settings, 0.0)
+            return torch.where(kept > 0, values, torch.tensor(card.means or [card.mean], dtype=values.dtype)[:, None])
         if card.kind in ("image", "video") and (settings.smallest_crop < 1 or settings.flip):
             return random_views(values, self._generators(rows, epoch, name), settings)
         return values
