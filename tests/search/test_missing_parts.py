@@ -45,9 +45,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_finished_trial_whose_files_say_otherwise_counts_as_failed_and_is_named(
-    work: Path, how: str, without_workers: None
-) -> None:
+def test_a_finished_trial_whose_files_say_otherwise_counts_as_failed_and_is_named(work: Path, how: str) -> None:
     spoil, said = SPOILT[how]
     best = best_of(Sweep.open(work / "sweeps/old").trials())
     assert best is not None and best.number == 0
@@ -56,10 +54,14 @@ def test_a_finished_trial_whose_files_say_otherwise_counts_as_failed_and_is_name
     assert trials[0].state == "failed" and f"its epochs.jsonl {said}" in trials[0].reason
     other = best_of(trials)
     assert other is not None and other.number != 0
-    for command in (("report", "sweeps/old"), ("export", "sweeps/old", "--out", "model"), ("tune", "--resume", "old",
-        "--trials", "6")):  # fmt: skip
+    found = lfm_ray.load_sweep(work / "sweeps/old").best
+    assert found is not None and found == other.config
+
+
+def test_commands_go_on_without_the_folder_of_the_best_trial_and_say_so(work: Path, without_workers: None) -> None:
+    shutil.rmtree(work / "sweeps/old/trials/0000")
+    commands = (("export", "sweeps/old", "--out", "model"), ("tune", "--resume", "old", "--trials", "6"))
+    for command in commands:
         done = run(work, *command)
         assert done.returncode == 0, done.stderr
-    assert f"trial 0 failed: its epochs.jsonl {said}" in " ".join(done.stdout.split())
-    found = lfm_ray.load_sweep(work / "sweeps/old").best
-    assert found is not None and found == best_of(Sweep.open(work / "sweeps/old").trials()).config  # type: ignore[union-attr]
+    assert "trial 0 failed: its epochs.jsonl is missing or empty" in " ".join(done.stdout.split())

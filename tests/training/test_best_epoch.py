@@ -18,6 +18,9 @@ from lfm_ray.export.from_run import export
 from lfm_ray.report.confirmation import class_frame
 from lfm_ray.report.loaded_run import LoadedRun
 from lfm_ray.runtime import checkpoint
+from lfm_ray.search.population import population_space
+from lfm_ray.search.ray_tune.adapters import StudySearcher
+from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import load
 from lfm_ray.training.best_epoch import BestEpoch
 from lfm_ray.training.execution import Launch, execute
@@ -188,3 +191,26 @@ def test_an_epoch_chosen_on_a_split_is_not_confirmed_on_it() -> None:
     with pytest.raises(UserError, match=r"sweeps/mine, trial 3: its epoch is chosen on the validation split"):
         refuse_fitted_to_validation([(sweep, trial)], {})
     refuse_fitted_to_validation([(sweep, trial)], {"checkpoint.best": None})
+
+
+@pytest.mark.parametrize("row", [{"epoch": 10.0}, {"epoch": 4.0, "stopped_early": 1.0}, {"epoch": 4.0}])
+def test_a_trial_that_ran_out_of_patience_has_finished(row: Row, tmp_path: Path) -> None:
+    finished: list[int] = []
+    study: Any = SimpleNamespace(
+        space=SimpleNamespace(objective={"val/fused/accuracy": "maximize"}),
+        ended=lambda number: False,
+        epochs=lambda number: 10,
+        finish=lambda number, row: finished.append(number),
+    )
+    searcher = StudySearcher(study, tmp_path)
+    searcher._numbers["trial"] = 3
+    searcher.on_trial_complete("trial", row)
+    assert finished == ([] if row == {"epoch": 4.0} else [3])  # the last was cut short by the time budget
+
+
+def test_members_of_a_population_have_no_patience_of_their_own() -> None:
+    space = load_space(
+        {"search": {"loss.tau": {"loguniform": [0.1, 1]}}}, ["checkpoint.best=val/fused/loss", "checkpoint.patience=2"]
+    )
+    with pytest.raises(UserError, match=r"leave out checkpoint\.patience"):
+        population_space(space, 4)

@@ -103,7 +103,8 @@ class AutoEncoder(nn.Module):
         if own.gradient_checkpointing:
             if not self.body.supports_gradient_checkpointing:
                 raise UserError(f"gradient_checkpointing: {config.model_type} has none")
-            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+            later = getattr(self.body, "activation_checkpointing_enable", None)  # its name in newer transformers
+            (later or self.body.gradient_checkpointing_enable)({"use_reentrant": False})
         self.project = nn.Linear(_width(self.body.config), embedding_size)
 
     def _take_pixels(self, card: ModalityCard, settings: EncoderSettings, source: str) -> None:
