@@ -50,7 +50,7 @@ def load_picture(path: str, size: int, channels: int, scale: float | None) -> np
     with Image.open(path) as image:
         if image.width * image.height > MOST_PIXELS:  # or one row could take gigabytes in each process
             raise ValueError(
-                f"has {image.width} x {image.height} pixels, more than the {MOST_PIXELS:,} of one sample; make it smaller"
+                f"has {image.width} x {image.height} pixels, more than the {MOST_PIXELS:,}; make it smaller"
             )
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):
