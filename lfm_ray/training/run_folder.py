@@ -135,6 +135,8 @@ def epochs_and_trouble(folder: Path) -> tuple[list[Row], str]:
                 raise ValueError("has no checksum, unlike those before")
             if not all(isinstance(value, int | float | None) for value in row.values()):
                 raise ValueError("holds more than numbers")
+            if not checked and row_of(row) != row:  # such as a checksum whose name was altered
+                raise ValueError("holds more than metrics")
         except (ValueError, RecursionError):
             return rows, f"{storage.shown(file)}, line {number}: is not as it was written"
         sure = sure or checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,6 +99,26 @@ def samples(settings: AudioSettings) -> int:
     return round(settings.seconds * settings.sample_rate)
 
 
+LONGEST_KERNEL = 2000  # torchaudio's, in phases; it has as many as one rate without the common divisor of both
+
+
+def _resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """A waveform at another rate.
+
+    torchaudio's kernel grows with the product of both rates without their common divisor: from 44,101 to 16,000 Hz it
+    takes gigabytes. For such pairs it is SciPy's polyphase filter, which needs no more than the sound itself.
+    """
+    common = math.gcd(rate, wanted)
+    if wanted // common > LONGEST_KERNEL:
+        from scipy.signal import resample_poly
+
+        return resample_poly(waveform, wanted // common, rate // common).astype(np.float32)
+    import torch
+    from torchaudio.functional import resample
+
+    return resample(torch.from_numpy(waveform), rate, wanted).numpy()
+
+
 def load(path: str, settings: AudioSettings, start: float | None, end: float | None) -> np.ndarray:
     """Reads a clip: mono (the mean of the channels), resampled, cut or padded to `settings.seconds`.
 
@@ -110,10 +131,7 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
     if waveform.size == 0:
         raise ValueError(f"holds no sound from {first:g} s on")
     if rate != settings.sample_rate:
-        import torch
-        from torchaudio.functional import resample
-
-        waveform = resample(torch.from_numpy(waveform), rate, settings.sample_rate).numpy()
+        waveform = _resampled(waveform, rate, settings.sample_rate)
     waveform, wanted = np.clip(waveform, -1, 1), samples(settings)
     if settings.padding == "repeat":
         return np.resize(waveform, wanted)

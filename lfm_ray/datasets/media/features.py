@@ -20,6 +20,9 @@ class FeatureSettings(Settings):
     )
 
 
+MOST_NUMBERS = 2**28  # of a sample, 1 GiB
+
+
 def load(path: str) -> np.ndarray:
     """The array of a .npy file, or the only one of a .npz file, as float32.
 
@@ -29,11 +32,14 @@ def load(path: str) -> np.ndarray:
     with open(path, "rb") as file:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise ValueError("is not a .npy file")
-    array = np.load(path, allow_pickle=False)
+    # Mapped, as a header may claim more than the file has, and than there is memory.
+    array = np.load(path, allow_pickle=False, mmap_mode="r")
     if isinstance(array, np.lib.npyio.NpzFile):
         if len(array.files) != 1:
             raise ValueError(f"holds {len(array.files)} arrays ({', '.join(array.files[:5])}); a sample is one array")
         array = array[array.files[0]]
+    if isinstance(array, np.ndarray) and array.size > MOST_NUMBERS:
+        raise ValueError(f"holds {array.size:,} numbers, more than the {MOST_NUMBERS:,} of one sample")
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ValueError("is not a .npy file with an array of real numbers")
     return array.astype(np.float32)

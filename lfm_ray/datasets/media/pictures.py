@@ -17,6 +17,8 @@ SCALE: Any = Field(
     " 0..255, such as 0.032 for depth in mm up to 8 m; null: they are refused",
 )
 
+MOST_PIXELS = 90_000_000  # of a picture that is read: about 1.3 GB while it is decoded
+
 
 class ImageSettings(Settings):
     """Image -> uint8 pixels."""
@@ -46,6 +48,10 @@ def load_picture(path: str, size: int, channels: int, scale: float | None) -> np
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
+        if image.width * image.height > MOST_PIXELS:  # or one row could take gigabytes in each process
+            raise ValueError(
+                f"has {image.width} x {image.height} pixels, more than the {MOST_PIXELS:,}; make it smaller"
+            )
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):
             upright = eight_bits(np.asarray(upright), scale)

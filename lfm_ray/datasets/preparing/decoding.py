@@ -43,8 +43,10 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     value = row.values[name]
     try:
         array = _load(row, name, kind, config)
-    except (NameError, ImportError, MemoryError, UserError):  # not the file's fault
+    except (NameError, ImportError, UserError):  # not the file's fault
         raise
+    except MemoryError:
+        raise BrokenMedia(value, "needs more memory than there is") from None
     except Exception as error:  # decoders raise all kinds of exceptions
         raise BrokenMedia(value, reason_of(error, value, kind)) from error
     if not np.isfinite(array).all():
