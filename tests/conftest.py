@@ -128,6 +128,7 @@ def cluster() -> Iterator[object]:
     from lfm_ray.ray_private import Cluster
 
     ray.shutdown()  # of `ray_local`: a command would take that for the cluster
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # where Ray notes which cluster is the current one
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
         result = Cluster(initialize_head=True, head_node_args=head)

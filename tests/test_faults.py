@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -41,9 +42,20 @@ keep_checkpoints: 2
 """
 
 
-# Sets the clock that Python's processes see back by three hours, from the moment that a file appears.
-CLOCK = """
-import os, time
+# What every Python process of these tests does when it starts. It sets its clock back by three hours from the moment
+# that a file appears; and before it has saved a file of which NAME.held exists, it waits, and of which NAME.full
+# exists, it finds the disk full.
+SITE = """
+import errno, os, time
+def fsync(file, real=os.fsync):
+    folder, name = os.path.split(os.readlink(f"/proc/self/fd/{{file if isinstance(file, int) else file.fileno()}}"))
+    saved = os.path.join(folder, name[1:].rsplit(".", 2)[0])
+    while os.path.exists(saved + ".held"):
+        time.sleep(0.05)
+    if os.path.exists(saved + ".full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), saved)
+    real(file)
+os.fsync = fsync
 def time_of(real=time.time):
     if not os.path.exists({file!r}):
         return real()
@@ -65,21 +77,16 @@ def kill(process: subprocess.Popen[str], name: str) -> None:
 
 
 def hold(sweep: Path, number: int, epoch: int) -> Path:
-    """Makes a trial wait before it has saved an epoch: whoever opens this file for writing waits for a reader.
-
-    The epoch's metrics stand in `epochs.jsonl` by then.
-    """
-    file = sweep / f"trials/{number:04d}/weights/epoch-{epoch:04d}.pt.writing"
+    """Makes a trial wait before it has saved an epoch, whose metrics stand in `epochs.jsonl` by then."""
+    file = sweep / f"trials/{number:04d}/weights/epoch-{epoch:04d}.pt.held"
     file.parent.mkdir(parents=True)
-    os.mkfifo(file)
+    file.touch()
     return file
 
 
 def release(held: Path) -> None:
-    """Lets a trial that waits go on, if one does: it has no reader, fails, and does the save again."""
-    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    """Lets a trial that waits go on."""
     held.unlink()
-    os.close(reader)
 
 
 def epochs(folder: Path, number: int) -> int:
@@ -92,11 +99,15 @@ def table(sweep: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     result = tmp_path_factory.mktemp("work")
     write_dataset(result / "shards")
     (result / "space.yaml").write_text(SPACE)
-    return result
+    (result / "site").mkdir()
+    (result / "site/sitecustomize.py").write_text(SITE.format(file=str(result / "clock")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{result / 'site'}:{os.environ.get('PYTHONPATH', '')}")
+        yield result
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +133,17 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
     wait_for((sweep / "sweep.yaml").exists, first)
     held = [hold(sweep, number, EPOCHS) for number in (0, 1)]
     wait_for(lambda: epochs(sweep, 0) == EPOCHS, first)
-    held[0].unlink()
     kill(first, "ImplicitFunc")
+    release(held[0])
     wait_for(lambda: epochs(sweep, 1) == EPOCHS, first)
+    rest = psutil.Process(first.pid).children(recursive=True)
     os.killpg(first.pid, signal.SIGKILL)
+    for child in rest:  # so that none of them saves what is held
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    psutil.wait_procs(rest, timeout=30)
     first.communicate()
-    held[1].unlink()
+    release(held[1])
     with (sweep / "study.journal").open("a") as journal:
         journal.write('{"op_code": 5, "worker')  # as a kill in the middle of a write leaves it
     broken = sweep / "trials/0001/checkpoint.pt"
@@ -135,14 +151,10 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
     content[len(content) // 2] ^= 1
     broken.write_bytes(content)
     hanging, full = hold(sweep, 3, 2), hold(sweep, 4, 2)
-    full.unlink()
-    full.symlink_to("/dev/full")
+    full = full.rename(full.with_suffix(".full"))
 
     clock = work / "clock"
-    (work / "site").mkdir()
-    (work / "site/sitecustomize.py").write_text(CLOCK.format(file=str(clock)))
-    path = f"{work / 'site'}:{os.environ.get('PYTHONPATH', '')}"
-    again = start(work, "tune", "--resume", "disturbed", *common, PYTHONPATH=path, TZ="Pacific/Kiritimati")
+    again = start(work, "tune", "--resume", "disturbed", *common, TZ="Pacific/Kiritimati")
     hung, written = sweep / "trials/0003/hung.txt", sweep / "trials/0004/epochs.jsonl"
 
     def repair() -> None:
@@ -158,6 +170,7 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
     repairing.start()
     said = ended(again)
     repairing.join()
+    clock.unlink()
     pd.testing.assert_frame_equal(table(sweep), table(undisturbed))
     notices = [" ".join(read_notices(sweep / f"trials/{number:04d}")) for number in range(TRIALS)]
     for number, expected in {
@@ -224,8 +237,8 @@ def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
     wait_for((sweep / "sweep.yaml").exists, process)
     held = hold(sweep, 0, 3)
     wait_for(lambda: epochs(sweep, 0) == 3, process)
-    held.unlink()
     kill(process, "RayTrainWorker")
+    release(held)
     assert "overcome: trial 0: its process died; it went on from its last saved epoch\n" in ended(process)
     (trial,) = Sweep.open(sweep).trials()
     one: list[dict[str, float]] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,16 @@ def test_no_file_of_a_session_or_a_result_holds_a_secret(command: str, shards: S
         (tmp_path / "run.yaml").write_text("epochs: 2\n", encoding="utf-8")
         flags = ["alpha_schedule", "--trials", "2"] if command == "tune" else ["run.yaml", "--workers", "2"]
         flags += ["--data", str(shards.path), "--name", "mine", "--epochs", "2", *SMALL_FLAGS]
-        ended(start(tmp_path, command, *flags, RAY_TMPDIR=session, **CANARIES))
-        files = [file for folder in (Path(session), tmp_path) for file in folder.rglob("*") if file.is_file()]
-        assert any(file.name == "gcs_server.out" for file in files)
-        contents = {file: file.read_bytes() for file in files}
-        assert [file for file, content in contents.items() if b"-that-nobody-may-see" in content] == []
+        process = start(tmp_path, command, *flags, TMPDIR=session, **CANARIES)
+        names: set[str] = set()
+        holding: set[Path] = set()
+        while process.poll() is None:  # the session's folder is removed at the end
+            time.sleep(0.5)
+            for file in [file for folder in (Path(session), tmp_path) for file in folder.rglob("*")]:
+                with suppress(OSError):
+                    if file.is_file():
+                        names.add(file.name)
+                        holding |= {file} if b"-that-nobody-may-see" in file.read_bytes() else set()
+        ended(process)
+    assert {"gcs_server.out", "runtime_env_agent.log", "raylet.out"} <= names
+    assert not holding
