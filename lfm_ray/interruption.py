@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -23,11 +23,11 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, text: str = "", number: int = signal.SIGINT) -> None:
         super().__init__(text)
-        self.number, self.status = number, 128 + number
+        self.status = 128 + number
 
     @classmethod
-    def by(cls, error: KeyboardInterrupt, text: str) -> Interrupted:
-        """The same interruption, with words of how to go on."""
+    def saying(cls, text: str) -> Interrupted:
+        """The interruption that is being handled, with words of how to go on."""
         return cls(text, _last)
 
 
@@ -73,12 +73,14 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def handled(handle: signal.Handlers | object, signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
+def handled(
+    handle: Callable[[int, FrameType | None], None], signals: tuple[signal.Signals, ...] = SIGNALS
+) -> Iterator[None]:
     """Sets a handler, and the former ones again at the end."""
     with kept_handlers():
         if threading.current_thread() is threading.main_thread():
             for number in signals:
-                signal.signal(number, handle)  # type: ignore[arg-type]
+                signal.signal(number, handle)
         yield
 
 

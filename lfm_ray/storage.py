@@ -28,11 +28,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.files import appending
-from lfm_ray.files import check_name as check_name
-from lfm_ray.files import check_within as check_within
-from lfm_ray.files import write_atomically as write_atomically
-from lfm_ray.files import written_anew as written_anew
+from lfm_ray.files import appending, written_anew
 
 Result = TypeVar("Result")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from lfm_ray.methods import State
 from lfm_ray.methods.losses import LossSettings
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.fusion import Concat
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -111,3 +114,11 @@ def outputs() -> Outputs:
 def state(alpha: float = 0.0, model: Any = None, memory: dict[str, Any] | None = None, **loss: Any) -> State:
     """A run's state, with the given settings of the section `loss`."""
     return State(cast(Any, model), LossSettings(**loss), alpha, memory=memory or {})
+
+
+def in_model(epoch: int) -> tuple[Outputs, State]:
+    """Outputs of two modalities from a head `concat`, and the state of an epoch of a run with that head."""
+    torch.manual_seed(0)
+    head = Concat(["audio", "image"], 5, 3).double()
+    z = outputs().embeddings
+    return Outputs(*head(z), z), replace(state(model=SimpleNamespace(head=head)), epoch=epoch)

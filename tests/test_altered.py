@@ -71,7 +71,7 @@ def facts_of_sweep(folder: Path) -> Facts:
         facts[f"{trial.number} settings"] = trial.config.model_dump(mode="json")
         for row in trial.rows:
             facts |= {f"{trial.number} {row['epoch']} {name}": value for name, value in row.items()}
-    facts["named"] = sweep.troubles()
+    facts["named"] = sweep.troubles(sweep.trials())
     return facts
 
 
@@ -328,7 +328,8 @@ def altered(folder: Path, made: Path, name: str, change: Callable[[list[str]], l
 
 def test_what_a_finished_trial_reached_is_what_the_journal_says(made: Path, tmp_path: Path) -> None:
     whole = Sweep.open(made / "sweep").trials()
-    assert not Sweep.open(made / "sweep").troubles()
+    sweep = Sweep.open(made / "sweep")
+    assert not sweep.troubles(sweep.trials())
     changes: dict[str, Callable[[list[str]], list[str]]] = {
         "cut": lambda lines: lines[:2],
         "empty": lambda lines: [],
@@ -343,7 +344,7 @@ def test_what_a_finished_trial_reached_is_what_the_journal_says(made: Path, tmp_
         assert [trial.score for trial in sweep.trials() if trial.state == "finished"] == [
             trial.score for trial in whole if trial.state == "finished"
         ]
-        (said,) = sweep.troubles()
+        (said,) = sweep.troubles(sweep.trials())
         assert said.startswith("trial 1: "), how
         assert "its epochs.jsonl" in said
         assert said.endswith("the journal is believed")
@@ -360,7 +361,7 @@ def test_a_damaged_journal_is_one_line_and_a_cut_one_is_named(made: Path, tmp_pa
         done = run(tmp_path, command, "a")
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     sweep = altered(tmp_path / "c", made, "study.journal", lambda lines: lines[:12])
-    assert any("study.journal does not know of trials/" in line for line in sweep.troubles())
+    assert any("study.journal does not know of trials/" in line for line in sweep.troubles(sweep.trials()))
 
 
 def test_the_table_has_the_epochs_that_were_trained(made: Path) -> None:

@@ -35,9 +35,9 @@ def test_the_first_signal_is_noted_and_said_the_second_ends(number: int, capsys:
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does_and_words_can_be_added() -> None:
-    with pytest.raises(KeyboardInterrupt) as raised, terminable():
+    with pytest.raises(KeyboardInterrupt), terminable():
         send(signal.SIGTERM)
-    told = Interrupted.by(raised.value, "go on")
+    told = Interrupted.saying("go on")
     assert (str(told), told.status) == ("go on", 143)
 
 

@@ -12,7 +12,8 @@ from commands import run
 
 import lfm_ray
 from lfm_ray.errors import UserError
-from lfm_ray.storage import check_within, exclusive, write_atomically
+from lfm_ray.files import check_within, write_atomically
+from lfm_ray.storage import exclusive
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from lfm_ray.errors import UserError
 from lfm_ray.export.model_folder import ModelCard, check_free, write
+from lfm_ray.files import check_within
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
-from lfm_ray.storage import check_within, exists, fetch, shown
+from lfm_ray.storage import exists, fetch, shown
 from lfm_ray.training.run_folder import BEST, CHECKPOINT
 
 

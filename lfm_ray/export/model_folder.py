@@ -31,11 +31,11 @@ from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import DatasetCard, sha256
 from lfm_ray.errors import UserError
 from lfm_ray.export.embedders import embedder_files, write_embedders
+from lfm_ray.files import check_within
 from lfm_ray.models.classifier import MultimodalClassifier
 from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
 from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
-from lfm_ray.storage import check_within
 from lfm_ray.training.trainer import build_model
 
 FORMAT = "lfm_ray model 1"

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from lfm_ray.files import write_atomically
 from lfm_ray.report.cells import latex, markdown, measured
 from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
 from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
 from lfm_ray.search.sweep import Sweep, Trial
-from lfm_ray.storage import write_atomically
 from lfm_ray.training.run_folder import read_confusions, read_epochs
 
 # Metrics shown in per cent.

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
+from lfm_ray.files import written_anew
 from lfm_ray.report.plots import PLAIN_TEXT
-from lfm_ray.storage import written_anew
 
 COLUMNS = 8
 HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; other kinds: 1.6

@@ -19,8 +19,9 @@ from scipy import sparse
 from lfm_ray.datasets.media.audio import AudioSettings, log_spectrogram
 from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
 from lfm_ray.datasets.shards import LINEAR_BASELINES, ModalityCard, Shards
+from lfm_ray.files import write_atomically
 from lfm_ray.settings import Settings
-from lfm_ray.storage import in_store, working_folder, write_atomically
+from lfm_ray.storage import in_store, working_folder
 
 MOST_ROWS = 5000  # of a split, drawn at random
 MOST_BYTES = 2**30  # of inputs of a split, which bounds its rows too

@@ -11,9 +11,10 @@ import pandas as pd
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within
 from lfm_ray.models.metrics import class_accuracies
 from lfm_ray.settings import load, nearest
-from lfm_ray.storage import check_within, fetch, shown
+from lfm_ray.storage import fetch, shown
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,

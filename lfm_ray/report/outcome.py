@@ -41,7 +41,7 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for line in at_the_edge(sweep.space, trials):
         console.print(notice(line), soft_wrap=True)
-    for line in sweep.troubles():
+    for line in sweep.troubles(trials):
         console.print(notice("altered or lost:", f" {line}"), soft_wrap=True)
     for trial in [trial for trial in trials if trial.state == "failed"]:
         console.print(notice(f"trial {trial.number} failed:", f" {trial.reason}"))

@@ -8,11 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from lfm_ray.files import write_atomically
 from lfm_ray.report import page_tables, sentences
 from lfm_ray.report.page_figures import Figures
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, Bars, Plot, for_page, save
 from lfm_ray.report.sweep_view import SweepView
-from lfm_ray.storage import exclusive, push, write_atomically
+from lfm_ray.storage import exclusive, push
 
 HERE = Path(__file__).parent
 

@@ -23,6 +23,7 @@ from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_shards
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within, write_atomically
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.metrics import class_accuracies, confusion
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS
@@ -31,7 +32,7 @@ from lfm_ray.runtime import checkpoint, compute
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
 from lfm_ray.settings import build
-from lfm_ray.storage import check_within, exists, fetch, push, write_atomically
+from lfm_ray.storage import exists, fetch, push
 from lfm_ray.storage import shown as shown_path
 from lfm_ray.training.run_folder import CHECKPOINT
 from lfm_ray.training.trainer import build_model

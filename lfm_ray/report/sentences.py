@@ -82,7 +82,7 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
                 f" python -m lfm_ray.tune --resume {view.name}). Write the report again to update it."
             )
         named = f"{view.name}: " if len(views) > 1 else ""
-        said += [f"{named}{line}." for line in view.sweep.troubles()]
+        said += [f"{named}{line}." for line in view.sweep.troubles(view.trials)]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
         if view.linear and view.best:
             said += [f"{named}{line}." for line in view.linear.below(unimodal_accuracies(view.best.rows[-1]))]

@@ -20,7 +20,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.console import console, notice
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.files import appending, check_name
+from lfm_ray.files import appending, check_name, write_atomically
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
@@ -47,7 +47,6 @@ from lfm_ray.reproduce.tables import cells, friedman, paper_frame, paper_table, 
 from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
-from lfm_ray.storage import write_atomically
 from lfm_ray.training.execution import Workers
 from lfm_ray.training.source import DataSource
 

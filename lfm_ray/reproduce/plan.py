@@ -25,6 +25,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.methods import METHODS
 from lfm_ray.models.classifier import check_model
 from lfm_ray.reproduce.papers import PAPERS
@@ -37,7 +38,6 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
-from lfm_ray.storage import write_atomically
 from lfm_ray.training.run_folder import read_epochs
 from lfm_ray.training.source import DataSource
 

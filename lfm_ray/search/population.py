@@ -28,12 +28,13 @@ import torch
 from lfm_ray.checksums import line_of, record_of, sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.optimization.optimizer import OptimizerSettings, after_step, build_optimizer
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
-from lfm_ray.storage import name_of, write_atomically
+from lfm_ray.storage import name_of
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, lines_of, read_epochs
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"

@@ -29,6 +29,7 @@ from pydantic import Field
 from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_within, write_atomically
 from lfm_ray.methods import METHODS
 from lfm_ray.optimization.schedules import SCHEDULES, Constant
 from lfm_ray.registry import short_name
@@ -37,7 +38,7 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials
 from lfm_ray.settings import Settings, flatten, load
-from lfm_ray.storage import LOCK, check_within, hold_where_possible, pull, push, shown, write_atomically
+from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
 from lfm_ray.training.run_folder import STOPPED_EARLY, epochs_and_trouble, row_of
 from lfm_ray.training.trainer import Row
@@ -295,9 +296,8 @@ class Sweep:
                 return f"{file} has {name} = {found}, and {says} {value}"
         return ""
 
-    def troubles(self) -> list[str]:
-        """What in the folder disagrees with the journal, a line each."""
-        trials = self.trials()
+    def troubles(self, trials: Sequence[Trial]) -> list[str]:
+        """What in the folder disagrees with the journal, a line each. trials: all of the sweep."""
         known = {trial.number for trial in trials}
         folders = sorted(item.name for item in (self.folder / "trials").glob("[0-9]*") if item.is_dir())
         unknown = [name for name in folders if name.isdecimal() and int(name) not in known]

@@ -19,11 +19,11 @@ from torch import nn
 from lfm_ray import storage, trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.files import appending
+from lfm_ray.files import appending, write_atomically
 from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
 from lfm_ray.settings import build
-from lfm_ray.storage import patiently, write_atomically
+from lfm_ray.storage import patiently
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs, write_confusions
 from lfm_ray.training.source import DataSource

@@ -30,10 +30,9 @@ from lfm_ray import storage
 from lfm_ray.checksums import is_whole, line_of, record_of, sealed, with_checksum
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.files import appending
+from lfm_ray.files import appending, write_atomically
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load, read_yaml
-from lfm_ray.storage import write_atomically
 
 if TYPE_CHECKING:
     from lfm_ray.training.trainer import Row, Trainer

@@ -13,12 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lfm_ray.callbacks.tensorboard import RunWriter
 from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
+from lfm_ray.files import check_within, write_atomically
 from lfm_ray.interruption import Interrupted
 from lfm_ray.optimization.schedules import Adaptive, Polynomial
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
 from lfm_ray.search.ray_tune.resources import Resources
-from lfm_ray.storage import check_within, exclusive, fetch, push, write_atomically
+from lfm_ray.storage import exclusive, fetch, push
 from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import EPOCHS, NOTICES, read_epochs
@@ -50,14 +51,12 @@ def train(
     with ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
-        folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder, BUSY):
             with followed(folder, config, console):
                 try:
                     run_on_workers(Launch(config, source, folder, workers, profile=profile), callbacks=[])
-                except KeyboardInterrupt as error:
-                    text = f"stopped; the same command with --name {folder.name} goes on"
-                    raise Interrupted.by(error, text) from None
+                except KeyboardInterrupt:
+                    raise Interrupted.saying(f"stopped; the same command with --name {folder.name} goes on") from None
             rows = read_epochs(folder)
             if isinstance(config.alpha, Adaptive) and len(rows) > 1:
                 fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)

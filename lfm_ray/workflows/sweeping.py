@@ -18,6 +18,7 @@ from lfm_ray.cli import typed
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import TrainingFailed, UserError
+from lfm_ray.files import write_atomically
 from lfm_ray.interruption import Interrupted
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.page import write_report
@@ -36,7 +37,7 @@ from lfm_ray.search.study.prior_trials import PriorTrial
 from lfm_ray.search.study.samplers import check_sampler, drawn_at_random
 from lfm_ray.search.sweep import LEARNED, Sweep
 from lfm_ray.search.warm_start import NEIGHBOURS, check_takes_fit, prior_trials_from, with_fitted_point
-from lfm_ray.storage import push, shown, working_folder, write_atomically
+from lfm_ray.storage import push, shown, working_folder
 from lfm_ray.training.execution import Workers
 from lfm_ray.training.run_folder import STOPPED_EARLY, read_epochs
 from lfm_ray.training.source import DataSource
@@ -105,12 +106,12 @@ def run(asked: Asked, means: Means) -> None:
             sweep.check_data(source.shards.card.fingerprint)
             try:
                 search(sweep, source, resources, logged, means)
-            except KeyboardInterrupt as error:
+            except KeyboardInterrupt:
                 with suppress(TrainingFailed):  # no trial has finished
                     write_results(sweep)
                 storage = shown(folder.parent)
                 where = "" if storage == "sweeps" else f" --storage {storage}"
-                raise Interrupted.by(error, f"stopped; {typed('tune')} --resume {folder.name}{where} goes on") from None
+                raise Interrupted.saying(f"stopped; {typed('tune')} --resume {folder.name}{where} goes on") from None
         write_results(sweep)
 
 

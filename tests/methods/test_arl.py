@@ -1,25 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from method_cases import LABELS, outputs, state
+from method_cases import LABELS, in_model
 
-from lfm_ray.methods import State
 from lfm_ray.methods.arl import ARL
-from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.fusion import Concat
-
-
-def in_model(epoch: int) -> tuple[Outputs, State]:
-    torch.manual_seed(0)
-    head = Concat(["audio", "image"], 5, 3).double()
-    z = outputs().embeddings
-    return Outputs(*head(z), z), replace(state(model=SimpleNamespace(head=head)), epoch=epoch)
 
 
 def test_weights_worked_out_by_hand() -> None:

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from method_cases import LABELS, outputs, state
+from method_cases import LABELS, in_model
 
-from lfm_ray.methods import State
 from lfm_ray.methods.valuation import Valuation, contributions, copies
-from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.fusion import Concat
 
 RIGHT, WRONG = [1.0, 0.0], [0.0, 1.0]
 
@@ -36,13 +32,6 @@ def test_values_are_the_mean_over_both_orders_of_joining(
 
 def test_the_less_a_modality_adds_the_more_copies() -> None:
     assert copies(torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.5])).tolist() == [3, 2, 1, 0, 0]
-
-
-def in_model(epoch: int) -> tuple[Outputs, State]:
-    torch.manual_seed(0)
-    head = Concat(["audio", "image"], 5, 3).double()
-    z = outputs().embeddings
-    return Outputs(*head(z), z), replace(state(model=SimpleNamespace(head=head)), epoch=epoch)
 
 
 def test_the_loss_is_the_mean_over_samples_and_copies() -> None:

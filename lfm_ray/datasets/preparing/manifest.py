@@ -211,8 +211,7 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
     """The relevant columns, all as text; nulls become the empty string."""
     for name in [*modalities, "label"]:
         if name not in table:
-            near = nearest(name, [str(column) for column in table]).replace("; allowed: ", "; columns of the file: ")
-            raise UserError(f"{path}: has no column {name!r}{near}")
+            raise UserError(f"{path}: has no column {name!r}{_nearest_column(name, table)}")
     if table.empty:
         raise UserError(f"{path}: the manifest has no rows")
     times = [f"{name}.{time}" for name in modalities for time in TIMES]
@@ -220,6 +219,10 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
     if "id" not in table:
         table["id"] = [str(number) for number in range(len(table))]
     return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
+
+
+def _nearest_column(name: str, table: pd.DataFrame) -> str:
+    return nearest(name, [str(column) for column in table]).replace("; allowed: ", "; columns of the file: ")
 
 
 def _text(value: object, strip: bool = True) -> str:
@@ -243,8 +246,7 @@ def _groups(path: Path, table: pd.DataFrame, group: str | None) -> list[str] | N
     if "split" in table:
         raise UserError(f"--group {group}: {path} has a column split, which says already where a row belongs")
     if group not in table:
-        near = nearest(group, [str(column) for column in table]).replace("; allowed: ", "; columns of the file: ")
-        raise UserError(f"--group {group}: {path} has no such column{near}")
+        raise UserError(f"--group {group}: {path} has no such column{_nearest_column(group, table)}")
     return [_text(value) for value in table[group]]
 
 

@@ -18,7 +18,7 @@ from lfm_ray.search.spaces.space import Space
 
 
 def sampler(seed: int, space: Space) -> BaseSampler:
-    """See above."""
+    """The sampler of one trial, with this seed."""
     return SafeCmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 

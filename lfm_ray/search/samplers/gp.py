@@ -11,5 +11,5 @@ from lfm_ray.search.spaces.space import Space
 
 
 def sampler(seed: int, space: Space) -> BaseSampler:
-    """See above."""
+    """The sampler of one trial, with this seed."""
     return GPSampler(seed=seed, warn_independent_sampling=False)

@@ -8,5 +8,5 @@ from lfm_ray.search.spaces.space import Space
 
 
 def sampler(seed: int, space: Space) -> BaseSampler:
-    """See above."""
+    """The sampler of one trial, with this seed."""
     return RandomSampler(seed=seed)

@@ -13,5 +13,5 @@ from lfm_ray.search.spaces.space import Space
 
 
 def sampler(seed: int, space: Space) -> BaseSampler:
-    """See above."""
+    """The sampler of one trial, with this seed."""
     return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
