@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
@@ -69,6 +69,14 @@ class SweepFile(Settings):
     from_learned: bool = Field(
         False, description="the learned run has yet to finish; its fit then becomes a known point"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, values: Any) -> Any:
+        """A file without `learned_update` was written when a learned alpha had only the plain update."""
+        if isinstance(values, dict) and isinstance(space := values.get("space"), dict):
+            return {**values, "space": {"learned_update": "plain", **space}}
+        return values
 
 
 @dataclass(frozen=True)

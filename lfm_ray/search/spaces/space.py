@@ -100,6 +100,10 @@ class Space(Settings):
         ge=1,
         description="epochs per round, set by --population (lfm_ray.search.population); else null",
     )
+    learned_update: Literal["cosine", "plain"] = Field(
+        "cosine",
+        description="alpha.update of a learned alpha that does not say; plain in sweeps from before there was a choice",
+    )
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
     )
@@ -229,11 +233,15 @@ class Space(Settings):
 
     def config(self, drawn: Mapping[str, Any]) -> RunConfig:
         """The run with the drawn settings."""
-        return build(RunConfig, merge(self.run, drawn))
+        values = merge(self.run, drawn)
+        alpha = values.get("alpha")
+        if self.learned_update != "cosine" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
+            values = {**values, "alpha": {"update": self.learned_update, **alpha}}
+        return build(RunConfig, values)
 
     def learned_run(self) -> RunConfig:
         """The learned run that --from-learned starts with: `run` and `from_learned` combined."""
-        return build(RunConfig, merge(self.run, {"alpha.strategy": "learned", **flatten(self.from_learned)}))
+        return self.config({"alpha.strategy": "learned", **flatten(self.from_learned)})
 
     def broken(self, drawn: Mapping[str, Any]) -> dict[str, float]:
         """The constraints that forbid running drawn settings: constraint -> amount of the violation, above 0."""
