@@ -222,6 +222,11 @@ class Sweep:
         if given:
             self._rewrite(space=self.space.model_copy(update=given))
 
+    def widen(self, space: Space) -> None:
+        """Records wider ranges, which the study draws from at once."""
+        self._rewrite(space=space)
+        self.study.space = space
+
     def start_around(self, space: Space) -> None:
         """Records that the learned run has ended; `space` has its fit among the known points."""
         self._rewrite(space=space, from_learned=False)

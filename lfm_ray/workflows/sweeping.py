@@ -141,17 +141,21 @@ def read_space(
     warm_start: bool = False,
     from_learned: bool = False,
     population: int | None = None,
+    fair: bool = True,
+    widen: bool = True,
     **changes: Any,
 ) -> Space:
     """A space with what is to be fixed or changed in it, checked against what the search is to begin with.
 
     settings, changes: those of `load_space`. start_from: folders of runs whose fitted alpha(t) are tried
-    first. population: members of a population based training.
+    first. population: members of a population based training. fair: whether strategies get equal shares where the space
+    says so. widen: whether ranges may be widened.
 
     Raises:
         UserError: the space is wrong, or cannot begin so.
     """
     space = load_space(source, settings, **changes)
+    space = space.model_copy(update={"fair": space.fair if fair else None, "widen": space.widen and widen})
     check_sampler(space)
     if warm_start and space.sampler in ("random", "cmaes"):
         raise UserError(f"--warm-start: sampler {space.sampler} learns from no other sweep; choose --sampler tpe or gp")

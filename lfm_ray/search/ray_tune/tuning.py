@@ -74,7 +74,7 @@ def run_sweep(
         searcher, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
         config.num_samples = population.remaining()
     else:
-        searcher, config.scheduler = StudySearcher(study, sweep.folder), StudyScheduler(study)
+        searcher, config.scheduler = StudySearcher(sweep, time_budget), StudyScheduler(study)
         config.num_samples = study.remaining()
     config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
