@@ -80,6 +80,7 @@ def run_sweep(
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
     _tune(trainable, config, sweep.folder, resources, callbacks, time_budget=time_budget)
+    sweep.settle()
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 

@@ -21,9 +21,9 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
     highest, or the lowest if the study minimises.
 
     Trials of the first share of an arm (`lfm_ray.search.study.arms`) are compared with trials of that
-    arm, all others with all. Everything is computed from the values in the study, so a resumed sweep makes the same decisions
-    as an uninterrupted one. Protected trials (known points) take part in the comparison, but always
-    continue.
+    arm, all others with all. Everything is computed from the values in the study, so a resumed sweep
+    makes the same decisions as an uninterrupted one. Protected trials (known points) take part in the
+    comparison, but always continue.
     """
 
     def __init__(self, first_rung: int, reduction: int) -> None:

@@ -117,6 +117,10 @@ class Study:
         """How many trials are still to be handed out, counting interrupted ones."""
         return max(0, self.space.trials - len(self.started())) + len(self._again)
 
+    def running(self) -> list[int]:
+        """The numbers of the trials that were handed out and have not ended."""
+        return [trial.number for trial in self.started() if not trial.state.is_finished()]
+
     def epochs_taken(self) -> int:
         """Epochs of all trials: those trained by trials that ended, and all that running trials may train."""
         return sum(
