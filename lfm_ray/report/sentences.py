@@ -104,6 +104,10 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
         named = f"{view.name}: " if len(views) > 1 else ""
         said += [f"{named}{line}." for line in view.sweep.troubles(view.trials)]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
+        said += [
+            f"{named}{name}: the range was widened during the sweep, from {was} to {view.sweep.space.search[name]}."
+            for name, was in view.sweep.space.widened.items()
+        ]
         if view.linear and view.best:
             said += [f"{named}{line}." for line in view.linear.below(unimodal_accuracies(view.best.rows[-1]))]
     if len({view.sweep.file.fingerprint for view in views}) > 1:
