@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.optimization.schedules import Adaptive, Schedule
+from lfm_ray.optimization.schedules import Adaptive, AlphaGradient, Schedule
 from lfm_ray.own_parts import is_number, returned
 
 
@@ -48,7 +48,7 @@ class AlphaController:
         """Whether alpha moves after this step on theta, counted from 1 over all epochs."""
         return isinstance(self.schedule, Adaptive) and self.schedule.due(step, steps_an_epoch)
 
-    def move(self, gradient: float, step: int) -> None:
+    def move(self, gradient: AlphaGradient, step: int) -> None:
         """One update by the gradient, after a step on theta."""
         assert isinstance(self.schedule, Adaptive)
         self.value = self.schedule.updated(self.value, gradient, self.t)

@@ -36,7 +36,7 @@ from lfm_ray.optimization.hypergradient import (
     undisturbed,
 )
 from lfm_ray.optimization.optimizer import after_epoch, after_step, build_optimizer, scaled_rates
-from lfm_ray.optimization.schedules import Learned
+from lfm_ray.optimization.schedules import AlphaGradient, Learned
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.runtime.profiling import part
 from lfm_ray.training.best_epoch import BestEpoch
@@ -230,7 +230,7 @@ class Trainer:
             self.named[name].grad = torch.empty_like(self.named[name]).copy_(value)
 
     @part("alpha update")
-    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch], d: list[Tensor]) -> float:
+    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch], d: list[Tensor]) -> AlphaGradient:
         """What alpha is updated by, after a training step on `batch`, the inner batch; the same on every rank.
 
         d: `Step.d` of that step, which the identity solver needs; the others take none.
@@ -255,14 +255,14 @@ class Trainer:
             g = self._unscaled(g)
             if self.config.looks_ahead:
                 value = look_ahead(d, g)
-                if self.scaler.is_enabled() and not math.isfinite(value):
-                    value = 0.0  # too large for float16: alpha stays, as theta does at such a step
+                if self.scaler.is_enabled() and not math.isfinite(value.value):
+                    value = AlphaGradient(0.0)  # too large for float16: alpha stays, as theta does at such a step
             else:
                 value = self._solved(batch, flatten(g), settings)
-        return distributed.from_rank_zero(value, self.device)
+        return self._from_rank_zero(value)
 
     @part("alpha update")
-    def alpha_gradient_before_epoch(self, outer: Batch) -> float:
+    def alpha_gradient_before_epoch(self, outer: Batch) -> AlphaGradient:
         """What the official code updates alpha by, before an epoch; the same on every rank.
 
         Of the untrained model in training mode, which moves BatchNorm's running statistics, and of later
@@ -278,9 +278,12 @@ class Trainer:
             total = (1 - self.alpha.value) * few.classification + self.alpha.value * few.matching
             value = official_gradient(total, few.classification, self.parameters)
             self.model.train()
-        return distributed.from_rank_zero(value, self.device)
+        return self._from_rank_zero(value)
 
-    def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> float:
+    def _from_rank_zero(self, found: AlphaGradient) -> AlphaGradient:
+        return AlphaGradient(*(distributed.from_rank_zero(one, self.device) for one in found))
+
+    def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> AlphaGradient:
         """Eq. (3) with the product that the settings name."""
         if settings.product == "hessian":
             losses = self.losses(inner)

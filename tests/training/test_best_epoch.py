@@ -202,7 +202,8 @@ def test_a_trial_that_ran_out_of_patience_has_finished(row: Row, tmp_path: Path)
         epochs=lambda number: 10,
         finish=lambda number, row: finished.append(number),
     )
-    searcher = StudySearcher(study, tmp_path)
+    sweep: Any = SimpleNamespace(study=study, folder=tmp_path)
+    searcher = StudySearcher(sweep)
     searcher._numbers["trial"] = 3
     searcher.on_trial_complete("trial", row)
     assert finished == ([] if row == {"epoch": 4.0} else [3])  # the last was cut short by the time budget

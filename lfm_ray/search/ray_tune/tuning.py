@@ -68,12 +68,13 @@ def run_sweep(
         searcher, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
         config.num_samples = population.remaining()
     else:
-        searcher, config.scheduler = StudySearcher(study, sweep.folder), StudyScheduler(study)
+        searcher, config.scheduler = StudySearcher(sweep, time_budget), StudyScheduler(study)
         config.num_samples = study.remaining()
     config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
     _tune(trainable, config, sweep.folder, resources, callbacks, time_budget=time_budget)
+    sweep.settle()
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
