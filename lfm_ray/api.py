@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -422,7 +423,9 @@ def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, best: bool = F
     from lfm_ray.export import from_run
 
     _trust(trust)
-    from_run.export(_folder(run), Path(out), best)
+    _, _, said = from_run.export(_folder(run), Path(out), best)
+    if said:
+        warnings.warn(said, stacklevel=2)
     return load(out)
 
 

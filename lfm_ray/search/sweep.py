@@ -37,7 +37,7 @@ from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.pruning import ARM
-from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials
+from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials, removed_parts
 from lfm_ray.settings import Settings, flatten, load
 from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
@@ -205,6 +205,11 @@ class Sweep:
             UserError: the folder holds no sweep, or links that lead out of it.
         """
         pull(folder, skip=_only_trials_need)
+        return cls.read(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Sweep:
+        """Like `open`, with what this node has of a sweep in an object store."""
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
         check_within(folder)
@@ -270,6 +275,11 @@ class Sweep:
         prior_trials = read_prior_trials(self.folder / WARM_START)
         return Study(self.folder / JOURNAL, self.space, self.file.seed, prior_trials)
 
+    @cached_property
+    def removed(self) -> dict[int, str]:
+        """The trials of which a part was removed by `lfm_ray.sweeps remove`, and what and when."""
+        return removed_parts(self.folder / JOURNAL)
+
     def trials(self) -> list[Trial]:
         """All started trials, by number. Writes nothing, so the sweep may be running."""
         return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
@@ -283,6 +293,8 @@ class Sweep:
         state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
         config = self.space.config(frozen.user_attrs[SETTINGS])
         rows, trouble = self._rows(frozen, config.epochs)
+        if frozen.state.is_finished() and not trial_folder(self.folder, frozen.number).exists():
+            trouble = self.removed.get(frozen.number, trouble)
         if state == "finished" and trouble and not rows:
             state, reason = "failed", trouble
         return Trial(

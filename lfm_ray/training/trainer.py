@@ -18,10 +18,10 @@ from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.methods import Losses, State, scale_encoders
+from lfm_ray.methods import Losses, State, checks, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.models.metrics import METRICS, confusions, evaluate
+from lfm_ray.models.metrics import confusions, evaluate
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
@@ -163,7 +163,7 @@ class Trainer:
         with part("data"):
             batch = self._ready(batch)
         with part("forward"):
-            outputs = self.method.forward(network, batch.inputs, state)
+            outputs = checks.forward(self.method, network, batch.inputs, state)
         return self._judged(outputs, batch.labels, state)
 
     def training_step(self, batch: Batch, before_alpha: bool = False) -> Step:
@@ -200,7 +200,7 @@ class Trainer:
                     for term in step.losses.terms or [step.losses.total]
                 ]
                 named = [dict(zip(self.named, values, strict=True)) for values in terms]
-                self._set_gradient(self.method.gradient(named, state))
+                self._set_gradient(checks.gradient(self.method, named, state))
         else:
             step = self._passed(batch, self.network, state)
             if with_d:  # before the step's own backward pass, which frees the graph as it goes
@@ -310,7 +310,7 @@ class Trainer:
         # is spared the zeros that would go back through the encoders that its loss does not know.
         gather = outputs.each if self.method.apart else outputs.map
         gathered, labels = gather(distributed.gather_rows), distributed.gather_rows(labels)
-        return Step(self.method.loss(gathered, labels, state), gathered.detach(), labels)
+        return Step(checks.loss(self.method, gathered, labels, state), gathered.detach(), labels)
 
     def _cached(
         self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
@@ -321,7 +321,7 @@ class Trainer:
             self.model,
             batch,
             size,
-            lambda inputs: self.method.forward(self.model, inputs, state),
+            lambda inputs: checks.forward(self.method, self.model, inputs, state),
             lambda outputs, labels: self._judged(outputs, labels, state),
             self.parameters,
             lambda step: self.scaler.scale(what(step.losses)),
@@ -345,12 +345,12 @@ class Trainer:
             TrainingFailed: the outputs are not finite.
         """
         whole, labels = self.outputs(batches)
-        fused = self.method.predict(whole)
+        fused = checks.predict(self.method, whole)
         if not torch.isfinite(fused).all():
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
-        own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
-        return evaluate(fused, whole, labels) | self.method.measures(whole, labels) | own
+        own = {name: checks.metric(name, fused, labels, whole) for name in self.config.metrics}
+        return evaluate(fused, whole, labels) | checks.measures(self.method, whole, labels) | own
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
@@ -370,7 +370,7 @@ class Trainer:
     def end_of_epoch(self, row: Row) -> Row:
         """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""
         after_epoch(self.scheduler, distributed.from_rank_zero(row["train/loss"], self.device))
-        return self.method.on_epoch_end(self.state(), row)
+        return checks.on_epoch_end(self.method, self.state(), row)
 
     @property
     def evaluated(self) -> nn.Module:

@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_still_knows_its_best_epoch(shards: Shards, tmp_pa
 
 def test_an_export_of_the_best_epoch(shards: Shards, tmp_path: Path) -> None:
     rows = run(shards, tmp_path / "run", LOSS)
-    _, card = export(tmp_path / "run", tmp_path / "best", best=True)
+    _, card, _ = export(tmp_path / "run", tmp_path / "best", best=True)
     assert card.epoch == rows[-1]["best_epoch"]
     assert card.metrics["val/fused/loss"] == min(row["val/fused/loss"] for row in rows)
     weights = checkpoint.load(tmp_path / "run" / BEST)["model"]

@@ -34,6 +34,7 @@ from lfm_ray.training.run_folder import STOPPED_EARLY, row_of
 
 SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
 ROW = "row"  # the metrics of the last epoch
+REMOVED = "removed"  # an attribute of the study: number of a trial -> what was removed of it, and when
 KNOWN_SHARE = 0.1  # of the time, after which it is known how many trials there is time for
 
 
@@ -44,6 +45,26 @@ def read_trials(journal: Path) -> list[FrozenTrial]:
     storage = opened(CheckedJournal, journal)
     studies = storage.get_all_studies()
     return storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+
+
+def removed_parts(journal: Path) -> dict[int, str]:
+    """The trials of which something was removed on purpose (`lfm_ray.search.removal`), and what and when."""
+    if not journal.exists():
+        return {}
+    storage = opened(CheckedJournal, journal)
+    studies = storage.get_all_studies()
+    said = studies[0].user_attrs.get(REMOVED, {}) if studies else {}
+    return {int(number): str(text) for number, text in said.items()}
+
+
+def note_removed(journal: Path, numbers: Sequence[int], text: str) -> None:
+    """Writes down what is removed of some trials. Only the holder of the sweep may; Optuna lets no ended trial change,
+    so that it is an attribute of the study."""
+    if numbers:
+        said = {str(number): known for number, known in removed_parts(journal).items()}
+        storage = opened(PatientJournal, journal)
+        study = storage.get_all_studies()[0]._study_id
+        storage.set_study_user_attr(study, REMOVED, said | {str(number): text for number in numbers})
 
 
 def opened(backend: type[CheckedJournal], journal: Path) -> JournalStorage:
