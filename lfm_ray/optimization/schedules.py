@@ -262,6 +262,7 @@ class Learned(Adaptive):
         description="what eta_alpha multiplies: cosine, the gradient over the most that it could be, |d| |H^-1 g|;"
         " plain, the gradient of eq. (3) itself, which falls by orders of magnitude as theta is trained",
     )
+    eta_alpha: float = Field(0.1, ge=0, description="learning rate of alpha; for update plain, 0.01 or less")
     inner_iters: int = Field(5, ge=1, description="steps on theta between two updates of alpha")
     solver: Literal["identity", "neumann", "cg", "nystrom"] = Field(
         "identity", description="what stands for H^-1 in eq. (3)"

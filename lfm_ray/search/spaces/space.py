@@ -112,7 +112,8 @@ class Space(Settings):
     )
     learned_update: Literal["cosine", "plain"] = Field(
         "cosine",
-        description="alpha.update of a learned alpha that does not say; plain in sweeps from before there was a choice",
+        description="alpha.update of a learned alpha that does not say; plain, with an eta_alpha of 0.01, in sweeps"
+        " from before there was a choice",
     )
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
@@ -263,7 +264,7 @@ class Space(Settings):
         values = merge(self.run, drawn)
         alpha = values.get("alpha")
         if self.learned_update != "cosine" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
-            values = {**values, "alpha": {"update": self.learned_update, **alpha}}
+            values = {**values, "alpha": {"update": self.learned_update, "eta_alpha": 0.01, **alpha}}
         return build(RunConfig, values)
 
     def learned_run(self) -> RunConfig:
