@@ -27,11 +27,13 @@ def main() -> None:
     given = arguments()
 
     # After the command line has been read, so that --help answers at once.
-    from lfm_ray.console import console
+    from lfm_ray.console import console, notice
     from lfm_ray.export.from_run import export
     from lfm_ray.storage import shown
 
-    folder, card = export(given.run, given.out, given.best)
+    folder, card, said = export(given.run, given.out, given.best)
+    if said:
+        console.print(notice("notice", f"          {said}"), soft_wrap=True)
     size = sum(part.stat().st_size for part in given.out.rglob("*") if part.is_file())
     names = ["fused", *card.dataset.modalities]
     figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.methods import Method
+from lfm_ray.methods import Method, checks
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.models.metrics import evaluate
 from lfm_ray.training.trainer import Row, Step, Trainer
@@ -105,7 +105,8 @@ class Epoch:
         """
         whole = Outputs.join(self.outputs)
         labels = torch.cat(self.labels)
-        return evaluate(method.predict(whole), whole, labels) | method.measures(whole, labels)
+        predicted = checks.predict(method, whole)
+        return evaluate(predicted, whole, labels) | checks.measures(method, whole, labels)
 
 
 def first(batches: Batches | None) -> Batch:
