@@ -29,7 +29,7 @@ from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.ray_tune.tuning import run_configs, run_sweep
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.spaces.applicability import for_modalities
+from lfm_ray.search.spaces.applicability import for_modalities, for_target
 from lfm_ray.search.spaces.objective import check_metrics
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
@@ -129,7 +129,7 @@ def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[
     space = sweep.space
     runs = space.trials * rounds(space)
     with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
-        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities)
+        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities, card.target.kind)
         run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
 
 
@@ -172,8 +172,10 @@ def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
     data = working_folder(asked.space.base.data.path)
     if data == DEMO_SHARDS and not data.exists():
         return asked
-    space, left_out = for_modalities(asked.space, read_card(data))
-    for line in left_out:
+    card = read_card(data)
+    space, left_out = for_modalities(asked.space, card)
+    space, changed = for_target(space, card.target.kind)
+    for line in (*left_out, *changed):
         console.print(line, soft_wrap=True)
     return NewSweep(**{**vars(asked), "space": space})
 
@@ -200,7 +202,8 @@ def begin(asked: NewSweep, card: DatasetCard, console: Console) -> Sweep:
         UserError: an earlier sweep has no finished trial that fits; or a metric that is asked for is unknown.
     """
     space = asked.space
-    check_metrics(space.objective, space.relations, space.base.data.modalities or card.modalities)
+    modalities = space.base.data.modalities or card.modalities
+    check_metrics(space.objective, space.relations, modalities, card.target.kind, space.pruning.by)
     prior: list[PriorTrial] = []
     for folder in asked.warm_start:
         found = prior_trials_from(Sweep.open(folder), space, card.fingerprint)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.preparing import splits
+from lfm_ray.datasets.preparing.labels import LABELS, Labels, Problem, joined
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
@@ -25,20 +24,19 @@ SPLITS = ("train", "val", "test")
 RESERVED = ("id", "label", "split", "start", "end")
 TIMES = ("start", "end")
 
-Problem = tuple[int, str, str]  # row number, column, what is wrong there
-
 
 @dataclass(frozen=True)
 class Row:
     """One sample.
 
-    label: index into the classes; values: modality -> path of the file, or the text itself;
-    start, end: the clip within an audio or video file, in seconds; None: the file's own start or end.
+    label: index into the classes, or what `lfm_ray.datasets.targets` says of other targets; values: modality -> path
+    of the file, or the text itself; start, end: the clip within an audio or video file, in seconds; None: the file's
+    own start or end.
     clips: modality -> start and end of its own.
     """
 
     id: str
-    label: int
+    label: int | float | np.ndarray
     values: dict[str, str]
     start: float | None = None
     end: float | None = None
@@ -60,7 +58,7 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked manifest: modality -> kind, the classes in order, and the rows of each split in order.
+    """A checked manifest: modality -> kind, the classes or labels in order, and the rows of each split in order.
 
     bad: the rows that cannot be used and are in no split. fingerprint: sha256 of everything that the
     manifest says about the others, and of the sizes of their media files.
@@ -72,6 +70,7 @@ class Manifest:
     splits: dict[str, list[Row]]
     bad: list[BadRow]
     fingerprint: str
+    target: TargetKind = "classes"
 
 
 def read_manifest(
@@ -82,6 +81,7 @@ def read_manifest(
     seed: int = 0,
     group: str | None = None,
     allow_outside: bool = False,
+    target: TargetKind = "classes",
 ) -> Manifest:
     """Reads and checks a manifest.
 
@@ -97,6 +97,7 @@ def read_manifest(
         seed: of the split and the limit.
         group: column of a table without `split` whose equal values, such as a speaker's, stay in one split.
         allow_outside: accept media outside the manifest's folder, which someone else's table should not name.
+        target: what `label` is: a class, several labels such as `dog;rain` (multilabel), or a number (regression).
 
     Raises:
         UserError: something is wrong with the table as a whole. Bad rows are left out of the splits
@@ -105,7 +106,9 @@ def read_manifest(
     path = Path(path)
     check_kinds(kinds)
     table = _read_table(path)
-    return check_manifest(path, table, kinds, limit=limit, seed=seed, group=group, allow_outside=allow_outside)
+    return check_manifest(
+        path, table, kinds, limit=limit, seed=seed, group=group, allow_outside=allow_outside, target=target
+    )
 
 
 def check_kinds(kinds: Mapping[str, Kind]) -> None:
@@ -128,6 +131,7 @@ def check_manifest(
     seed: int = 0,
     group: str | None = None,
     allow_outside: bool = False,
+    target: TargetKind = "classes",
 ) -> Manifest:
     """`read_manifest` for a table in memory; `path` appears in messages, and relative paths start at its folder.
 
@@ -137,10 +141,11 @@ def check_manifest(
     Raises:
         UserError: see `read_manifest`.
     """
+    labels = LABELS[target]
     given, order = table, classes or _categories(table)
     groups = _groups(path, table, group)
     table = _as_text(path, table, list(kinds)).assign(row=range(len(table)))
-    table["label"] = [_text(value, strip=False) for value in given["label"]]
+    table["label"] = [_label(value) for value in given["label"]]
     bad: list[BadRow] = []
 
     def without(problems: Iterable[Problem]) -> pd.DataFrame:
@@ -151,13 +156,13 @@ def check_manifest(
         return table.drop(index=list(found)).reset_index(drop=True)
 
     table = without(_empty_fields(table))
-    table = without(_wrong_labels(table))
+    table = without(labels.wrong(table["label"]))
     if "split" not in table:
-        labels = list(table["label"])
+        strata = labels.strata(list(table["label"]))
         table["split"] = (
-            splits.stratified(labels, seed)
+            splits.stratified(strata, seed)
             if groups is None
-            else splits.grouped(labels, [groups[number] for number in table["row"]], seed)
+            else splits.grouped(strata, [groups[number] for number in table["row"]], seed)
         )
     table = without(_wrong_splits(table))
     table = without(_repeated_ids(table))
@@ -165,7 +170,7 @@ def check_manifest(
     if classes is not None:
         table = without(_unknown_classes(table, classes))
     table = _keep(table, limit or {}, seed)
-    table = without(_classes_not_in_train(table))
+    table = without(labels.not_in_train(table["label"], table["split"]))
     if not allow_outside:
         table = without(_outside(table, kinds, _folder(path)))
     files = _media_files(table, kinds, _folder(path))
@@ -180,15 +185,19 @@ def check_manifest(
     files, sizes = files[there].reset_index(drop=True), sizes[there]
     table = table.drop(columns="row")
     _check_features(path, files, kinds)
-    found_classes = _classes(path, table, bad, order)
+    because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
+    _check_splits(path, table, because)
+    found_classes = labels.classes(path, list(table["label"][table["split"] == "train"]), order, because)
     content = [dict(kinds), table.to_dict("list"), sizes.to_dict("list")]
+    content += [] if target == "classes" else [{"target": target}]
     return Manifest(
         path=path,
         kinds=dict(kinds),
         classes=found_classes,
-        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes),
+        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes, labels),
         bad=bad,
         fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+        target=target,
     )
 
 
@@ -219,6 +228,10 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
     if "id" not in table:
         table["id"] = [str(number) for number in range(len(table))]
     return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
+
+
+def _label(value: object) -> str:
+    return joined(value) if isinstance(value, list | tuple | set | np.ndarray) else _text(value, strip=False)
 
 
 def _nearest_column(name: str, table: pd.DataFrame) -> str:
@@ -254,16 +267,6 @@ def _empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
     for name in [name for name in table if name != "row" and str(name).rpartition(".")[2] not in TIMES]:
         for number in table.index[table[name] == ""]:
             yield number, name, "is empty"
-
-
-def _wrong_labels(table: pd.DataFrame) -> Iterator[Problem]:
-    known = set(table["label"])
-    for number, label in table["label"].items():
-        if label != label.strip():
-            yield number, "label", "has blanks at its ends, and would be a class of its own; remove them"
-        parts = [part.strip() for part in re.split(r"[;|]", label)]
-        if len(parts) > 1 and all(part in known or part.isdigit() for part in parts):
-            yield number, "label", f"looks like {len(parts)} labels; a row has one"
 
 
 def _wrong_splits(table: pd.DataFrame) -> Iterator[Problem]:
@@ -312,46 +315,11 @@ def _unknown_classes(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[Pr
             yield number, "label", f"unknown class{nearest(label, classes)}"
 
 
-def _classes_not_in_train(table: pd.DataFrame) -> Iterator[Problem]:
-    known = set(table["label"][table["split"] == "train"])
-    for number, label in table["label"].items():
-        if known and label not in known:
-            yield number, "label", f"this class of split {table['split'][number]} does not occur in train"
-
-
-def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow], order: Sequence[str] | None) -> list[str]:
-    """The classes of the train split, in order.
-
-    Raises:
-        UserError: there are no rows to train or validate on, there is just one class, or two look alike.
-    """
-    because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
+def _check_splits(path: Path, table: pd.DataFrame, because: str) -> None:
+    """Raises a UserError unless there are rows to train and to validate on."""
     for split in ("train", "val"):
         if not (table["split"] == split).any():
             raise UserError(f"{path}: no row is in split {split!r}; training needs train and val{because}")
-    classes = set(table["label"][table["split"] == "train"])
-    if len(classes) < 2:
-        raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes{because}")
-    looks: dict[str, str] = {}
-    for label in sorted(classes):
-        other = looks.setdefault(_look(label), label)
-        if other != label:
-            raise UserError(
-                f"{path}: the labels {other!r} and {label!r} differ only in how they are written; make them one, or"
-                " rename one"
-            )
-    if order:
-        return [name for name in order if name in classes]
-    try:
-        return sorted(classes, key=lambda label: (float(label), label))
-    except ValueError:
-        return sorted(classes)
-
-
-def _look(label: str) -> str:
-    """What a reader takes a label for: without case, width, accents of encoding and invisible characters."""
-    visible = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
 
 
 def _check_features(path: Path, files: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
@@ -364,14 +332,15 @@ def _check_features(path: Path, files: pd.DataFrame, kinds: Mapping[str, Kind]) 
             )
 
 
-def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> dict[str, list[Row]]:
+def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str], labels: Labels) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
     index = {name: number for number, name in enumerate(classes)}
     for fields in table.to_dict("records"):
         start, end = _clip(fields, "")
         own = [name for name in modalities if any(f"{name}.{time}" in fields for time in TIMES)]
         values, clips = {name: fields[name] for name in modalities}, {name: _clip(fields, f"{name}.") for name in own}
-        rows[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end, clips))
+        label = labels.stored(fields["label"], index)
+        rows[fields["split"]].append(Row(fields["id"], label, values, start, end, clips))
     return rows
 
 

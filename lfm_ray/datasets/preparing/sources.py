@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.preparing.cards import raw_card, raw_manifest
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Manifest, check_kinds, check_manifest, read_manifest
@@ -37,23 +37,25 @@ def of_manifest(
     root: Path | None = None,
     group: str | None = None,
     allow_outside: bool = False,
+    target: TargetKind = "classes",
 ) -> Manifest:
     """The rows of a manifest.
 
     root: the folder at which the relative paths of a data frame start; default the current one. Those
-    of a file start at the file's folder. group: see `read_manifest`.
+    of a file start at the file's folder. group, target: see `read_manifest`.
 
     Raises:
         UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
     """
     if isinstance(manifest, Path):
         return read_manifest(
-            manifest, kinds, limit=config.limit, seed=config.seed, group=group, allow_outside=allow_outside
-        )
+            manifest, kinds, limit=config.limit, seed=config.seed, group=group, allow_outside=allow_outside,
+            target=target,
+        )  # fmt: skip
     check_kinds(kinds)
     return check_manifest(
         (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, group=group,
-        allow_outside=allow_outside,
+        allow_outside=allow_outside, target=target,
     )  # fmt: skip
 
 
