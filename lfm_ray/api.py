@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,8 @@ def tune(
     objective: str | Sequence[str] | Mapping[str, str] | None = None,
     sampler: str | None = None,
     seed: int = 0,
+    fair: bool = True,
+    widen: bool = True,
     population: int | None = None,
     start_from: Sequence[Folder] = (),
     from_learned: bool = False,
@@ -206,6 +209,8 @@ def tune(
         objective: "val/fused/map", or several for a Pareto front; a mapping says "maximize" or "minimize".
         sampler: "tpe", "gp", "cmaes" or "random".
         seed: decides what is drawn, and the seed of every trial.
+        fair: give each strategy an equal share of the trials first, where the space says so.
+        widen: widen a range during the sweep when the best trials lie at its end.
         population: members of a population based training, in place of `trials`.
         start_from: folders of runs whose alpha(t) is fitted and tried among the first.
         from_learned: train the learned alpha(t) once, fit it, and search polynomials around the fit.
@@ -233,7 +238,7 @@ def tune(
         concurrency=concurrency, workers_per_trial=workers_per_trial, cpus_per_worker=cpus_per_worker,
         trials_per_gpu=trials_per_gpu)  # fmt: skip
     if resume and any([space is not None, settings, data, epochs, name, start_from, from_learned, warm_start,
-                       objective, sampler, population]):  # fmt: skip
+                       objective, sampler, population, not fair, not widen]):  # fmt: skip
         raise UserError("--resume goes on with the settings of the sweep; only budgets and resources can change")
     if population and any([start_from, from_learned, warm_start, trials, epoch_budget]):
         raise UserError(
@@ -267,7 +272,7 @@ def tune(
             source, fixed(settings, data, epochs, seed), trials=trials, epoch_budget=epoch_budget, sampler=sampler,
             objective=objective if objective is None or isinstance(objective, str | Mapping) else list(objective),
             population=population, start_from=[Path(run) for run in start_from], warm_start=bool(warm_start),
-            from_learned=from_learned,
+            from_learned=from_learned, fair=fair, widen=widen,
         )  # fmt: skip
         earlier = [_working_folder(sweep) for sweep in warm_start]
         new = sweeping.NewSweep(folder / _named(name, stem), found, seed, earlier, from_learned, called)
@@ -421,7 +426,9 @@ def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, best: bool = F
     from lfm_ray.export import from_run
 
     _trust(trust)
-    from_run.export(_folder(run), Path(out), best)
+    _, _, said = from_run.export(_folder(run), Path(out), best)
+    if said:
+        warnings.warn(said, stacklevel=2)
     return load(out)
 
 

@@ -106,5 +106,5 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         ended = run(tmp_path, "train", "sweeps/mine/best.yaml", "--name", "no", *refused)
         assert ended.returncode == 2 and why in ended.stderr and len(ended.stderr.splitlines()) == 1
         assert not (tmp_path / "runs/no").exists()
-    ended = run(tmp_path, "reproduce", "table1", "--data", "shards")
+    ended = run(tmp_path, "reproduce", "table1", "--data", "shards", "--trials", "1")
     assert ended.returncode == 2 and f"are of classes, not of {kind}" in ended.stderr

@@ -27,13 +27,15 @@ def main() -> None:
     given = arguments()
 
     # After the command line has been read, so that --help answers at once.
-    from lfm_ray.console import console
+    from lfm_ray.console import console, notice
     from lfm_ray.datasets.shards import what_is_told
     from lfm_ray.export.from_run import export
     from lfm_ray.models.directions import leading
     from lfm_ray.storage import shown
 
-    folder, card = export(given.run, given.out, given.best)
+    folder, card, said = export(given.run, given.out, given.best)
+    if said:
+        console.print(notice("notice", f"          {said}"), soft_wrap=True)
     size = sum(part.stat().st_size for part in given.out.rglob("*") if part.is_file())
     names = ["fused", *card.dataset.modalities]
     lead = leading(card.metrics)

@@ -245,7 +245,7 @@ def scale_encoders(gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor
 
 METHODS: Registry[type[Method]] = Registry(
     "method",
-    parts_in("lfm_ray.methods", shared=("base", "losses")),
+    parts_in("lfm_ray.methods", shared=("base", "checks", "losses")),
     lambda part: isinstance(part, type) and issubclass(part, Method),
     "a subclass of lfm_ray.methods.Method",
 )

@@ -10,7 +10,7 @@ from rich.console import Console
 from lfm_ray.console import notice
 from lfm_ray.optimization.schedules import Polynomial, formula
 from lfm_ray.report import linear_baselines
-from lfm_ray.report.sentences import counts
+from lfm_ray.report.sentences import counts, headline
 from lfm_ray.report.tables import front_table, settings_table, strategy_table, unimodal_scores
 from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.selection import best_of, schedule_of
@@ -38,6 +38,9 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
         console.print(
             notice("no finished trial satisfies the constraints;", f" the nearest breaks {', '.join(broken)}")
         )
+    console.print(headline(trials, best, f"{typed('confirm')} {shown(folder)}"), soft_wrap=True)
+    for name, was in sweep.space.widened.items():
+        console.print(f"{name}: widened from {was} to {sweep.space.search[name]}", soft_wrap=True)
     console.print(settings_table(best, sweep.space.searched_in(best.config)))
     for line in at_the_edge(sweep.space, trials):
         console.print(notice(line), soft_wrap=True)

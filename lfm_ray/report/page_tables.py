@@ -72,6 +72,7 @@ def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
                 }
                 | {"mean": accuracies.mean(), "std": accuracies.std()}
                 | {"best trial": best[name].number if name in best else None, "trials": len(mine)}
+                | {"epochs": sum(trial.trained for trial in mine)}
                 | {state: states[state] for state in ENDED}
             )
             rows.append((merit, row))

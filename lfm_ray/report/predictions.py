@@ -32,8 +32,8 @@ from lfm_ray.report.plots import COLOURS, DARK_COLOURS
 from lfm_ray.report.predicted import PREDICTED, Predicted
 from lfm_ray.report.showing import Shown, shown
 from lfm_ray.runtime import checkpoint, compute
-from lfm_ray.search.selection import best_of
-from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
+from lfm_ray.search.kept_model import best_with_model
+from lfm_ray.search.sweep import SWEEP, Sweep
 from lfm_ray.settings import build
 from lfm_ray.storage import exists, fetch, push
 from lfm_ray.storage import shown as shown_path
@@ -52,6 +52,7 @@ class Predictions:
     """What a run says of a split.
 
     labels: those of the shards; probabilities: `fused` or a modality -> (N, C), or (N, 1) numbers in their unit.
+    said: why it is not the best trial of a sweep.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Predictions:
     shards: Shards
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
+    said: str = ""
 
     @classmethod
     def of(cls, folder: Path, data: Path | None = None) -> Predictions:
@@ -69,11 +71,9 @@ class Predictions:
             UserError: there is no model, or the shards are not those that it was trained on.
         """
         check_within(folder)
+        said = ""
         if exists(folder / SWEEP):
-            best = best_of(Sweep.open(folder).trials())
-            if best is None:
-                raise UserError(f"{shown_path(folder)}: no trial of this sweep has finished; name one under trials/")
-            folder = trial_folder(folder, best.number)
+            folder, said = best_with_model(Sweep.open(folder))
         fetch(folder / CHECKPOINT)
         if not (folder / CHECKPOINT).is_file():
             raise UserError(f"{shown_path(folder)}: holds neither a run ({CHECKPOINT}) nor a sweep ({SWEEP})")
@@ -86,9 +86,9 @@ class Predictions:
         outputs, labels = _outputs(state, config, shards)
         logits = {"fused": config.method.predict(outputs), **outputs.unimodal}
         target = shards.card.target
-        said = {name: TARGETS[target.kind].said(value.float()).cpu().numpy() for name, value in logits.items()}
-        said = {name: target.in_its_unit(value) for name, value in said.items()}
-        return cls(folder, state["epoch"], config, shards, labels, said)
+        found = {name: TARGETS[target.kind].said(value.float()).cpu().numpy() for name, value in logits.items()}
+        found = {name: target.in_its_unit(value) for name, value in found.items()}
+        return cls(folder, state["epoch"], config, shards, labels, found, said)
 
     @property
     def modalities(self) -> list[str]:

@@ -30,6 +30,21 @@ def counts(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{states[state]} {state}" for state in (*ENDED, "running") if states[state])
 
 
+def headline(trials: list[Trial], best: Trial, confirm: str) -> str:
+    """How the best trial stands to joint training as tuned in the same sweep. confirm: the command that confirms it."""
+    joint = by_strategy(trials).get("alpha = 0")
+    tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
+    by = f"alpha = 0, as tuned by {tuned} trial{'s' if tuned > 1 else ''}"
+    name = metric_name(next(iter(best.space.objective)))
+    if joint is None:
+        return f"no finished trial has alpha = 0, so this does not say whether {best.strategy} is better than none"
+    if joint.number == best.number:
+        return f"joint training wins: no strategy is better than {by}; unconfirmed, see {confirm}"
+    objective = next(iter(best.space.objective))
+    difference = best.rows[-1][objective] - joint.rows[-1][objective]
+    return f"{best.strategy}: {name} {difference:+.3f} against {by}; unconfirmed until {confirm} has run"
+
+
 def summary(view: SweepView) -> list[str | Markup]:
     """What was done, what was found, and how far to trust it, in a sentence each."""
     space, trials, folder = view.sweep.space, view.trials, view.sweep.folder
@@ -61,7 +76,10 @@ def summary(view: SweepView) -> list[str | Markup]:
     )
     joint = by_strategy(trials).get("alpha = 0")
     if joint is not None and joint.number != view.best.number:
-        second += f", {view.best.reached - joint.reached:+.3f} against the best joint training (alpha = 0)"
+        tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
+        second += (
+            f", {view.best.reached - joint.reached:+.3f} against the best of {tuned} of joint training (alpha = 0)"
+        )
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
     third = third.format(shown_path(folder)) + " retrains it with other seeds."
     for split, confirmed in confirmed_runs(view):
@@ -69,6 +87,8 @@ def summary(view: SweepView) -> list[str | Markup]:
         if len(ours):
             theirs = _joint(confirmed, split, view.lead)
             against = f", against {_spread(theirs, view.lead)} for joint training" if len(theirs) else ""
+            if view.best.strategy == "alpha = 0":
+                against = "; it is joint training itself, which no strategy of this sweep beats"
             seeds = f"with {len(ours)} other seeds"
             third = escape(f"Retrained {seeds}, it reaches {_spread(ours, view.lead)} on the {split} split{against}.")
             break
@@ -89,6 +109,10 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
         named = f"{view.name}: " if len(views) > 1 else ""
         said += [f"{named}{line}." for line in view.sweep.troubles(view.trials)]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
+        said += [
+            f"{named}{name}: the range was widened during the sweep, from {was} to {view.sweep.space.search[name]}."
+            for name, was in view.sweep.space.widened.items()
+        ]
         if view.linear and view.best:
             said += [f"{named}{line}." for line in view.linear.below(unimodal_scores(view.best.rows[-1]))]
     if len({view.sweep.file.fingerprint for view in views}) > 1:

@@ -22,6 +22,7 @@ TITLES = {
     "accuracy": "accuracy", "map": "MAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy", "correlation": "correlation", "mae": "MAE",
 }  # fmt: skip
+FEW = 4  # modalities, up to which a table has a column for each
 
 
 def strategy_table(trials: list[Trial], linear: LinearBaselines | None = None) -> Table:
@@ -44,23 +45,27 @@ def strategy_table(trials: list[Trial], linear: LinearBaselines | None = None) -
     by = "" if objective == shown[0] else f" by {metric_name(objective)}"
     table = Table(title=f"best trial of each strategy{by}, validation {metric_name(metric)}", title_justify="left")
     table.add_column("strategy", no_wrap=True)
-    table.add_column("trials", justify="right")
-    for name in ("fused", *modalities, "gap", *(metric_name(name) for name in others)):
-        table.add_column(name, justify="right")
-    table.add_column("trial", justify="right")
+    few = len(modalities) <= FEW
+    columns = [*(modalities if few else ("worst", "best")), "gap", *(metric_name(name) for name in others), "trial"]
+    for name in ("trials", "epochs", "fused", *columns):
+        table.add_column(name, justify="right", no_wrap=name == "fused")
+
+    def row_of(label: str, mine: list[Trial], trial: Trial | None, style: str | None = None) -> None:
+        epochs = sum(one.trained for one in mine)
+        table.add_row(label, str(len(mine)), str(epochs), *_numbers(trial, shown, others, few), style=style)
+
     for name in [*BASELINES, *(name for name in best if name not in BASELINES)]:
-        count = sum(trial.strategy == name for trial in trials)
-        table.add_row(name, str(count), *_numbers(best.get(name), shown, others))
+        row_of(name, [trial for trial in trials if trial.strategy == name], best.get(name))
     table.add_section()
     found = best_of(trials)
-    label = f"best found: {found.strategy}" if found else "best found"
-    table.add_row(label, str(len(trials)), *_numbers(found, shown, others), style="bold")
+    row_of(f"best found: {found.strategy}" if found else "best found", trials, found, style="bold")
     if linear and metric == lead and modalities:
         known = [linear.unimodal[name] for name in modalities if name in linear.unimodal]
         cells = [f"{linear.unimodal[name]:.3f}" if name in linear.unimodal else "-" for name in modalities]
         gap = f"{max(known) - min(known):.3f}" if known else "-"
         fused = f"{linear.together:.3f}" if len(known) == len(linear.unimodal) else "-"
-        table.add_row("linear models", "", fused, *cells, gap, *("-" for _ in others), "-", style="dim")
+        cells = cells if few else _ends({name: linear.unimodal[name] for name in modalities if name in linear.unimodal})
+        table.add_row("linear models", "", "", fused, *cells, gap, *("-" for _ in others), "-", style="dim")
     return table
 
 
@@ -88,13 +93,27 @@ def settings_table(trial: Trial, searched: list[str]) -> Table:
     return table
 
 
-def _numbers(trial: Trial | None, shown: list[str], others: list[str]) -> list[str]:
-    """The cells of a trial: the metrics `shown` (fused first), the gap between the rest, `others`, its number."""
+def _numbers(trial: Trial | None, shown: list[str], others: list[str], few: bool) -> list[str]:
+    """The cells of a trial: the metrics `shown` (fused first), the gap between the rest, `others`, its number.
+
+    few: whether all modalities are shown; if not, the worst and the best of them are, with their names.
+    """
     if trial is None:
-        return ["-"] * (len(shown) + len(others) + 2)
-    values = [trial.rows[-1][name] for name in shown]
-    values += [max(values[1:]) - min(values[1:]), *(trial.rows[-1][name] for name in others)]
-    return [*(f"{value:.3f}" for value in values), str(trial.number)]
+        return ["-"] * ((len(shown) if few else 3) + len(others) + 2)
+    row = trial.rows[-1]
+    fused, *values = (row[name] for name in shown)
+    named = {name.split("/")[1]: value for name, value in zip(shown[1:], values, strict=True)}
+    cells = [f"{value:.3f}" for value in values] if few else _ends(named)
+    rest = [max(values) - min(values), *(row[name] for name in others)]
+    return [f"{fused:.3f}", *cells, *(f"{value:.3f}" for value in rest), str(trial.number)]
+
+
+def _ends(values: dict[str, float]) -> list[str]:
+    """The lowest and the highest value, each with its name."""
+    if not values:
+        return ["-", "-"]
+    ordered = sorted(values, key=lambda name: values[name])
+    return [f"{values[name]:.3f} {name}" for name in (ordered[0], ordered[-1])]
 
 
 def modalities_of(row: Row) -> list[str]:
