@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import get_args
 
 from lfm_ray.cli import parser, run, storage_folder, typed
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.errors import UserError
 from lfm_ray.resources import DATA, SPACES, shipped_names
 
@@ -56,8 +56,8 @@ def main() -> None:
     shards, made = prepare(
         given.manifest, {kind: getattr(given, kind) for kind in get_args(Kind)}, out=given.out, dataset=given.dataset,
         root=given.root, folders=given.folders, label=given.label, settings=given.overrides,
-        config=given.config, skip_bad=given.skip_bad, group=given.group, allow_outside=given.allow_outside,
-        address=given.address, progress=True,
+        config=given.config, skip_bad=given.skip_bad, group=given.group, target=given.target,
+        allow_outside=given.allow_outside, address=given.address, progress=True,
     )  # fmt: skip
     state = "is ready" if made else "was ready already, nothing to do"
     console.print(f"{given.out} {state}: {summary(shards.card)}")
@@ -90,6 +90,8 @@ def arguments() -> Namespace:
     add("--out", metavar="FOLDER", type=Path, help="where the shards go")
     add("--group", metavar="COLUMN",
         help="without a column split: rows that agree in this one, such as a speaker, get the same split")  # fmt: skip
+    add("--target", choices=get_args(TargetKind), default="classes",
+        help="what label is: one class (the default), several labels such as dog;rain, or a number")  # fmt: skip
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")
     add("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     add("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")

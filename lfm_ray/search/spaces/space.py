@@ -57,11 +57,14 @@ SAMPLERS: Registry[Callable[[int, Space], BaseSampler]] = Registry(
 class Pruning(Settings):
     """Which trials are stopped early (`lfm_ray.search.study.pruning`)."""
 
-    by: Literal["probe_map", "unimodal_accuracy", "fused/accuracy", "none"] = Field(
+    by: Literal[
+        "probe_map", "unimodal_accuracy", "fused/accuracy", "unimodal_map", "fused/map", "probe_correlation",
+        "unimodal_correlation", "fused/correlation", "none",
+    ] = Field(
         "probe_map",
-        description="the validation measure that rungs compare (lfm_ray.models.metrics); fused/accuracy is plain"
+        description="the validation measure that rungs compare (lfm_ray.models.evaluation); fused/accuracy is plain"
         " ASHA, which is unfair to schedules that start with alpha near 1",
-    )
+    )  # fmt: skip
     first_rung: int | None = Field(
         None, ge=1, description="epoch of the first comparison; null: 1/24 of the epochs, at least 1"
     )
