@@ -179,6 +179,18 @@ def test_checkpointed_states_give_the_same_gradient(folders: dict[str, Path]) ->
         encoder_of("convnext", folders["convnext"], gradient_checkpointing=True)
 
 
+def test_models_of_other_libraries_are_named(tmp_path: Path) -> None:
+    files = {
+        "adapter_config.json": ({"peft_type": "LORA", "base_model_name_or_path": "vit"}, "is an adapter of peft"),
+        "config.json": ({"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}}, "is a model of timm"),
+    }
+    for name, (content, said) in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"model\.encoders\.m\.pretrained: {tmp_path} {said}"):
+            check_encoder("m", card_for("vit"), AutoSettings(name="auto", pretrained=str(tmp_path)))
+        (tmp_path / name).unlink()
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_built(folders: dict[str, Path], tmp_path: Path) -> None:
     hf.Wav2Vec2Model(hf.Wav2Vec2Config(**{**WORDS, "conv_dim": (4,), "conv_stride": (5,), "conv_kernel": (10,),
                      "num_feat_extract_layers": 1, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}),

@@ -127,10 +127,17 @@ def load_config(source: str) -> Any:
     """The config of a `transformers` model; code that comes with it is never executed.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or is what other libraries than `transformers` load.
     """
     from transformers import AutoConfig
 
+    if Path(source, "adapter_config.json").is_file():
+        raise UserError(
+            f"pretrained: {source} is an adapter of peft, such as LoRA's, not a whole model; add it to its model with"
+            " merge_and_unload(), and save that"
+        )
+    if Path(source).is_dir() and {"architecture", "pretrained_cfg"} & set(read_json(source, "config.json")):
+        raise UserError(f"pretrained: {source} is a model of timm; give one of transformers")
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of many kinds: no network, no file, a broken file, no such name
