@@ -98,7 +98,7 @@ def test_solvers_with_products_run_in_float32_and_look_ahead_in_the_precision_of
             direct = flatten(torch.autograd.grad(losses.matching - losses.classification, run.parameters))
             d = run.training_step(batches[0], before_alpha=True).d
             assert F.cosine_similarity(flatten(d), direct, dim=0) > (0.99 if "micro" in str(overrides) else 1 - 1e-6)
-        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]), d)
+        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]), d).value
         half = precision == "bf16" and run.config.looks_ahead
         assert dtypes == {torch.bfloat16 if half else torch.float32}
         assert (run.model.autocast != {}) == (precision == "bf16")  # it is back

@@ -11,6 +11,7 @@ from pydantic import Field
 from lfm_ray import trust
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.errors import UserError
+from lfm_ray.own_parts import called, returned
 from lfm_ray.registry import Registry
 from lfm_ray.resources import DATA, shipped_folder, shipped_names
 from lfm_ray.settings import Settings, load, nearest, read_yaml
@@ -77,9 +78,12 @@ def raw_manifest(name: str, root: Path) -> pd.DataFrame:
         raise UserError(f"--root {root}: there is no such folder")
     reader = raw_card(name).reader or Path(name).stem
     try:
-        table = READERS[READERS.check(reader)](root.absolute())
+        table: pd.DataFrame = called(f"reader {reader}", READERS[READERS.check(reader)], root.absolute())
     except ValueError as error:
         raise UserError(f"--dataset {name}: reader: {error}") from None
+    import pandas as pd
+
+    returned(f"reader {reader}", table, isinstance(table, pd.DataFrame), "a pandas DataFrame")
     if table.empty:
         raise UserError(f"--root {root}: holds nothing that the card of {name} describes")
     return table
