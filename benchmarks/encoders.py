@@ -122,7 +122,7 @@ def digits(folder: Path) -> Iterator[tuple[tuple[np.ndarray, str], str]]:
     import pandas as pd
 
     for line in pd.read_csv(folder / "manifest.csv").to_dict("records"):
-        sound = spectrogram(load(str(folder / line["audio"]), SOUND), SOUND)
+        sound = spectrogram(load(str(folder / line["audio"]), SOUND, None, None), SOUND)
         yield (sound, str(line["label"])), Path(line["audio"]).stem.split("_")[1]
 
 

@@ -89,6 +89,20 @@ def test_sound_is_prepared_by_the_models_own_extractor(name: str, folders: dict[
     torch.testing.assert_close(encoder(value), encoder.project(pooled), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", list(EXTRACTORS))
+def test_sound_is_prepared_in_float32_even_where_the_model_computes_in_less(
+    name: str, folders: dict[str, Path]
+) -> None:
+    encoder = encoder_of(name, folders[name]).eval()
+    value = values(card_for(name))
+    expected = encoder.sound(value, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder.sound(value, torch.float32)
+        assert encoder(value).isfinite().all()
+    for key, one in expected.items():
+        assert torch.equal(found[key], one)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta", "modernbert", "mpnet"])
 @pytest.mark.parametrize("pooling", ["auto", "mean"])
 def test_padding_of_a_text_has_no_effect(name: str, pooling: str, folders: dict[str, Path]) -> None:
