@@ -65,6 +65,8 @@ def prepare(
     feature: str | Sequence[str] = (),
     dataset: str | None = None,
     root: Folder | None = None,
+    folders: Folder | None = None,
+    label: str = "label",
     settings: Overrides = (),
     config: Folder | None = None,
     skip_bad: bool = False,
@@ -82,11 +84,14 @@ def prepare(
     Args:
         manifest: a data frame, or a .csv or .parquet file: a row for each sample, a column for each
             modality (the path of a file, or the text itself), `label`, and optionally `split` (train,
-            val, test; otherwise each class is split 80/10/10), `id`, `start` and `end` (seconds).
+            val, test; otherwise each class is split 80/10/10), `id`, `start` and `end` (seconds). Or a folder
+            of Hugging Face's `datasets` (save_to_disk, or Parquet files), or of WebDataset's tars, or one tar.
         out: the folder to make. Shards that lie there are replaced once the new ones are complete.
         audio, image, video, text, feature: the columns that hold these kinds of modality; a video is a
             file or a folder of frames, a feature a .npy file. A modality is named like its column.
         dataset: instead of a manifest, a dataset of the field that has a card, such as "crema_d".
+        folders: instead of a manifest, a folder that has one for each class, or for each split and class.
+        label: the column of the labels.
         root: of `dataset`, its raw folder; of a data frame, where relative paths start (default: here).
         settings: of `lfm_ray.datasets.preparing.config.PrepareConfig`, such as {"audio.sample_rate": 8000}.
         config: a YAML file of such settings.
@@ -112,8 +117,9 @@ def prepare(
     shards, _ = preparing.prepare(
         Path(manifest) if isinstance(manifest, str) else manifest,
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
-        out=Path(out), dataset=dataset, root=_path(root), settings=settings, config=_path(config), skip_bad=skip_bad,
-        group=group, target=target, allow_outside=allow_outside, address=address, progress=progress,
+        out=Path(out), dataset=dataset, root=_path(root), folders=_path(folders), label=label, settings=settings,
+        config=_path(config), skip_bad=skip_bad, group=group, target=target,
+        allow_outside=allow_outside, address=address, progress=progress,
     )  # fmt: skip
     return shards
 

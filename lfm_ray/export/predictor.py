@@ -141,7 +141,7 @@ class Predictor:
         try:
             stored = [decode(row, name, self.modalities[name], self._preprocessing).stored for row in rows]
         except BrokenMedia as error:
-            row = next(row for row in rows if row.values[name] == error.path)
+            row = next(row for row in rows if str(row.values[name]) == error.path)
             raise UserError(f"sample {row.id}: {name}: {error.path}: {error.reason}") from None
         column: Column
         if self.card.dataset.raw[name].storage == "jpeg":

@@ -7,15 +7,16 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lfm_ray.datasets.kinds import TargetKind
+from lfm_ray.datasets.preparing.row_checks import Problem
 from lfm_ray.errors import UserError
 
-Problem = tuple[int, str, str]  # row number, column, what is wrong there
 SEPARATORS = re.compile(r"[;|]")
 NO_LABEL = ";"  # of a row that has none of the labels; an empty field is one that somebody forgot
 STRATA = 10  # of numbers, if each has as many rows
@@ -169,9 +170,16 @@ LABELS: dict[TargetKind, Labels] = {
 }
 
 
-def joined(labels: Collection[object]) -> str:
-    """Labels of a row that are a list, as a manifest writes them."""
-    return ";".join(map(str, labels)) or NO_LABEL
+def joined(value: object) -> object:
+    """Labels of a row that are a list, as a manifest writes them; anything else as it is."""
+    return ";".join(map(str, value)) or NO_LABEL if isinstance(value, list | tuple | set | np.ndarray) else value
+
+
+def strata_of(target: TargetKind) -> Callable[[pd.Series[Any]], list[str]] | None:
+    """What `splits.with_validation` takes as the group of a row; None: its class."""
+    if target == "classes":
+        return None
+    return lambda labels: LABELS[target].strata([str(joined(value)) for value in labels])
 
 
 def _row(number: object) -> int:
