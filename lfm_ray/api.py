@@ -118,8 +118,8 @@ def prepare(
         Path(manifest) if isinstance(manifest, str) else manifest,
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
         out=Path(out), dataset=dataset, root=_path(root), folders=_path(folders), label=label, settings=settings,
-        config=_path(config), skip_bad=skip_bad, group=group, target=target,
-        allow_outside=allow_outside, address=address, progress=progress,
+        config=_path(config), skip_bad=skip_bad, group=group, target=target, allow_outside=allow_outside,
+        address=address, progress=progress,
     )  # fmt: skip
     return shards
 

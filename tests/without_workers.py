@@ -21,7 +21,7 @@ from lfm_ray.workflows import confirming, single_run, sweeping
 
 
 class Stopped(BaseException):
-    """The study has stopped a trial; no Exception, which would count as a failure of the run."""
+    """The study has stopped a trial; no `except Exception` of a run is to hold it up."""
 
 
 def run_sweep(sweep: Sweep, source: DataSource, resources: Resources, *_: Any) -> None:

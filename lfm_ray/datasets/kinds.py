@@ -1,4 +1,4 @@
-"""Kinds of modality, how their files are named, how shards can store them, and kinds of target."""
+"""The kinds of modality, how their files are named, how shards can store them, and the kinds of target."""
 
 from __future__ import annotations
 

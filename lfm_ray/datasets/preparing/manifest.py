@@ -31,8 +31,8 @@ class Row:
     """One sample.
 
     label: index into the classes, or what `lfm_ray.datasets.targets` says of other targets; values: modality -> path
-    of the file, where it lies in another one, or the text itself;
-    start, end: the clip within an audio or video file, in seconds; None: the file's own start or end.
+    of the file, where it lies in another one, or the text itself; start, end: the clip within an audio or video file,
+    in seconds; None: the file's own start or end.
     clips: modality -> start and end of its own.
     """
 
@@ -112,16 +112,9 @@ def read_manifest(
     others = [*RESERVED, *times, label, *([group] if group else [])]
     table = read_table(path, kinds, others, [label] if target == "multilabel" else [])
     return check_manifest(
-        path,
-        table,
-        kinds,
-        limit=limit,
-        seed=seed,
-        label=label,
-        group=group,
-        allow_outside=allow_outside,
+        path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside,
         target=target,
-    )
+    )  # fmt: skip
 
 
 def check_kinds(kinds: Mapping[str, Kind]) -> None:
@@ -145,9 +138,9 @@ def check_manifest(
     label: str = "label",
     group: str | None = None,
     allow_outside: bool = False,
-    target: TargetKind = "classes",
     folder: Path | None = None,
     unread: Sequence[BadRow] = (),
+    target: TargetKind = "classes",
 ) -> Manifest:
     """`read_manifest` for a table in memory; `path` appears in messages.
 
@@ -161,15 +154,13 @@ def check_manifest(
     if unread and table.empty:
         first = unread[0]
         raise UserError(f"{path}: no sample in it can be read; the first: {first.id}: {first.reason}")
-    labels = LABELS[target]
     folder = _normal(path.absolute().parent if folder is None else folder.absolute())
     table = _with_label(path, table, label)
-    if target == "multilabel" and "label" in table:
-        table = table.assign(label=[joined(value) for value in table["label"]])
+    labels = LABELS[target]
     given, order = table, classes or _categories(table)
     groups = _groups(path, table, group)
     table = _as_text(path, table, list(kinds)).assign(row=range(len(table)))
-    table["label"] = [_text(value, strip=False) for value in given["label"]]
+    table["label"] = [_label(value, target) for value in given["label"]]
     bad = list(unread)
 
     def without(problems: Iterable[row_checks.Problem]) -> pd.DataFrame:
@@ -179,7 +170,8 @@ def check_manifest(
             bad.append(BadRow(table.at[number, "id"] or f"row {number}", column, str(table.at[number, column]), reason))
         return table.drop(index=list(found)).reset_index(drop=True)
 
-    table = without(row_checks.not_text(given[[name for name in table if name in given]]))
+    may_be_lists = ["label"] if target == "multilabel" else []
+    table = without(row_checks.not_text(given[[n for n in table if n in given and n not in may_be_lists]]))
     table = without(row_checks.empty_fields(table))
     table = without(labels.wrong(table["label"]))
     if "split" not in table:
@@ -248,6 +240,10 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
     if "id" not in table:
         table["id"] = [str(number) for number in range(len(table))]
     return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
+
+
+def _label(value: object, target: TargetKind) -> str:
+    return str(_text(joined(value) if target == "multilabel" else value, strip=False))
 
 
 def nearest_column(name: str, table: Iterable[Any]) -> str:

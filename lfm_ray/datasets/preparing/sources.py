@@ -78,9 +78,14 @@ def of_folders(root: Path, kinds: Mapping[str, Kind], config: PrepareConfig) -> 
 
 
 def _of_collection(
-    path: Path, kinds: Mapping[str, Kind], config: PrepareConfig, label: str, group: str | None, allow_outside: bool,
+    path: Path,
+    kinds: Mapping[str, Kind],
+    config: PrepareConfig,
+    label: str,
+    group: str | None,
+    allow_outside: bool,
     target: TargetKind,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """The rows of a tar, or of a folder that holds tars, Parquet files or Arrow files."""
     check_kinds(kinds)
     folder = path if path.is_dir() else path.parent

@@ -113,8 +113,8 @@ class Space(Settings):
         ge=1,
         description="epochs per round, set by --population (lfm_ray.search.population); else null",
     )
-    learned_update: Literal["cosine", "plain"] = Field(
-        "cosine",
+    learned_update: Literal["sign", "plain"] = Field(
+        "sign",
         description="alpha.update of a learned alpha that does not say; plain, with an eta_alpha of 0.01, in sweeps"
         " from before there was a choice",
     )
@@ -266,7 +266,7 @@ class Space(Settings):
         """The run with the drawn settings."""
         values = merge(self.run, drawn)
         alpha = values.get("alpha")
-        if self.learned_update != "cosine" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
+        if self.learned_update != "sign" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
             values = {**values, "alpha": {"update": self.learned_update, "eta_alpha": 0.01, **alpha}}
         return build(RunConfig, values)
 
