@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageFilter
-from rich.table import Table
+from progress import Rows, begin, say
 
 from lfm_ray.console import console
 from lfm_ray.datasets.preparing.build import build
@@ -53,11 +53,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("part", nargs="?", choices=("reading", "sharing", "preparing"))
     given = arguments.parse_args()
+    begin("5 minutes on 2 cores and 8 GB of disk for all parts")
     torch.set_num_threads(1)
     parts = {"reading": reading, "sharing": sharing, "preparing": preparing}
     with tempfile.TemporaryDirectory() as temporary, ray_session():
         raw = Path(temporary) / "raw"
         write_raw(raw)
+        say(f"{CLIPS} clips are written")
         for name, part in parts.items():
             if given.part in (None, name):
                 part(raw, Path(temporary))
@@ -88,7 +90,7 @@ def reading(raw: Path, temporary: Path) -> None:
             rows["bare loop over mapped Arrow files"] = lambda shards=shards, order=order: bare(shards, order)
     found = interleaved(rows)
     raw_speed, bare_speed = found["raw files, DataLoader of 2 workers"], found["bare loop over mapped Arrow files"]
-    table = Table(title=f"reading {CLIPS} clips in batches of {BATCH}", title_justify="left")
+    table = Rows(title=f"reading {CLIPS} clips in batches of {BATCH}", title_justify="left")
     for title in ("what", "rows / s", "times raw files", "times bare loop"):
         table.add_column(title, justify="left" if title == "what" else "right")
     for name, speed in found.items():
@@ -126,7 +128,7 @@ def sharing(raw: Path, temporary: Path) -> None:
                 most = max(most, private_bytes() - before)
             return most
 
-    table = Table(title=f"memory of a reader: {size / 2**20:.0f} MiB of data", title_justify="left")
+    table = Rows(title=f"memory of a reader: {size / 2**20:.0f} MiB of data", title_justify="left")
     for title in ("readers at once", "object store", "mapped files"):
         table.add_column(title, justify="right")
     for count in (1, 2, 4):
@@ -142,7 +144,7 @@ def sharing(raw: Path, temporary: Path) -> None:
 
 def preparing(raw: Path, temporary: Path) -> None:
     """Peak memory and speed of the job on few and on many rows."""
-    table = Table(title="prepare: 3 s of sound and one image a row", title_justify="left")
+    table = Rows(title="prepare: 3 s of sound and one image a row", title_justify="left")
     for title in ("rows", "rows / s", "peak memory, MiB", "of that beside Ray's own"):
         table.add_column(title, justify="right")
     found = []
@@ -159,6 +161,9 @@ def preparing(raw: Path, temporary: Path) -> None:
             build(manifest, config, temporary / "many")
             seconds = time.perf_counter() - started
         found.append((rows, rows / seconds, memory["peak"], memory["peak"] - memory["before"]))
+        say(
+            f"prepare of {rows} rows: {rows / seconds:.0f} rows / s{'' if number else ' (starts workers; not counted)'}"
+        )
     long = found.pop(3)
     few = [statistics.median(values) for values in zip(*found[1:], strict=True)]
     for rows, speed, peak, own in (few, long):
@@ -267,6 +272,8 @@ def interleaved(ways: dict[str, Callable[[], Iterable[Any]]]) -> dict[str, float
                 pass
             if turn:  # the first round warms up
                 speeds[name].append(rows / (time.perf_counter() - started))
+            what = f"round {turn} of {REPEATS}" if turn else "warming up"
+            say(f"{what}: {name}: {rows / (time.perf_counter() - started):.0f} rows / s")
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 

@@ -22,9 +22,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import torch
+from progress import Rows, begin
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -52,15 +51,16 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=7)
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     given = arguments.parse_args()
+    begin("5 minutes on 2 cores")
     console = Console(width=100, highlight=False)
     for encoder in ("small", "resnet18") if given.encoder == "both" else (given.encoder,):
         sizes = dict(SMALL if encoder == "small" else LARGE)
         sizes |= {name: value for name in sizes if (value := getattr(given, name)) is not None}
-        table = Table(title=f"{encoder} encoders, {sizes}", title_justify="left")
+        table = Rows(title=f"{encoder} encoders, {sizes}", title_justify="left")
         for column in ("solver", "product", "K", "time / step", "2 + 2.5 K", "memory / step", "share"):
             table.add_column(column, justify="left" if column in ("solver", "product") else "right")
         rows = [row for row in cases(given.steps) if row[0] in given.solvers]
-        for solver, product, K in track(rows, description=encoder, console=console, transient=True):
+        for solver, product, K in rows:
             settings = [f"alpha.solver={solver}", f"alpha.product={product}", f"alpha.solver_steps={K}"]
             settings += [f"alpha.rank={max(K, 1)}", f"device={given.device}"]
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -35,9 +35,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from progress import Rows, begin, say
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -64,15 +63,17 @@ def main() -> None:
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--equality-batch-size", type=int, default=16, help="of the 20 steps; 0: not compared")
     given = arguments.parse_args()
+    begin("15 minutes for batches of 16 and 64 on 2 cores, 4 for --batch-size 16 --steps 3")
     console = Console(width=110, highlight=False)
     settings = [*SETTINGS, f"compute.precision={given.precision}", f"device={given.device}"]
     described = in_a_process(describe, settings)
-    table = Table(title=f"ResNet-18 x 2, {described}", title_justify="left")
+    say(described)
+    table = Rows(title=f"ResNet-18 x 2, {described}", title_justify="left")
     columns = ("batch", "step", "ours /s", "it /s", "ours is x", "goal", "ours MB", "it MB", "ours / it", "goal")
     for column in columns:
         table.add_column(column, justify="left" if column == "step" else "right")
     cases = [(batch_size, name) for batch_size in given.batch_size for name in VARIANTS[1:]]
-    for batch_size, name in track(cases, console=console, transient=True):
+    for batch_size, name in cases:
         steps = given.steps or (7 if batch_size <= 16 else 3)
         (ours, peak_of_ours), (other, peak) = in_turns(("ours", name), settings, batch_size, steps)
         faster = statistics.median(its / own for its, own in zip(other, ours, strict=True))
@@ -85,6 +86,7 @@ def main() -> None:
         )  # fmt: skip
     console.print(table)
     if given.equality_batch_size:
+        say("20 steps of ours and of plain in fp32, twice")
         console.print("fp32, 20 steps, largest difference of ours from plain, in the loss:")
         for name in ("contiguous", "channels_last"):
             difference = in_a_process(difference_over_20_steps, settings, given.equality_batch_size, name)
@@ -190,7 +192,11 @@ def in_turns(
         pools = [stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))) for _ in names]
         for pool, name in zip(pools, names, strict=True):
             pool.submit(start, name, settings, batch_size).result()
-        times = [[pool.submit(timed_step).result() for pool in pools] for _ in range(steps + 1)]
+        times = []
+        for turn in range(steps + 1):
+            times.append([pool.submit(timed_step).result() for pool in pools])
+            taken = ", ".join(f"{name} {taken:.2f} s" for name, taken in zip(names, times[-1], strict=True))
+            say(f"batch {batch_size}, turn {turn} of {steps}: {taken}{'' if turn else ' (warming up)'}")
         peaks = [pool.submit(peak).result() for pool in pools]
     return [(list(own), most) for own, most in zip(zip(*times[1:], strict=True), peaks, strict=True)]
 
