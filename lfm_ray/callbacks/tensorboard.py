@@ -6,7 +6,7 @@ The driver writes what trials report, so it does not matter which node they run 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ METRICS = {
     "val/unimodal_accuracy": "mean unimodal accuracy",
     "val/accuracy_gap": "accuracy gap",
     "val/modality_gap": "modality gap",
+    "val/shapley_gap": "Shapley gap",
+    "val/fused/loss": "NLL",
+    "val/fused/calibration_error": "calibration error",
 }
 
 
-def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+def layout(modalities: Collection[str]) -> dict[str, dict[str, list[Any]]]:
     """The layout of the Custom Scalars page: alpha(t) of all runs beside their accuracies."""
 
     def overlay(*tags: str) -> list[Any]:
@@ -51,6 +54,12 @@ def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
         },
         "modalities": {f"{name} accuracy": overlay(f"val/{name}/accuracy") for name in modalities}
         | {"accuracy gap": overlay("val/accuracy_gap"), "modality gap": overlay("val/modality_gap")},
+        "contributions": {f"Shapley value of {name}": overlay(f"val/{name}/shapley") for name in modalities}
+        | {f"accuracy without {name}": overlay(f"val/{name}/missing_accuracy") for name in modalities},
+        "calibration": {
+            "NLL": overlay("val/fused/loss"),
+            "calibration error": overlay("val/fused/calibration_error"),
+        },
         "losses": {
             "classification loss (training)": overlay("train/classification_loss"),
             "matching loss (training)": overlay("train/matching_loss"),
@@ -109,7 +118,7 @@ class TensorBoardCallback(DriverOnly, Callback):
     reports its earlier epochs again, and its TensorBoard run is rewritten.
     """
 
-    def __init__(self, sweep: Path, space: Space, modalities: Iterable[str]) -> None:
+    def __init__(self, sweep: Path, space: Space, modalities: Collection[str]) -> None:
         self.sweep, self.folder, self.space = sweep, sweep / "tensorboard", space
         self._writers: dict[str, RunWriter] = {}
         shutil.rmtree(self.folder / "layout", ignore_errors=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
-LOWER_IS_BETTER = ("loss", "gap")
+LOWER_IS_BETTER = ("loss", "gap", "error")
 
 
 def natural_direction(metric: str) -> Direction:
-    """`minimize` for losses and gaps, else `maximize`."""
+    """`minimize` for losses, gaps and errors, else `maximize`."""
     return "minimize" if metric.endswith(LOWER_IS_BETTER) else "maximize"

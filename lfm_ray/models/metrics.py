@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lfm_ray.models.calibration import expected_calibration_error
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.contribution import contribution_names
 from lfm_ray.registry import Registry
 
 METRICS: Registry[Callable[[Tensor, Tensor, Outputs], float]] = Registry("metric", {})
 """Metrics of one's own: (logits (N, C) by which the method predicts, labels (N,), outputs) of a split -> a number."""
 
 
-EACH = ("loss", "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy")
+EACH = ("loss", "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy", "calibration_error")
 
 
 def metric_names(modalities: Iterable[str]) -> list[str]:
@@ -26,12 +28,18 @@ def metric_names(modalities: Iterable[str]) -> list[str]:
     return [*each, "unimodal_accuracy", "accuracy_gap", "modality_gap", "probe_map"]
 
 
+def evaluated_names(modalities: Sequence[str]) -> list[str]:
+    """What is known of an evaluated split: the keys of `evaluate` and of `contribution.contributions`."""
+    return [*metric_names(modalities), *contribution_names(modalities)]
+
+
 def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float]:
     """All metrics of a split.
 
     fused: (N, C), the logits by which the method predicts; outputs and labels (N,) of the whole
     split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/balanced_accuracy`,
-    `fused/worst_class_accuracy`, `fused/loss`, the same for each modality, and
+    `fused/worst_class_accuracy`, `fused/loss` (the negative log-likelihood), `fused/calibration_error`
+    (`lfm_ray.models.calibration`), the same for each modality, and
 
     - `unimodal_accuracy`: the mean over modalities of their accuracies;
     - `accuracy_gap`: the highest of those accuracies minus the lowest;
@@ -43,7 +51,9 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float
     values: dict[str, float] = {}
     for name, logits in {"fused": fused, **outputs.unimodal}.items():
         values[f"{name}/loss"] = float(F.cross_entropy(logits.float(), labels))
-        scores = classification_metrics(F.softmax(logits.float(), dim=1).cpu().numpy(), labels.cpu().numpy())
+        chances, truth = F.softmax(logits.float(), dim=1).cpu().numpy(), labels.cpu().numpy()
+        scores = classification_metrics(chances, truth)
+        scores["calibration_error"] = expected_calibration_error(chances, truth)
         values |= {f"{name}/{metric}": value for metric, value in scores.items()}
     accuracies = [values[f"{name}/accuracy"] for name in outputs.unimodal]
     values["unimodal_accuracy"] = float(np.mean(accuracies))

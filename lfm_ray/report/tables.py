@@ -102,10 +102,11 @@ def unimodal_accuracies(row: Row) -> dict[str, float]:
 
 
 def metrics_table(row: Row, split: str = "val") -> Table:
-    """The metrics of an epoch: accuracy, MAP, macro F1 and balanced accuracy, fused and for each modality."""
+    """Accuracy, MAP, macro F1, balanced accuracy, NLL and calibration error of an epoch, fused and by modality."""
     table = Table(title=f"epoch {row['epoch']}, split {split}", title_justify="left")
     table.add_column("")
     shown = {"accuracy": "accuracy", "map": "MAP", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
+    shown |= {"loss": "NLL", "calibration_error": "ECE"}
     shown = {key: title for key, title in shown.items() if f"{split}/fused/{key}" in row}  # earlier runs lack some
     for title in shown.values():
         table.add_column(title, justify="right")

@@ -6,7 +6,7 @@ import datetime
 import math
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from lfm_ray.files import appending, check_name, write_atomically
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
+from lfm_ray.report.imbalance import groups_of
+from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.plots import save, write
 from lfm_ray.reproduce.figures import (
     Embedded,
@@ -83,12 +85,19 @@ class Comparison:
         """One line per row that the data rule out."""
         return [f"{row} is left out: {reason}" for row, reason in self.planned.items() if isinstance(reason, str)]
 
-    def write_page(self, shown: pd.DataFrame, notes: list[str]) -> Path:
-        """Writes PAPER.md: the table `shown`, notes, and the best settings of each row."""
+    @property
+    def measures(self) -> dict[str, pd.DataFrame]:
+        """Title -> cells of the tables of imbalance, calibration and costs."""
+        return measure_tables(groups_of(self.frame, ["row"], ["method"]), self.split)
+
+    def write_page(self, shown: pd.DataFrame, notes: list[str], more: Mapping[str, pd.DataFrame] | None = None) -> Path:
+        """Writes PAPER.md: the table `shown`, notes, the tables `more`, and the best settings of each row."""
         spaces = {row: space for row, space in self.planned.items() if isinstance(space, Space)}
         settings = markdown(settings_cells(self.best, spaces))
         lines = "\n".join([*notes, *self.left_out])
-        text = [self.title, markdown(shown), *([lines] if lines else []), "Best settings of each row:", settings]
+        text = [self.title, markdown(shown), *([lines] if lines else [])]
+        text += [part for title, cells in (more or {}).items() for part in (title, markdown(cells), note_of(title))]
+        text += ["Best settings of each row:", settings]
         page = self.folder / f"{self.file.paper}.md"
         write_atomically(page, "\n\n".join(text))
         return page
@@ -166,10 +175,15 @@ def show_table(done: Comparison) -> None:
     if baseline in done.best and len(done.best) > 1:
         notes.append(f"p: compared with {baseline}, paired by seed, with Holm's correction.")
     write_atomically(done.folder / f"{paper}.csv", frame.to_csv(index=False))
-    write_atomically(done.folder / f"{paper}.tex", latex(done.title, shown))
-    page = done.write_page(shown, notes)
+    more = done.measures
+    texts = [latex(title, each) for title, each in ({done.title: shown} | more).items()]
+    write_atomically(done.folder / f"{paper}.tex", "\n".join(texts))
+    page = done.write_page(shown, notes, more)
     console.print(paper_table(done.title, shown))
     console.print("\n".join(notes))
+    for title, each in more.items():
+        console.print(paper_table(title, each))
+        console.print(note_of(title))
     console.print(f"each run        {done.folder / f'{paper}.csv'}", soft_wrap=True)
     console.print(f"with settings   {page}", soft_wrap=True)
 

@@ -20,7 +20,7 @@ from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import check_model
-from lfm_ray.models.metrics import metric_names
+from lfm_ray.models.metrics import evaluated_names
 from lfm_ray.optimization.schedules import Adaptive
 from lfm_ray.runtime import distributed
 from lfm_ray.settings import nearest
@@ -34,7 +34,7 @@ def check_best(config: RunConfig, modalities: Iterable[str]) -> None:
         UserError: it has none of that name.
     """
     best = config.checkpoint.best
-    known = [f"val/{name}" for name in (*metric_names(modalities), *config.metrics)]
+    known = [f"val/{name}" for name in (*evaluated_names(list(modalities)), *config.metrics)]
     if best is not None and best not in known:
         raise UserError(f"checkpoint.best: unknown metric {best}{nearest(best, known)}")
 

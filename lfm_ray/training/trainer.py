@@ -21,6 +21,7 @@ from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.models.contribution import contributions
 from lfm_ray.models.metrics import METRICS, confusions, evaluate
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
@@ -334,7 +335,9 @@ class Trainer:
         return [one / self.scaler.get_scale() for one in gradients]
 
     def evaluate(self, batches: Batches) -> Row:
-        """The metrics of a whole split, the same on every rank; see `lfm_ray.models.metrics.evaluate`.
+        """The metrics of a whole split, the same on every rank.
+
+        Those of `lfm_ray.models.metrics.evaluate` and `lfm_ray.models.contribution.contributions`, and the user's own.
 
         Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
 
@@ -347,7 +350,9 @@ class Trainer:
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
         own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
-        return evaluate(fused, whole, labels) | self.method.measures(whole, labels) | own
+        measured = evaluate(fused, whole, labels)
+        measured |= contributions(self.evaluated.get_submodule("head"), self.method.predict, whole, labels)
+        return measured | self.method.measures(whole, labels) | own
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
