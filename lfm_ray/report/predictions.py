@@ -1,15 +1,16 @@
 """What a run says of each sample of the validation split: a table, and a page with what it gets wrong.
 
 `predictions.csv` has a row for each sample: id, label, what the fusion and each modality take it for, whether that is
-right, their probabilities of every class, and `disagreement`, the mean divergence of the modalities' predictions from
-their mean, in nats. `predictions.html` has the confusion matrices, the accuracy of each class by the fusion and by each
-modality, and the samples on which the modalities disagree most, with their pictures and their sound.
+right, their probabilities of every class, what each modality contributes to the probability of the true class and which
+contributes the most (`lfm_ray.models.contribution`), and `disagreement`, the mean divergence of the modalities'
+predictions from their mean, in nats. `predictions.html` has the confusion matrices, the accuracy of each class by the
+fusion and by each modality, and the samples on which the modalities disagree most, with their pictures and their sound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, write_atomically
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.contribution import Coalitions, sample_contributions
 from lfm_ray.models.metrics import class_accuracies, confusion
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS
 from lfm_ray.report.showing import Shown, shown
@@ -48,7 +50,8 @@ EXAMPLES = 12
 class Predictions:
     """What a run says of a split.
 
-    labels: (N,); probabilities: `fused` or a modality -> (N, C).
+    labels: (N,); probabilities: `fused` or a modality -> (N, C); contributed: modality -> (N,), its Shapley value
+    for each sample.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Predictions:
     shards: Shards
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
+    contributed: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, data: Path | None = None) -> Predictions:
@@ -80,11 +84,11 @@ class Predictions:
         if state["card"]["fingerprint"] != shards.card.fingerprint:
             raise UserError(f"{shown_path(shards.path)}: are not the shards of this run; name them with --data")
         shards.fetch([SPLIT])
-        outputs, labels = _outputs(state, config, shards)
+        outputs, labels, contributed = _outputs(state, config, shards)
         logits = {"fused": config.method.predict(outputs), **outputs.unimodal}
         return cls(
             folder, state["epoch"], config, shards, labels,
-            {name: value.float().softmax(dim=1).cpu().numpy() for name, value in logits.items()},
+            {name: value.float().softmax(dim=1).cpu().numpy() for name, value in logits.items()}, contributed,
         )  # fmt: skip
 
     @property
@@ -109,6 +113,10 @@ class Predictions:
             predicted = chances.argmax(axis=1)
             columns[name] = classes[predicted]
             columns[f"{name} correct"] = predicted == self.labels
+        if self.contributed:
+            columns |= {f"{name} contributes": values for name, values in self.contributed.items()}
+            most = np.stack(list(self.contributed.values())).argmax(axis=0)
+            columns["preferred"] = np.array(list(self.contributed), dtype=object)[most]
         columns["disagreement"] = self.disagreement
         for name, chances in self.probabilities.items():
             columns |= {f"{name}: {label}": chances[:, i] for i, label in enumerate(classes)}
@@ -153,8 +161,10 @@ def render(found: Predictions) -> str:
     )
 
 
-def _outputs(state: Mapping[str, Any], config: RunConfig, shards: Shards) -> tuple[Outputs, np.ndarray]:
-    """What the evaluated weights of a checkpoint say of the whole split, and the labels."""
+def _outputs(
+    state: Mapping[str, Any], config: RunConfig, shards: Shards
+) -> tuple[Outputs, np.ndarray, dict[str, np.ndarray]]:
+    """What the evaluated weights of a checkpoint say of the whole split, the labels, and the contributions."""
     model = build_model(config, shards.card)
     model.load_state_dict(checkpoint.evaluated_weights(state))
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
@@ -167,7 +177,9 @@ def _outputs(state: Mapping[str, Any], config: RunConfig, shards: Shards) -> tup
         for batch in ReadBatches(from_shards(shards, SPLIT, list(inputs.modalities)), order, inputs).epoch(1):
             parts.append(model(compute.on_device(batch, device).inputs))
             labels.append(batch.labels.numpy())
-    return Outputs.join(parts), np.concatenate(labels)
+    whole, truth = Outputs.join(parts), np.concatenate(labels)
+    values = Coalitions(model.head, config.method.predict, whole, torch.from_numpy(truth).to(device))
+    return whole, truth, sample_contributions(values)
 
 
 def _entropy(chances: np.ndarray) -> np.ndarray:

@@ -14,14 +14,16 @@ from pathlib import Path
 import pandas as pd
 from ray.tune import Callback
 
-from lfm_ray import storage
+from lfm_ray import storage, trust
 from lfm_ray.callbacks.progress import RunsProgress
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console, notice
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.files import appending, check_name, write_atomically
+from lfm_ray.methods import METHODS
 from lfm_ray.ray_session import ray_session
+from lfm_ray.registry import short_name
 from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
 from lfm_ray.report.imbalance import groups_of
@@ -106,7 +108,7 @@ class Comparison:
 def compare(given: Namespace) -> None:
     """Runs what is missing for a table or figure of the paper, and shows the result.
 
-    given: paper, data, name, storage, overrides, rows, epochs, trials, budget (seconds), seeds, split,
+    given: paper, data, name, storage, overrides, rows, add, epochs, trials, budget (seconds), seeds, split,
     address and concurrency, as the command line has them; of Figure 4 samples and class_of.
     """
     started = time.monotonic()
@@ -124,7 +126,9 @@ def run_comparison(given: Namespace) -> Comparison:
     """Tunes every row, then retrains the best trial of each with all seeds; finished runs are not repeated."""
     card, data = read_card(given.data), storage.shown(given.data)
     settings = [f"data.path={data}", *given.overrides, *([f"epochs={given.epochs}"] if given.epochs else [])]
-    planned = plan(given.paper, card, settings, given.rows)
+    trust.ask(given.add)
+    only = [*given.rows, *(short_name(METHODS, name) for name in given.add if given.rows)]
+    planned = plan(given.paper, card, settings, only, given.add)
     spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     split = "val" if given.paper in OF_TRAINING else given.split or "test"
     for row, space in spaces.items():
@@ -138,9 +142,12 @@ def run_comparison(given: Namespace) -> Comparison:
     seeds = [1 + i for i in range(given.seeds or (1 if given.paper == "figure4" else 3))]
     wanted = ComparisonFile(
         paper=given.paper, data=data, fingerprint=card.fingerprint, settings=settings, epochs=base.epochs,
-        trials=given.trials, seeds=seeds,
+        trials=given.trials, seeds=seeds, added=given.add,
     )  # fmt: skip
     file = open_comparison(folder, wanted)
+    if file.added != given.add:  # those of earlier calls
+        planned = plan(given.paper, card, settings, only, file.added)
+        spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     for row, reason in planned.items():
         if isinstance(reason, str):
             console.print(notice(f"{row} is left out:", f" {reason}"), soft_wrap=True)
@@ -163,8 +170,11 @@ def run_comparison(given: Namespace) -> Comparison:
     return Comparison(folder, file, planned, best, runs, split, hardware)
 
 
-def show_table(done: Comparison) -> None:
-    """Prints a table of the paper and writes it as CSV, Markdown and LaTeX."""
+def show_table(done: Comparison, brief: bool = False) -> None:
+    """Prints a table of the paper and writes it as CSV, Markdown and LaTeX.
+
+    brief: the tables of imbalance, calibration and costs are written only.
+    """
     frame, paper, split = done.frame, done.file.paper, done.split
     baseline = baseline_of(paper)
     second = second_metric(Shards(done.file.data).card, frame, split)
@@ -181,7 +191,7 @@ def show_table(done: Comparison) -> None:
     page = done.write_page(shown, notes, more)
     console.print(paper_table(done.title, shown))
     console.print("\n".join(notes))
-    for title, each in more.items():
+    for title, each in () if brief else more.items():
         console.print(paper_table(title, each))
         console.print(note_of(title))
     console.print(f"each run        {done.folder / f'{paper}.csv'}", soft_wrap=True)

@@ -74,11 +74,12 @@ class Meter:
 
     def epoch(self, batches: Iterator[Batch], steps_an_epoch: int) -> Iterator[Batch]:
         """The batches of an epoch."""
+        first = min(WARM_UP, self.trainer.config.epochs * steps_an_epoch - 1)  # a run may have no more steps
         began, counting, taken = time.perf_counter(), 0.0, 0
         for batch in batches:
             due = self.trainer.alpha.due(self.trainer.steps + 1, steps_an_epoch)
             started = time.perf_counter()
-            if self.counts and self.steps >= WARM_UP and due not in self.counted:
+            if self.counts and self.steps >= first and due not in self.counted:
                 self._counter = Counter()
                 self._counter.__enter__()
                 yield batch
