@@ -191,14 +191,14 @@ def estimates(problem: Problem, alpha: float, start: Tensor) -> dict[str, float]
             else:
                 H, _ = gauss_newton(lambda moved: problem.parts(moved[0], alpha), [theta])
             label = name if name == "identity" else f"{name}, {product}"
-            found[label] = hypergradient(flat(d), flat(g), H, learned)
+            found[label] = hypergradient(flat(d), flat(g), H, learned).value
     first, rest = (
         part.detach().requires_grad_() for part in theta.split([problem.first, problem.size - problem.first])
     )
     whole = torch.cat([first, rest])
     classification, matching = (loss(whole) for loss in problem.few)
     total = 2 * ((1 - alpha) * classification + alpha * matching)
-    found["official"] = official_gradient(total, classification, [first, rest])
+    found["official"] = official_gradient(total, classification, [first, rest]).value
     return found
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lfm_ray import trust
+from lfm_ray import own_parts, trust
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.interruption import Interrupted, terminable
 from lfm_ray.storage import working_folder
@@ -78,8 +78,10 @@ def run(main: Callable[[], None]) -> None:
         _stop(str(error), 2)
     except TrainingFailed as error:
         _stop(str(error), 1)
-    except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
+    except Exception as error:
+        if said := own_parts.blamed(error):
+            _stop(said, 2)
+        if not isinstance(error, OSError) or error.errno not in STORAGE_ERRORS:
             raise
         reason = error.strerror or str(error).splitlines()[0]
         _stop(f"{error.filename or 'storage'}: {reason}; what had been written before is kept", 1)

@@ -12,6 +12,11 @@ heuristic of the given sweeps: difference, 95 % interval, paired tests, correcte
 contributes, how well predictions are calibrated, and what a step costs. The tables are also written to the
 first sweep's folder, as CSV, Markdown and LaTeX.
 
+Where the strategies had equal shares of the trials (`fair` of a space), the best of each is trained. The
+last lines say what to use: the strategy with the best mean on the validation split over these seeds, its
+difference from tuned joint training on the measured split, and the simplest strategy that is as good
+within one standard error; best.yaml and simplest.yaml hold the two.
+
 With --select 3, the three best trials of each kind are first trained with two more seeds, and the one
 with the highest mean on the validation split is taken: for the method and its baselines alike.
 
@@ -46,6 +51,8 @@ def main() -> None:
         console.print(rich_table(title, cells))
         if note := note_of(title):
             console.print(note)
+    for sentence in done.verdict.sentences if done.verdict else []:
+        console.print(sentence, soft_wrap=True)
     names = ",".join(file.name for file in done.files)
     console.print(f"written         {done.files[0].parent}/{{{names}}}", soft_wrap=True)
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "confirm": "train what sweeps found with other seeds, and measure it on the test split",
     "report": "what sweeps have found, on one page",
     "export": "a trained model as a folder that classifies raw files",
+    "sweeps": "lists sweeps, and deletes them or parts of them",
     "reproduce": "a table or figure of the paper, for your data",
 }
 PACKAGES = ("report", "export", "reproduce")  # whose command is their __main__

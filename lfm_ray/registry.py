@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from lfm_ray import trust
+from lfm_ray import own_parts, trust
 from lfm_ray.settings import Settings, nearest
 
 Part = TypeVar("Part")
@@ -63,11 +63,13 @@ class Registry(Mapping[str, Part], Generic[Part]):
             try:
                 module = importlib.import_module(path)
                 part = getattr(module, attribute) if attribute else self._class_of(module)
-            except Exception as error:  # whatever somebody's module raises
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+            except (Exception, SystemExit) as error:  # whatever somebody's module raises
+                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
                 raise ValueError(f"{self.what} {name} cannot be imported: {reason}") from None
             if not self.fits(part):
                 raise ValueError(f"{self.what} {name}: must be {self.must_be}")
+            if ":" in name:
+                own_parts.note(self.what, name)
             self._found[name] = part
         return self._found[name]
 

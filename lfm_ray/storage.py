@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.files import appending, written_anew
+from lfm_ray.files import appending, without_links, written_anew
 
 Result = TypeVar("Result")
 
@@ -219,6 +219,48 @@ def remove(*files: Path) -> None:
         file.unlink(missing_ok=True)
         if (place := _place(file)) and place.store.get_file_info(place.path).is_file:
             place.store.delete_file(place.path)
+
+
+def remove_below(folder: Path) -> None:
+    """Removes what the store has of a folder; does nothing to any other folder."""
+    import pyarrow.fs
+
+    if (place := _place(folder)) and place.store.get_file_info(place.path).type == pyarrow.fs.FileType.Directory:
+        place.store.delete_dir(place.path)
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, those of a store included."""
+    import pyarrow.fs
+
+    if place := _place(folder):
+        found = place.store.get_file_info(pyarrow.fs.FileSelector(place.path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory)
+    return sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files below a folder, in the store where it is there; what links lead to does not count."""
+    import pyarrow.fs
+
+    if place := _place(folder):
+        found = place.store.get_file_info(pyarrow.fs.FileSelector(place.path, allow_not_found=True, recursive=True))
+        return sum(info.size or 0 for info in found)
+    if not folder.is_dir() or folder.is_symlink():
+        return 0
+    return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(folder) for name in names)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds the lock of a folder on this machine or a shared disk. Writes nothing."""
+    try:
+        with open(folder / LOCK, "rb", opener=without_links) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, UserError):  # there is none, or no locks, or it is a link
+        return False
+    return False
 
 
 def patiently(

@@ -38,7 +38,8 @@ def main() -> None:
     sweep = tune(
         given.space, data=given.data, settings=given.overrides, name=given.name, resume=given.resume,
         trials=given.trials, epochs=given.epochs, epoch_budget=given.epoch_budget, time_budget=given.time_budget,
-        seed=given.seed, sampler=given.sampler, objective=given.objective, population=given.population,
+        seed=given.seed, sampler=given.sampler, objective=given.objective, fair=not given.no_fair,
+        widen=not given.keep_ranges, population=given.population,
         start_from=given.start_from, from_learned=given.from_learned, warm_start=given.warm_start,
         storage=given.storage, log=given.log, address=given.address, concurrency=given.concurrency,
         workers_per_trial=given.workers_per_trial, cpus_per_worker=given.cpus_per_worker,
@@ -77,6 +78,10 @@ def arguments() -> Namespace:
     add("--objective", metavar="METRIC", action="append",
         help="such as val/fused/map, or METRIC=minimize; repeatable: a Pareto front; default: the space's")  # fmt: skip
     add("--sampler", help="how settings are drawn: tpe, gp, cmaes, random, or your own; default: the space's")
+    add("--no-fair", action="store_true",
+        help="no equal shares: strategies compete from the first trial on, whatever the space says")  # fmt: skip
+    add("--keep-ranges", action="store_true",
+        help="widen no range during the sweep, also when the best trials lie at its end")  # fmt: skip
     add("--describe", action="store_true", help="print what the space searches, and end")
     add("--trials", type=positive, help="number of trials; default: the space's")
     add("--population", type=positive, metavar="N",

@@ -36,6 +36,8 @@ def test_the_trials_are_those_that_were_written_and_the_report_shows_them(work: 
     trials = Sweep.open(work / "sweeps/old").trials()
     assert [trial.state for trial in trials] == ["finished"] * 4 + ["pruned"]
     assert [trial.strategy for trial in trials] == ["alpha = 0", "heuristic", "learned", "polynomial", "polynomial"]
+    learned = trials[2].config.alpha
+    assert (learned.update, learned.eta_alpha) == ("plain", 0.01)  # that version knew no other
     loaded = lfm_ray.load_sweep("sweeps/old")
     assert loaded.best is not None and loaded.best.alpha.value == 0
     assert len(loaded.alpha_updates(2)) > 0
@@ -55,7 +57,9 @@ def test_its_model_is_exported_and_predicts(work: Path, folder: str) -> None:
 def test_a_checkpoint_has_the_losses_that_were_measured_then(work: Path, folder: str) -> None:
     shards = Shards(work / "shards/tiny")
     state = checkpoint.load(work / folder / CHECKPOINT)
-    model = Trainer(build(RunConfig, state["config"]), shards.card)
+    config = build(RunConfig, state["config"])
+    assert config.alpha.strategy != "learned" or config.alpha.update == "plain"
+    model = Trainer(config, shards.card)
     model.load_state_dict(state)
     metrics = model.evaluate(DataSource(shards, {}).evaluation("val", model.config))
     written = json.loads((work / folder / "epochs.jsonl").read_text().splitlines()[-1])

@@ -6,13 +6,15 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
-from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
+from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly, TimeBudget
 from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.study import SETTINGS, Study
@@ -39,12 +41,16 @@ class ProgressCallback(DriverOnly, Callback):
 class SweepProgress(ProgressCallback):
     """A live line in a terminal or notebook; elsewhere (a log file), one line per ended trial."""
 
-    def __init__(self, console: Console, study: Study, space: Space) -> None:
-        self.console, self.study, self.space = console, study, space
+    def __init__(self, console: Console, study: Study, space: Space, budget: TimeBudget | None = None) -> None:
+        self.console, self.study, self.space, self.budget = console, study, space, budget
         self._started = time.monotonic()
         self._done_before: int | None = None
         self._objective, self._direction = next(iter(space.objective.items()))
+        self._told = False  # how long all trials will take, where no live line says it
         self._best: tuple[float, str] | None = None
+        for trial in study.started():
+            if trial.state == TrialState.COMPLETE:
+                self._keep(trial.values[0], space.config(trial.user_attrs[SETTINGS]))
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(20),
@@ -59,10 +65,13 @@ class SweepProgress(ProgressCallback):
         """Keeps track of the best finished trial."""
         config = self.space.config(trial.config[SETTINGS])
         if FAILED not in result and result["epoch"] == config.epochs:
-            found = (result[self._objective], strategy_name(config))
-            better = max if self._direction == "maximize" else min
-            self._best = better(self._best or found, found)
+            self._keep(result[self._objective], config)
         self._show()
+
+    def _keep(self, value: float, config: RunConfig) -> None:
+        found = (value, strategy_name(config))
+        better = max if self._direction == "maximize" else min
+        self._best = better(self._best or found, found)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Prints a line for an ended trial where no live line is shown."""
@@ -77,9 +86,21 @@ class SweepProgress(ProgressCallback):
             or f"{metric_name(self._objective)} {result.get(self._objective, float('nan')):.3f},"
             f" epoch {result.get('epoch')}"
         )
+        if not self._told and (left := self._left()) is not None:
+            self.console.print(f"about {_minutes(left)} for the other trials")
+            self._told = True
         self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
 
     on_trial_error = on_trial_complete
+
+    def _left(self) -> float | None:
+        """Seconds until the last trial has ended, or until the time is up; None before the first has ended."""
+        done = sum(trial.state.is_finished() for trial in self.study.started())
+        if self._done_before is None or not self._done_before < done < self.space.trials:
+            return None
+        each = (time.monotonic() - self._started) / (done - self._done_before)
+        left = each * (self.space.trials - done)
+        return min(left, self.budget.left) if self.budget else left
 
     def _show(self) -> None:
         states = [STATES[trial.state] for trial in self.study.started()]
@@ -88,9 +109,7 @@ class SweepProgress(ProgressCallback):
         parts = [f"{states.count(name)} {name}" for name in ("running", "pruned", "failed") if states.count(name)]
         if self._best:
             parts.append(f"best {self._best[0]:.3f} ({self._best[1]})")
-        if self._done_before < done < self.space.trials:
-            each = (time.monotonic() - self._started) / (done - self._done_before)
-            left = each * (self.space.trials - done)
+        if (left := self._left()) is not None:
             parts.append(f"about {_minutes(left)} left")
         self._progress.update(
             self._task, completed=done, state=", ".join(parts), description=f"{done}/{self.space.trials} trials"

@@ -8,32 +8,34 @@ from lfm_ray.errors import UserError
 from lfm_ray.export.model_folder import ModelCard, check_free, write
 from lfm_ray.files import check_within
 from lfm_ray.runtime import checkpoint
-from lfm_ray.search.selection import best_of
-from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
+from lfm_ray.search.kept_model import best_with_model
+from lfm_ray.search.sweep import SWEEP, Sweep
 from lfm_ray.storage import exists, fetch, shown
 from lfm_ray.training.run_folder import BEST, CHECKPOINT
 
 
-def export(folder: Path, out: Path, best: bool = False) -> tuple[Path, ModelCard]:
+def export(folder: Path, out: Path, best: bool = False) -> tuple[Path, ModelCard, str]:
     """Writes the model of what `folder` holds to the new folder `out`; returns the run's folder, and the card.
 
-    best: the model after the best epoch of the run, by its `checkpoint.best`, instead of the last.
+    best: the model after the best epoch of the run, by its `checkpoint.best`, instead of the last. The third that is
+    returned says so where a better trial of a sweep has no model any more.
 
     Raises:
         UserError: there is no run, it has no best epoch, or `out` is in the way.
     """
     check_free(out)
-    file = checkpoint_of(folder)
+    run, said = run_in(folder)
+    file = run / CHECKPOINT
     if best:
-        file = file.with_name(BEST)
+        file = run / BEST
         fetch(file)
         if not file.is_file():
-            raise UserError(f"{shown(file.parent)}: has no best epoch; --set checkpoint.best=METRIC keeps one")
-    return file.parent, write(checkpoint.load(file), out)
+            raise UserError(f"{shown(run)}: has no best epoch; --set checkpoint.best=METRIC keeps one")
+    return run, write(checkpoint.load(file), out), said
 
 
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint in a run's folder, or of the best trial of a sweep.
+def run_in(path: Path) -> tuple[Path, str]:
+    """The run with a model that a folder holds: its own, or that of a trial, if it is a sweep; and what to say of it.
 
     Raises:
         UserError: there is none.
@@ -41,11 +43,7 @@ def checkpoint_of(path: Path) -> Path:
     check_within(path)
     fetch(path / CHECKPOINT)
     if (path / CHECKPOINT).is_file():
-        return path / CHECKPOINT
+        return path, ""
     if not exists(path / SWEEP):
         raise UserError(f"{shown(path)}: holds neither a run ({CHECKPOINT}) nor a sweep ({SWEEP})")
-    best = best_of(Sweep.open(path).trials())
-    if best is None:
-        raise UserError(f"{shown(path)}: no trial of this sweep has finished; name one of its folders under trials/")
-    fetch(trial_folder(path, best.number) / CHECKPOINT)
-    return trial_folder(path, best.number) / CHECKPOINT
+    return best_with_model(Sweep.open(path))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders import ENCODERS, EncoderSettings, build_encoder, check_encoder
-from lfm_ray.models.fusion import FUSION_HEADS, check_head
+from lfm_ray.models.fusion import FUSION_HEADS, Head, Logits, check_head
+from lfm_ray.own_parts import called, returned
 from lfm_ray.settings import Settings, nearest
 
 
@@ -170,13 +171,18 @@ class MultimodalClassifier(nn.Module):
         size, own = settings.embedding_size, {name: settings.of(name) for name in modalities}
         check_model(settings, modalities)
         self.frozen = [name for name, one in own.items() if one.frozen]
+        self.embedding_size, self.classes, self.fusion = size, classes, settings.fusion
+        self.encoder_names = {name: one.name for name, one in own.items()}
         self.autocast: dict[str, torch.dtype] = {}
         self.shapes = {name: tuple(card.shape) for name, card in modalities.items()}  # of one sample
         self.encoders = nn.ModuleDict(
             {name: build_encoder(name, card, own[name], size) for name, card in modalities.items()}
         )
         self.dropout = nn.ModuleDict({name: nn.Dropout(one.dropout or 0.0) for name, one in own.items()})
-        self.head = FUSION_HEADS[settings.fusion](list(modalities), size, classes, **settings.fusion_settings)
+        head = FUSION_HEADS[settings.fusion]
+        self.head: Head = called(
+            f"fusion head {self.fusion}", head, list(modalities), size, classes, **settings.fusion_settings
+        )
         if settings.head_init == "xavier":
             for layer in self.head.modules():
                 if isinstance(layer, nn.Linear):
@@ -193,7 +199,7 @@ class MultimodalClassifier(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """inputs: modality -> (B, ...) with the shape and dtype of its card."""
         embeddings = {name: self.dropout[name](self._embedding(name, inputs[name])) for name in self.encoders}
-        fused, unimodal = self.head(embeddings)
+        fused, unimodal = self._fused(embeddings)
         projections = {name: project(embeddings[name]) for name, project in self.projections.items()}
         return Outputs(fused, unimodal, embeddings, projections, self.tau())
 
@@ -201,7 +207,24 @@ class MultimodalClassifier(nn.Module):
         half = self.autocast.get(name)
         with torch.autocast(value.device.type, half or torch.bfloat16, enabled=half is not None):
             embedding = self.encoders[name](value)
+        shape = (len(value), self.embedding_size)
+        if not _has_shape(embedding, shape):
+            part = f"encoder {self.encoder_names[name]} (model.encoders.{name})"
+            returned(part, embedding, False, f"a tensor of shape {shape}, a row for each sample")
         return embedding if half is None else embedding.float()
+
+    def _fused(self, embeddings: Mapping[str, Tensor]) -> Logits:
+        """What the head gives."""
+        result = self.head(embeddings)
+        part, shape = f"fusion head {self.fusion}", (len(next(iter(embeddings.values()))), self.classes)
+        pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)
+        returned(part, result, pair, "fused logits, and a mapping from each modality to its own")
+        fused, unimodal = result
+        named = set(unimodal) == set(embeddings)
+        returned(part, list(unimodal), named, f"logits of each of {', '.join(embeddings)}")
+        for logits in (fused, *unimodal.values()):
+            returned(part, logits, _has_shape(logits, shape), f"logits of shape {shape}")
+        return fused, dict(unimodal)
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
@@ -228,6 +251,10 @@ class MultimodalClassifier(nn.Module):
         if self.log_tau is not None:
             with torch.no_grad():
                 self.log_tau.clamp_(math.log(LOWEST_TAU), math.log(HIGHEST_TAU))
+
+
+def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape
 
 
 def modality_of(parameter: str, modalities: Collection[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.optimization.schedules import Adaptive, Schedule
+from lfm_ray.optimization.schedules import Adaptive, AlphaGradient, Schedule
+from lfm_ray.own_parts import is_number, returned
 
 
 class AlphaController:
@@ -26,15 +27,17 @@ class AlphaController:
         """Epoch t of T begins, t from 1.
 
         Raises:
-            TrainingFailed: the schedule gives what is no weight.
+            UserError: the schedule gives what is no number.
+            TrainingFailed: the number is no weight.
         """
         self.t, self.updates = t, []
         if not isinstance(self.schedule, Adaptive):
             value = self.schedule.alpha(t, self.epochs)
+            where = f"alpha({t}, {self.epochs}) of alpha.strategy {self.schedule.strategy}"
+            returned(where, value, is_number(value), "a number between 0 and 1")
             if not 0 <= value <= 1:
-                where = f"alpha({t}, {self.epochs}) of alpha.strategy {self.schedule.strategy}"
                 raise TrainingFailed(f"{where} is {value:g}; it must lie between 0 and 1")
-            self.value = value
+            self.value = float(value)
 
     @property
     def due_before_epochs(self) -> bool:
@@ -45,7 +48,7 @@ class AlphaController:
         """Whether alpha moves after this step on theta, counted from 1 over all epochs."""
         return isinstance(self.schedule, Adaptive) and self.schedule.due(step, steps_an_epoch)
 
-    def move(self, gradient: float, step: int) -> None:
+    def move(self, gradient: AlphaGradient, step: int) -> None:
         """One update by the gradient, after a step on theta."""
         assert isinstance(self.schedule, Adaptive)
         self.value = self.schedule.updated(self.value, gradient, self.t)

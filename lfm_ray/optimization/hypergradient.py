@@ -21,6 +21,7 @@ losses of the gathered global batch (`distributed.gather_rows`), and all receive
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -28,21 +29,28 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lfm_ray.methods.losses import ConvexPart
-from lfm_ray.optimization.schedules import Learned
+from lfm_ray.optimization.schedules import AlphaGradient, Learned
 from lfm_ray.runtime import distributed
 
 Product = Callable[[Tensor], Tensor]
 """v -> H v."""
 
 
-def hypergradient(d: Tensor, g: Tensor, product: Product, settings: Learned) -> float:
+def hypergradient(d: Tensor, g: Tensor, product: Product, settings: Learned) -> AlphaGradient:
     """- d . H^-1 g. d, g: flat gradients as above; product: H."""
-    return -float(d.double() @ solve(product, g, settings).double())
+    return look_ahead([d], [solve(product, g, settings)])
 
 
-def look_ahead(d: Sequence[Tensor], g: Sequence[Tensor]) -> float:
+def look_ahead(d: Sequence[Tensor], g: Sequence[Tensor]) -> AlphaGradient:
     """- d . g, the identity solver's value, tensor by tensor: no copy of all of theta is made."""
-    return -sum(float((one.double() * other).sum()) for one, other in zip(d, g, strict=True))
+    sums = torch.stack([_products(one.double(), other.double()) for one, other in zip(d, g, strict=True)]).sum(dim=0)
+    product, square_of_d, square_of_g = sums.tolist()
+    return AlphaGradient(-product, math.sqrt(square_of_d) * math.sqrt(square_of_g))
+
+
+def _products(d: Tensor, g: Tensor) -> Tensor:
+    """d . g, d . d, g . g."""
+    return torch.stack([(d * g).sum(), (d * d).sum(), (g * g).sum()])
 
 
 def solve(product: Product, g: Tensor, settings: Learned) -> Tensor:
@@ -162,7 +170,7 @@ def gauss_newton(
     return product, flat_vjp(stages, parameters, u)
 
 
-def official_gradient(total: Tensor, classification: Tensor, parameters: Sequence[Tensor]) -> float:
+def official_gradient(total: Tensor, classification: Tensor, parameters: Sequence[Tensor]) -> AlphaGradient:
     """What the official code subtracts from alpha in place of eq. (3).
 
     The mean of the entries of H v for the first parameter tensor alone, with H the Hessian of
@@ -171,7 +179,7 @@ def official_gradient(total: Tensor, classification: Tensor, parameters: Sequenc
     that code.
     """
     v = flat_gradient(classification, parameters, keep=True)
-    return float(hessian_product(total, parameters)(v)[: parameters[0].numel()].double().mean())
+    return AlphaGradient(float(hessian_product(total, parameters)(v)[: parameters[0].numel()].double().mean()))
 
 
 def flat_vjp(values: Tensor, parameters: Sequence[Tensor], weights: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from operator import mul
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -200,6 +200,18 @@ class Table(Schedule):
         return self.values[(t - 1) * len(self.values) // T]
 
 
+class AlphaGradient(NamedTuple):
+    """dL_CLS/dalpha = - d . x of eq. (3), with x = H^-1 g, and |d| |x|, the most that it could be."""
+
+    value: float
+    bound: float = 1.0
+
+    @property
+    def cosine(self) -> float:
+        """The value over its bound, between -1 and 1; 0 where d or x is."""
+        return self.value / self.bound if self.bound > 0 else 0.0
+
+
 class Adaptive(Schedule):
     """What strategies that follow a gradient share: alpha <- clip(alpha - eta_alpha gradient)."""
 
@@ -231,16 +243,27 @@ class Adaptive(Schedule):
         """Samples of an outer batch, where an inner one has `batch_size`."""
         return batch_size
 
-    def updated(self, alpha: float, gradient: float, t: int) -> float:
+    def updated(self, alpha: float, gradient: AlphaGradient, t: int) -> float:
         """alpha after an update in epoch t."""
         rate = self.eta_alpha * 0.5 ** ((t - 1) // self.halve_every if self.halve_every else 0)
-        return min(max(alpha - rate * gradient, self.low), self.high)
+        return min(max(alpha - rate * self.slope(gradient), self.low), self.high)
+
+    def slope(self, gradient: AlphaGradient) -> float:
+        """What eta_alpha multiplies: the gradient itself."""
+        return gradient.value
 
 
 class Learned(Adaptive):
     """alpha by bi-level optimisation: eq. (2), eq. (3), Algorithm 1 (`lfm_ray.optimization.hypergradient`)."""
 
     strategy: Literal["learned"]
+    update: Literal["sign", "cosine", "plain"] = Field(
+        "sign",
+        description="what eta_alpha multiplies: sign, that of the gradient of eq. (3); cosine, the gradient over the"
+        " most that it could be, |d| |H^-1 g|; plain, the gradient itself, which falls by orders of magnitude as theta"
+        " is trained",
+    )
+    eta_alpha: float = Field(0.03, ge=0, description="learning rate of alpha; of update cosine about 0.1")
     inner_iters: int = Field(5, ge=1, description="steps on theta between two updates of alpha")
     solver: Literal["identity", "neumann", "cg", "nystrom"] = Field(
         "identity", description="what stands for H^-1 in eq. (3)"
@@ -259,11 +282,25 @@ class Learned(Adaptive):
     )
     outer_fraction: float = Field(0.1, gt=0, lt=1, description="size of the held-out part of the training split")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, values: Any) -> Any:
+        """A record of a run says everything; one without `update` was written when there was only plain."""
+        if isinstance(values, dict) and "update" not in values and {"solver", "rank", "outer_fraction"} <= set(values):
+            return {**values, "update": "plain"}
+        return values
+
     @model_validator(mode="after")
     def _damped(self) -> Self:
         if self.solver == "nystrom" and self.damping == 0:
             raise ValueError("nystrom needs a damping above 0: it inverts a matrix of low rank plus damping")
         return self
+
+    def slope(self, gradient: AlphaGradient) -> float:
+        """What eta_alpha multiplies (`update`)."""
+        if self.update == "sign":
+            return float((gradient.value > 0) - (gradient.value < 0))
+        return gradient.cosine if self.update == "cosine" else gradient.value
 
     def due(self, steps: int, steps_an_epoch: int) -> bool:
         """Whether alpha is updated after so many steps on theta."""

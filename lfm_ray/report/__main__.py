@@ -67,12 +67,15 @@ def show_gradcam(given: Namespace) -> None:
 
 def show_predictions(given: Namespace) -> None:
     """Writes the table and the page of a run's predictions."""
-    from lfm_ray.console import console
+    from lfm_ray.console import console, notice
     from lfm_ray.report.predictions import Predictions, write_predictions
     from lfm_ray.storage import shown
 
     with console.status("predicting"):
-        table, page = write_predictions(Predictions.of(given.predictions, given.data))
+        predictions = Predictions.of(given.predictions, given.data)
+        table, page = write_predictions(predictions)
+    if predictions.said:
+        console.print(notice("notice", f"          {predictions.said}"), soft_wrap=True)
     console.print(f"predictions     {shown(table)}", soft_wrap=True)
     console.print(f"page            {shown(page)}", soft_wrap=True)
 

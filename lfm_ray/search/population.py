@@ -67,7 +67,7 @@ def population_space(space: Space, members: int) -> Space:
         },
     }
     search = {name: value for name, value in space.search.items() if not name.startswith(("alpha.", "method"))}
-    update = {"run": {**space.run, **changes}, "search": search, "points": {}, "trials": members}
+    update = {"run": {**space.run, **changes}, "search": search, "points": {}, "fair": None, "trials": members}
     update["epochs_a_round"] = max(1, round(space.base.epochs / ROUNDS))
     return Space.model_validate({**space.model_dump(), **update})
 

@@ -47,10 +47,12 @@ class Pool:
 
 
 def pools(trials: list[Trial], top: int, among: int) -> list[Pool]:
-    """Pools to confirm from: `top` of the `among` best trials, and one of the `among` best of each baseline."""
+    """Pools to confirm from: `top` of the `among` best trials, and one of the `among` best of each baseline and arm."""
     finished = ranked(trials)
-    baselines = [[trial for trial in finished if trial.strategy == name] for name in COMPARED]
-    found = [Pool(finished[:among], top), *(Pool(baseline[:among], 1) for baseline in baselines)]
+    groups = [[trial for trial in finished if trial.strategy == name] for name in COMPARED]
+    arms = dict.fromkeys(trial.arm for trial in finished if trial.arm and trial.arm not in COMPARED)
+    groups += [[trial for trial in finished if trial.arm == arm] for arm in arms]
+    found = [Pool(finished[:among], top), *(Pool(group[:among], 1) for group in groups)]
     return [pool for pool in found if pool.trials]
 
 

@@ -24,19 +24,21 @@ from typing import Any, TextIO
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, write_atomically
 from lfm_ray.methods import METHODS
+from lfm_ray.models.directions import leading
 from lfm_ray.optimization.schedules import SCHEDULES, Constant
 from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
-from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials
+from lfm_ray.search.study.pruning import ARM
+from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials, removed_parts
 from lfm_ray.settings import Settings, flatten, load
 from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
@@ -70,6 +72,14 @@ class SweepFile(Settings):
         False, description="the learned run has yet to finish; its fit then becomes a known point"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, values: Any) -> Any:
+        """A file without `learned_update` was written when a learned alpha had only the plain update."""
+        if isinstance(values, dict) and isinstance(space := values.get("space"), dict):
+            return {**values, "space": {"learned_update": "plain", **space}}
+        return values
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -90,14 +100,19 @@ class Trial:
     trouble: str = ""
 
     @property
-    def accuracy(self) -> float:
-        """Fused validation accuracy at the last epoch so far."""
-        return self.rows[-1]["val/fused/accuracy"] if self.rows else float("nan")
+    def reached(self) -> float:
+        """Fused validation accuracy at the last epoch so far, or the metric that leads for other targets."""
+        return self.rows[-1][f"val/fused/{leading(self.rows[-1])}"] if self.rows else float("nan")
 
     @property
     def trained(self) -> int:
         """How many epochs it was trained for."""
         return int(self.rows[-1]["epoch"]) if self.rows else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its folder has all its epochs, or those until it ran out of patience."""
+        return self.trained == self.config.epochs or (bool(self.rows) and STOPPED_EARLY in self.rows[-1])
 
     @property
     def violation(self) -> float:
@@ -113,6 +128,11 @@ class Trial:
     def strategy(self) -> str:
         """The short name of the strategy, as tables show it."""
         return strategy_name(self.config)
+
+    @property
+    def arm(self) -> str:
+        """The arm that it was given to (`lfm_ray.search.study.arms`); empty in a sweep without."""
+        return str(self.frozen.user_attrs.get(ARM, ""))
 
 
 class Sweep:
@@ -186,6 +206,11 @@ class Sweep:
             UserError: the folder holds no sweep, or links that lead out of it.
         """
         pull(folder, skip=_only_trials_need)
+        return cls.read(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Sweep:
+        """Like `open`, with what this node has of a sweep in an object store."""
         if not (folder / SWEEP).exists():
             raise UserError(f"{shown(folder)}: there is no sweep here (no sweep.yaml)")
         check_within(folder)
@@ -214,6 +239,17 @@ class Sweep:
         if given:
             self._rewrite(space=self.space.model_copy(update=given))
 
+    def widen(self, space: Space) -> None:
+        """Records wider ranges, which the study draws from at once."""
+        self._rewrite(space=space)
+        self.study.space = space
+
+    def settle(self) -> None:
+        """Records as finished what had trained all its epochs when the time was up, and was not asked any more."""
+        for trial in self.trials():
+            if trial.state == "running" and trial.ended:
+                self.study.finish(trial.number, trial.rows[-1])
+
     def start_around(self, space: Space) -> None:
         """Records that the learned run has ended; `space` has its fit among the known points."""
         self._rewrite(space=space, from_learned=False)
@@ -240,6 +276,11 @@ class Sweep:
         prior_trials = read_prior_trials(self.folder / WARM_START)
         return Study(self.folder / JOURNAL, self.space, self.file.seed, prior_trials)
 
+    @cached_property
+    def removed(self) -> dict[int, str]:
+        """The trials of which a part was removed by `lfm_ray.sweeps remove`, and what and when."""
+        return removed_parts(self.folder / JOURNAL)
+
     def trials(self) -> list[Trial]:
         """All started trials, by number. Writes nothing, so the sweep may be running."""
         return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
@@ -253,6 +294,8 @@ class Sweep:
         state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
         config = self.space.config(frozen.user_attrs[SETTINGS])
         rows, trouble = self._rows(frozen, config.epochs)
+        if frozen.state.is_finished() and not trial_folder(self.folder, frozen.number).exists():
+            trouble = self.removed.get(frozen.number, trouble)
         if state == "finished" and trouble and not rows:
             state, reason = "failed", trouble
         return Trial(

@@ -25,6 +25,7 @@ from lfm_ray.runtime.profiling import Profile
 from lfm_ray.settings import build
 from lfm_ray.storage import patiently
 from lfm_ray.training.costs import Meter, write_costs
+from lfm_ray.training.failures import told
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs, write_confusions
 from lfm_ray.training.source import DataSource
@@ -158,10 +159,14 @@ def measured_on(split: str, trainer: Trainer, source: DataSource) -> Row:
 
 
 def run_in_process(launch: Launch, report: Callable[[Row], None]) -> None:
-    """Carries out a run of one worker in this process."""
+    """Carries out a run of one worker in this process.
+
+    Raises:
+        UserError, TrainingFailed: those of `execute`, and what `lfm_ray.training.failures.told` makes of all others.
+    """
     torch.set_num_threads(launch.workers.threads)
     take_over(launch)
-    with limited(report, launch) as report_in_time:
+    with limited(report, launch) as report_in_time, told(launch.folder):
         execute(launch, report_in_time)
 
 

@@ -18,11 +18,12 @@ from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.methods import Losses, State, scale_encoders
+from lfm_ray.methods import Losses, State, checks, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.contribution import contributions
-from lfm_ray.models.metrics import METRICS, confusions, evaluate
+from lfm_ray.models.evaluation import confusions, evaluate
+from lfm_ray.models.targets import target_of
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
@@ -37,7 +38,7 @@ from lfm_ray.optimization.hypergradient import (
     undisturbed,
 )
 from lfm_ray.optimization.optimizer import after_epoch, after_step, build_optimizer, scaled_rates
-from lfm_ray.optimization.schedules import Learned
+from lfm_ray.optimization.schedules import AlphaGradient, Learned
 from lfm_ray.runtime import checkpoint, compute, distributed
 from lfm_ray.runtime.profiling import part
 from lfm_ray.training.best_epoch import BestEpoch
@@ -51,15 +52,16 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
     """The model of a run, on the CPU, with its initial weights.
 
     Raises:
-        UserError: the method, an encoder or the fusion head does not fit the modalities.
+        UserError: the method, an encoder or the fusion head does not fit the modalities, or a loss the targets.
     """
     method = config.method
     modalities = seen(card, config.data)
     method.check_modalities(list(modalities))
+    config.check_target(card)
     infonce = method.matches_embeddings and config.loss.matching == "infonce"
     return MultimodalClassifier(
         modalities,
-        len(card.classes),
+        card.outputs,
         config.model,
         projection_size=config.model.projection_size if infonce else None,
         tau=config.loss.tau if infonce and config.loss.learn_tau else None,
@@ -92,7 +94,6 @@ class Trainer:
         self, config: RunConfig, card: DatasetCard, wrap: Callable[[nn.Module], nn.Module] | None = None
     ) -> None:
         self.config, self.card, self.loss_settings = config, card, config.loss
-        config.loss.check_classes(len(card.classes))
         self.device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
         if config.device == "cuda" and self.device.type != "cuda":
             raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
@@ -119,7 +120,7 @@ class Trainer:
         self.history: list[Row] = []
         self.memory: dict[str, Any] = {}
         self.best = BestEpoch(config.checkpoint, config.epochs)
-        self.confusions: dict[str, list[list[int]]] = {}  # of the last evaluation (`models.metrics.confusions`)
+        self.confusions: dict[str, list[list[int]]] = {}  # of the last evaluation (`models.evaluation.confusions`)
         self._restored: dict[str, Any] | None = None
 
     def know_classes(self, counts: Sequence[int]) -> None:
@@ -164,7 +165,7 @@ class Trainer:
         with part("data"):
             batch = self._ready(batch)
         with part("forward"):
-            outputs = self.method.forward(network, batch.inputs, state)
+            outputs = checks.forward(self.method, network, batch.inputs, state)
         return self._judged(outputs, batch.labels, state)
 
     def training_step(self, batch: Batch, before_alpha: bool = False) -> Step:
@@ -201,7 +202,7 @@ class Trainer:
                     for term in step.losses.terms or [step.losses.total]
                 ]
                 named = [dict(zip(self.named, values, strict=True)) for values in terms]
-                self._set_gradient(self.method.gradient(named, state))
+                self._set_gradient(checks.gradient(self.method, named, state))
         else:
             step = self._passed(batch, self.network, state)
             if with_d:  # before the step's own backward pass, which frees the graph as it goes
@@ -231,7 +232,7 @@ class Trainer:
             self.named[name].grad = torch.empty_like(self.named[name]).copy_(value)
 
     @part("alpha update")
-    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch], d: list[Tensor]) -> float:
+    def alpha_gradient(self, batch: Batch, outer: Iterator[Batch], d: list[Tensor]) -> AlphaGradient:
         """What alpha is updated by, after a training step on `batch`, the inner batch; the same on every rank.
 
         d: `Step.d` of that step, which the identity solver needs; the others take none.
@@ -256,14 +257,14 @@ class Trainer:
             g = self._unscaled(g)
             if self.config.looks_ahead:
                 value = look_ahead(d, g)
-                if self.scaler.is_enabled() and not math.isfinite(value):
-                    value = 0.0  # too large for float16: alpha stays, as theta does at such a step
+                if self.scaler.is_enabled() and not math.isfinite(value.value):
+                    value = AlphaGradient(0.0)  # too large for float16: alpha stays, as theta does at such a step
             else:
                 value = self._solved(batch, flatten(g), settings)
-        return distributed.from_rank_zero(value, self.device)
+        return self._from_rank_zero(value)
 
     @part("alpha update")
-    def alpha_gradient_before_epoch(self, outer: Batch) -> float:
+    def alpha_gradient_before_epoch(self, outer: Batch) -> AlphaGradient:
         """What the official code updates alpha by, before an epoch; the same on every rank.
 
         Of the untrained model in training mode, which moves BatchNorm's running statistics, and of later
@@ -279,9 +280,12 @@ class Trainer:
             total = (1 - self.alpha.value) * few.classification + self.alpha.value * few.matching
             value = official_gradient(total, few.classification, self.parameters)
             self.model.train()
-        return distributed.from_rank_zero(value, self.device)
+        return self._from_rank_zero(value)
 
-    def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> float:
+    def _from_rank_zero(self, found: AlphaGradient) -> AlphaGradient:
+        return AlphaGradient(*(distributed.from_rank_zero(one, self.device) for one in found))
+
+    def _solved(self, inner: Batch, g: Tensor, settings: Learned) -> AlphaGradient:
         """Eq. (3) with the product that the settings name."""
         if settings.product == "hessian":
             losses = self.losses(inner)
@@ -308,7 +312,7 @@ class Trainer:
         # is spared the zeros that would go back through the encoders that its loss does not know.
         gather = outputs.each if self.method.apart else outputs.map
         gathered, labels = gather(distributed.gather_rows), distributed.gather_rows(labels)
-        return Step(self.method.loss(gathered, labels, state), gathered.detach(), labels)
+        return Step(checks.loss(self.method, gathered, labels, state), gathered.detach(), labels)
 
     def _cached(
         self, batch: Batch, size: int, what: Callable[[Losses], Tensor] = lambda losses: losses.total
@@ -319,7 +323,7 @@ class Trainer:
             self.model,
             batch,
             size,
-            lambda inputs: self.method.forward(self.model, inputs, state),
+            lambda inputs: checks.forward(self.method, self.model, inputs, state),
             lambda outputs, labels: self._judged(outputs, labels, state),
             self.parameters,
             lambda step: self.scaler.scale(what(step.losses)),
@@ -337,7 +341,7 @@ class Trainer:
     def evaluate(self, batches: Batches) -> Row:
         """The metrics of a whole split, the same on every rank.
 
-        Those of `lfm_ray.models.metrics.evaluate` and `lfm_ray.models.contribution.contributions`, and the user's own.
+        Those of `measured`, of classes also `lfm_ray.models.contribution.contributions`, and the user's own.
 
         Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
 
@@ -345,14 +349,23 @@ class Trainer:
             TrainingFailed: the outputs are not finite.
         """
         whole, labels = self.outputs(batches)
-        fused = self.method.predict(whole)
+        fused = checks.predict(self.method, whole)
         if not torch.isfinite(fused).all():
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
-        own = {name: float(METRICS[name](fused, labels, whole)) for name in self.config.metrics}
-        measured = evaluate(fused, whole, labels)
-        measured |= contributions(self.evaluated.get_submodule("head"), self.method.predict, whole, labels)
-        return measured | self.method.measures(whole, labels) | own
+        own = {name: checks.metric(name, fused, labels, whole) for name in self.config.metrics}
+        return self.measured(whole, labels) | self._contributions(whole, labels) | own
+
+    def _contributions(self, outputs: Outputs, labels: Tensor) -> Row:
+        if target_of(labels).kind != "classes":
+            return {}
+        head = self.evaluated.get_submodule("head")
+        return contributions(head, lambda some: checks.predict(self.method, some), outputs, labels)
+
+    def measured(self, outputs: Outputs, labels: Tensor) -> Row:
+        """`lfm_ray.models.evaluation.evaluate` of outputs, and what the method measures."""
+        values = evaluate(checks.predict(self.method, outputs), outputs, labels, self.card.target.std)
+        return values | checks.measures(self.method, outputs, labels)
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""
@@ -372,7 +385,7 @@ class Trainer:
     def end_of_epoch(self, row: Row) -> Row:
         """Shows an epoch's row to the learning rate's schedule and to the method, and returns what that adds to it."""
         after_epoch(self.scheduler, distributed.from_rank_zero(row["train/loss"], self.device))
-        return self.method.on_epoch_end(self.state(), row)
+        return checks.on_epoch_end(self.method, self.state(), row)
 
     @property
     def evaluated(self) -> nn.Module:

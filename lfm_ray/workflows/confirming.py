@@ -15,9 +15,10 @@ from rich.console import Console
 from lfm_ray.callbacks.progress import RunsProgress
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.files import appending
+from lfm_ray.files import appending, write_atomically
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.confirmation import Confirmed, class_frame, confirm_frame, summary, write_confirmation
+from lfm_ray.report.verdict import Verdict, verdict
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_configs
 from lfm_ray.search.selection import pools
@@ -38,13 +39,14 @@ class Measured:
     """What was measured.
 
     runs: one row for each confirming run: sweep, trial, strategy, selected_by, seed, metrics.
-    objective: the metrics of the first sweep's. files: where it is written.
+    objective: the metrics of the first sweep's. files: where it is written. verdict: what to do; None after one seed.
     """
 
     runs: pd.DataFrame
     split: str
     objective: list[str]
     files: list[Path]
+    verdict: Verdict | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -135,8 +137,14 @@ def _confirm(
         confirmed.append(Confirmed(sweep, trial, by, [run_folder(sweep, trial, seed, kept) for seed in seeds]))
     frame = confirm_frame(confirmed, seeds)
     files = write_confirmation(frame, split, sweeps[0].folder / kept, objective, class_frame(confirmed, split))
+    found = verdict(frame, split, *next(iter(objective.items())))
+    if found is not None:
+        configs = {(sweep.folder.name, trial.number): trial.config for sweep, trial in chosen}
+        for file, one in (("best.yaml", found.best), ("simplest.yaml", found.simplest)):
+            files.append(sweeps[0].folder / file)
+            write_atomically(files[-1], configs[one.sweep, one.trial].to_yaml())
     push(*files, *(sweep.folder / "test_reads.log" for sweep in sweeps))
-    return Measured(frame, split, list(objective), files)
+    return Measured(frame, split, list(objective), files, found)
 
 
 def identity(sweep: Sweep, trial: Trial) -> tuple[Path, int]:

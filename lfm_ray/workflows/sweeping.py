@@ -29,10 +29,11 @@ from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.ray_tune.tuning import run_configs, run_sweep
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.spaces.applicability import for_modalities
+from lfm_ray.search.spaces.applicability import for_modalities, for_target
 from lfm_ray.search.spaces.objective import check_metrics
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.study.arms import arms_of, first_share
 from lfm_ray.search.study.prior_trials import PriorTrial
 from lfm_ray.search.study.samplers import check_sampler, drawn_at_random
 from lfm_ray.search.sweep import LEARNED, Sweep
@@ -105,18 +106,28 @@ def run(asked: Asked, means: Means) -> None:
             at_the_end.callback(sweep.let_go)
             sweep.check_data(source.shards.card.fingerprint)
             try:
-                search(sweep, source, resources, logged, means)
+                cut_short = search(sweep, source, resources, logged, means)
             except KeyboardInterrupt:
                 with suppress(TrainingFailed):  # no trial has finished
                     write_results(sweep)
-                storage = shown(folder.parent)
-                where = "" if storage == "sweeps" else f" --storage {storage}"
-                raise Interrupted.saying(f"stopped; {typed('tune')} --resume {folder.name}{where} goes on") from None
-        write_results(sweep)
+                raise Interrupted.saying(f"stopped; {goes_on_with(sweep)} goes on") from None
+        write_results(sweep, cut_short)
+        if cut_short:
+            left = sweep.space.trials - sum(trial.frozen.state.is_finished() for trial in sweep.trials())
+            console.print(f"the time is up, with {left} trials to go; {goes_on_with(sweep)} goes on")
 
 
-def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[Callback], means: Means) -> None:
-    """Runs the trials of a sweep, and its learned run before them where there is to be one."""
+def goes_on_with(sweep: Sweep) -> str:
+    """The command that goes on with a sweep."""
+    storage = shown(sweep.folder.parent)
+    return f"{typed('tune')} --resume {sweep.folder.name}" + ("" if storage == "sweeps" else f" --storage {storage}")
+
+
+def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[Callback], means: Means) -> bool:
+    """Runs the trials of a sweep, and its learned run before them where there is to be one.
+
+    Returns whether the time was up before all trials had ended.
+    """
     console, card = means.console, source.shards.card
     console.print(shown(sweep.folder), style="bold", soft_wrap=True)
     console.print(sweep.space.question)
@@ -128,9 +139,22 @@ def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[
         search_around_learned(sweep, source, resources, time_budget, console)
     space = sweep.space
     runs = space.trials * rounds(space)
-    with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space) as progress:
-        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities)
+    console.print(size(sweep, means.time_budget))
+    with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space, time_budget) as progress:
+        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities, card.target.kind)
         run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
+    return time_budget is not None and time_budget.stop_all() and bool(sweep.study.remaining() or sweep.study.running())
+
+
+def size(sweep: Sweep, time_budget: float | None) -> str:
+    """How much there is to train, in a line."""
+    space = sweep.space
+    epochs = space.base.epochs if "epochs" not in space.search else max(space.search["epochs"].extremes())
+    said = f"{sweep.study.remaining()} trials of at most {epochs} epochs"
+    if arms := arms_of(space):
+        share = first_share(len(arms), space.trials)
+        said += f", first {share} of each of {len(arms)} strategies"
+    return said + (f", for at most {time_budget / 60:.3g} min" if time_budget else "")
 
 
 def read_space(
@@ -141,17 +165,21 @@ def read_space(
     warm_start: bool = False,
     from_learned: bool = False,
     population: int | None = None,
+    fair: bool = True,
+    widen: bool = True,
     **changes: Any,
 ) -> Space:
     """A space with what is to be fixed or changed in it, checked against what the search is to begin with.
 
     settings, changes: those of `load_space`. start_from: folders of runs whose fitted alpha(t) are tried
-    first. population: members of a population based training.
+    first. population: members of a population based training. fair: whether strategies get equal shares where the space
+    says so. widen: whether ranges may be widened.
 
     Raises:
         UserError: the space is wrong, or cannot begin so.
     """
     space = load_space(source, settings, **changes)
+    space = space.model_copy(update={"fair": space.fair if fair else None, "widen": space.widen and widen})
     check_sampler(space)
     if warm_start and space.sampler in ("random", "cmaes"):
         raise UserError(f"--warm-start: sampler {space.sampler} learns from no other sweep; choose --sampler tpe or gp")
@@ -172,8 +200,10 @@ def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
     data = working_folder(asked.space.base.data.path)
     if data == DEMO_SHARDS and not data.exists():
         return asked
-    space, left_out = for_modalities(asked.space, read_card(data))
-    for line in left_out:
+    card = read_card(data)
+    space, left_out = for_modalities(asked.space, card)
+    space, changed = for_target(space, card.target.kind)
+    for line in (*left_out, *changed):
         console.print(line, soft_wrap=True)
     return NewSweep(**{**vars(asked), "space": space})
 
@@ -200,7 +230,8 @@ def begin(asked: NewSweep, card: DatasetCard, console: Console) -> Sweep:
         UserError: an earlier sweep has no finished trial that fits; or a metric that is asked for is unknown.
     """
     space = asked.space
-    check_metrics(space.objective, space.relations, space.base.data.modalities or card.modalities)
+    modalities = space.base.data.modalities or card.modalities
+    check_metrics(space.objective, space.relations, modalities, card.target.kind, space.pruning.by)
     prior: list[PriorTrial] = []
     for folder in asked.warm_start:
         found = prior_trials_from(Sweep.open(folder), space, card.fingerprint)
@@ -237,8 +268,10 @@ def search_around_learned(
     sweep.start_around(with_fitted_point(sweep.space, folder, NEIGHBOURS))
 
 
-def write_results(sweep: Sweep) -> None:
+def write_results(sweep: Sweep, cut_short: bool = False) -> None:
     """Writes the report of a sweep, its table, its best settings and its figure into its folder.
+
+    cut_short: the time was up before all trials had ended.
 
     Raises:
         TrainingFailed: no trial finished; the report is there.
@@ -249,7 +282,8 @@ def write_results(sweep: Sweep) -> None:
     if best is None:
         ended = counts(trials)
         if not trials or any(trial.state == "running" for trial in trials):
-            raise TrainingFailed(f"no trial finished ({ended}); go on with --resume {folder.name}")
+            why = "the time was up before any trial had finished" if cut_short else "no trial finished"
+            raise TrainingFailed(f"{why} ({ended or 'none started'}); {goes_on_with(sweep)} goes on")
         reason = next((f": {trial.reason}" for trial in trials if trial.state == "failed"), "")
         raise TrainingFailed(f"no trial finished ({ended}){reason}")
     write_atomically(folder / "trials.csv", sweep.table().to_csv(index=False))

@@ -19,8 +19,8 @@ from lfm_ray.models.contribution import (
     sample_contributions,
     shapley,
 )
+from lfm_ray.models.evaluation import evaluated_names
 from lfm_ray.models.fusion import FUSION_HEADS
-from lfm_ray.models.metrics import evaluated_names
 
 
 class Adding(torch.nn.Module):

@@ -302,7 +302,7 @@ def test_a_frozen_encoder_does_not_move_but_its_last_layer(solver: list[str]) ->
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     run.model.train()
     step = run.training_step(batch(), before_alpha=True)
-    assert run.alpha_gradient(batch(), iter([batch()]), step.d) != 0
+    assert run.alpha_gradient(batch(), iter([batch()]), step.d).value != 0
     moved = {key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])}
     of_image = {key for key in moved if key.startswith("encoders.image.")}
     assert of_image == {"encoders.image.project.weight", "encoders.image.project.bias"}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfm_ray.optimization.schedules import (
+    AlphaGradient,
     Constant,
     Heuristic,
     Learned,
@@ -186,13 +187,14 @@ def test_the_degree_of_a_fit_is_chosen_by_what_the_curve_needs() -> None:
 
 
 def test_an_update_of_alpha_descends_with_a_rate_that_halves_and_is_clipped() -> None:
-    learned = Learned(strategy="learned", eta_alpha=0.1, halve_every=10, low=0.2, high=0.9)
-    assert learned.updated(0.5, 1.0, t=1) == pytest.approx(0.4)
-    assert learned.updated(0.5, 1.0, t=10) == pytest.approx(0.4)
-    assert learned.updated(0.5, -1.0, t=11) == pytest.approx(0.55)
-    assert learned.updated(0.5, 1.0, t=21) == pytest.approx(0.475)
-    assert learned.updated(0.5, 100, t=1) == 0.2
-    assert learned.updated(0.5, -100, t=1) == 0.9
+    learned = Learned(strategy="learned", update="plain", eta_alpha=0.1, halve_every=10, low=0.2, high=0.9)
+    up, down = AlphaGradient(-1.0), AlphaGradient(1.0)
+    assert learned.updated(0.5, down, t=1) == pytest.approx(0.4)
+    assert learned.updated(0.5, down, t=10) == pytest.approx(0.4)
+    assert learned.updated(0.5, up, t=11) == pytest.approx(0.55)
+    assert learned.updated(0.5, down, t=21) == pytest.approx(0.475)
+    assert learned.updated(0.5, AlphaGradient(100), t=1) == 0.2
+    assert learned.updated(0.5, AlphaGradient(-100), t=1) == 0.9
     assert [steps for steps in range(1, 11) if learned.due(steps, 3)] == [5, 10]
     assert not any(Official(strategy="official").due(steps, 3) for steps in range(1, 11))  # but before every epoch
 
@@ -252,8 +254,22 @@ def test_the_degree_of_a_fit_is_at_most_six_and_leaves_a_point_to_judge_it_by() 
 
 
 def test_a_rate_of_alpha_that_is_not_halved_stays() -> None:
-    assert Learned(strategy="learned", eta_alpha=0.1).updated(0.5, 1.0, t=1000) == pytest.approx(0.4)
-    assert Learned(strategy="learned", eta_alpha=0.1, halve_every=1).updated(0.5, 1.0, t=3) == pytest.approx(0.475)
+    down = AlphaGradient(1.0)
+    assert Learned(strategy="learned", eta_alpha=0.1).updated(0.5, down, t=1000) == pytest.approx(0.4)
+    assert Learned(strategy="learned", eta_alpha=0.1, halve_every=1).updated(0.5, down, t=3) == pytest.approx(0.475)
+
+
+def test_a_cosine_and_a_sign_do_not_depend_on_how_large_the_gradients_are() -> None:
+    learned = Learned(strategy="learned", eta_alpha=0.1, update="cosine")
+    assert learned.updated(0.5, AlphaGradient(-2.0, 4.0), t=1) == pytest.approx(0.55)
+    assert learned.updated(0.5, AlphaGradient(-2e-6, 4e-6), t=1) == pytest.approx(0.55)
+    assert learned.updated(0.5, AlphaGradient(0.0, 0.0), t=1) == 0.5  # one of the two gradients is zero
+    sign = Learned(strategy="learned", eta_alpha=0.1)
+    assert sign.updated(0.5, AlphaGradient(-2e-6, 4.0), t=1) == pytest.approx(0.6)
+    assert sign.updated(0.5, AlphaGradient(3.0, 4.0), t=1) == pytest.approx(0.4)
+    assert sign.updated(0.5, AlphaGradient(0.0, 0.0), t=1) == 0.5
+    plain = Learned(strategy="learned", eta_alpha=0.1, update="plain")
+    assert plain.updated(0.5, AlphaGradient(-2.0, 4.0), t=1) == pytest.approx(0.7)
 
 
 def test_rows_are_held_out_only_where_the_outer_loss_is_measured_on_them() -> None:

@@ -39,8 +39,8 @@ from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier, Outpu
 from lfm_ray.models.encoders import ENCODERS, Encoder, build_encoder
 from lfm_ray.models.fusion import FUSION_HEADS, Boosted, Channel, Concat
 from lfm_ray.optimization.optimizer import OptimizerSettings, after_step, build_optimizer
+from lfm_ray.optimization.schedules import AlphaGradient, OfficialQuintic
 from lfm_ray.optimization.schedules import Official as OfficialAlpha
-from lfm_ray.optimization.schedules import OfficialQuintic
 from lfm_ray.settings import load
 from lfm_ray.training.loop import Splits, fit
 from lfm_ray.training.trainer import Step, Trainer
@@ -447,7 +447,7 @@ def official(case: Case) -> Compared:
         trainer.alpha.value, trainer.steps = i["alpha"], 0 if i["mode"] == "train" else 1
         trainer.alpha.begin_epoch(1)
         found = trainer.alpha_gradient_before_epoch(sample(i, 8))
-        yield "gradient of alpha", found, o["alpha_gradient"]
+        yield "gradient of alpha", found.value, o["alpha_gradient"]
         trainer.alpha.move(found, 0)
         yield "alpha", trainer.alpha.value, o["alpha"]
         norm = cast(nn.BatchNorm2d, trainer.model.get_submodule("encoders.audio.bn"))
@@ -461,7 +461,7 @@ def official(case: Case) -> Compared:
         sign = 1 if i["lr_alpha"] > 0 else -1
         rate *= 2 ** ((e - 1) // 20 if e else 0)  # what the rate began with, before it was halved
         schedule = OfficialAlpha(strategy="official", eta_alpha=rate)
-        yield "alpha", schedule.updated(i["alpha"], sign * i["alpha_gradient"], e + 1), o["alpha"]
+        yield "alpha", schedule.updated(i["alpha"], AlphaGradient(sign * i["alpha_gradient"]), e + 1), o["alpha"]
     elif name.startswith("quintic"):
         quintic = OfficialQuintic(strategy="official_quintic", clip=False)
         yield "quintic", [quintic.alpha(e + 1, 200) for e in range(200)], o["alpha"]

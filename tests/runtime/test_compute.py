@@ -148,7 +148,7 @@ def test_solvers_with_products_run_in_float32_and_look_ahead_in_the_precision_of
             direct = flatten(torch.autograd.grad(losses.matching - losses.classification, run.parameters))
             d = run.training_step(batches[0], before_alpha=True).d
             assert F.cosine_similarity(flatten(d), direct, dim=0) > (0.99 if "micro" in str(overrides) else 1 - 1e-6)
-        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]), d)
+        values[precision] = run.alpha_gradient(batches[0], iter([batches[1]]), d).value
         half = precision == "bf16" and run.config.looks_ahead
         assert dtypes == {torch.bfloat16 if half else torch.float32}
         assert (run.model.autocast != {}) == (precision == "bf16")  # it is back
@@ -348,7 +348,7 @@ def test_on_a_gpu_every_precision_trains_and_learns_alpha(precision: str, micro:
         before = [parameter.detach().clone() for parameter in run.parameters]
         taken = run.training_step(batches[0], before_alpha=True)
         step = [after.detach() - was for after, was in zip(run.parameters, before, strict=True)]
-        by_alpha = run.alpha_gradient(batches[0], iter([batches[1]]), taken.d)
+        by_alpha = run.alpha_gradient(batches[0], iter([batches[1]]), taken.d).value
         values.append((torch.cat([one.flatten() for one in step]), by_alpha))
     assert F.cosine_similarity(values[0][0], values[1][0], dim=0) > 0.98
     assert values[1][1] == pytest.approx(values[0][1], rel=0.1)

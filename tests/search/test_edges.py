@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from made_sweep import make_sweep
 
-from lfm_ray.search.edges import at_the_edge
+from lfm_ray.search.edges import at_the_edge, widened
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
@@ -71,3 +71,28 @@ def test_neither_stopped_trials_nor_three_of_five_nor_the_middle_say_anything(ma
     better = [replace(trial, rows=[{**trial.rows[-1], "val/fused/accuracy": above + 1}]) for trial in middle[:2]]
     assert not [line for line in at_the_edge(space, [*judged, *better]) if "learning_rate" in line]
     assert [line for line in at_the_edge(space, [*judged, better[0]]) if "4 of the 5" in line]
+
+
+def crowded(**values: object) -> list[dict[str, object]]:
+    return [dict(values) for _ in range(5)]
+
+
+def test_a_crowded_range_is_widened_by_a_quarter_and_says_what_it_was(made: tuple[Space, list[Trial]]) -> None:
+    space, _ = made
+    wider = widened(space, crowded(**{"optimizer.learning_rate": 0.03}))
+    # 0.03 (0.03 / 0.001) ** 0.25 = 0.0702
+    assert wider.search["optimizer.learning_rate"].loguniform == [0.001, 0.07]
+    assert wider.widened == {"optimizer.learning_rate": "loguniform 0.001 ... 0.03"}
+    assert wider.parameters["optimizer.learning_rate"].high == 0.07  # type: ignore[attr-defined]
+    again = widened(wider, crowded(**{"optimizer.learning_rate": 0.07}))
+    assert again.search["optimizer.learning_rate"].bounds[1] == pytest.approx(0.2, rel=0.02)
+    assert again.widened == wider.widened  # the first one
+    assert widened(space, crowded(**{"optimizer.learning_rate": 0.01})) is space
+
+
+def test_no_range_is_widened_beyond_what_a_run_takes(made: tuple[Space, list[Trial]]) -> None:
+    space, _ = made
+    assert widened(space, crowded(**{"alpha.value": 1.0})) is space
+    whole = Space.model_validate({"search": {"alpha.inner_iters": {"integer": [1, 4]}}, "run": {"alpha": "learned"}})
+    assert widened(whole, crowded(**{"alpha.inner_iters": 1})) is whole
+    assert widened(whole, crowded(**{"alpha.inner_iters": 4})).search["alpha.inner_iters"].integer == [1, 5]

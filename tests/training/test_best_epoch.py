@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_still_knows_its_best_epoch(shards: Shards, tmp_pa
 
 def test_an_export_of_the_best_epoch(shards: Shards, tmp_path: Path) -> None:
     rows = run(shards, tmp_path / "run", LOSS)
-    _, card = export(tmp_path / "run", tmp_path / "best", best=True)
+    _, card, _ = export(tmp_path / "run", tmp_path / "best", best=True)
     assert card.epoch == rows[-1]["best_epoch"]
     assert card.metrics["val/fused/loss"] == min(row["val/fused/loss"] for row in rows)
     weights = checkpoint.load(tmp_path / "run" / BEST)["model"]
@@ -202,7 +202,8 @@ def test_a_trial_that_ran_out_of_patience_has_finished(row: Row, tmp_path: Path)
         epochs=lambda number: 10,
         finish=lambda number, row: finished.append(number),
     )
-    searcher = StudySearcher(study, tmp_path)
+    sweep: Any = SimpleNamespace(study=study, folder=tmp_path)
+    searcher = StudySearcher(sweep)
     searcher._numbers["trial"] = 3
     searcher.on_trial_complete("trial", row)
     assert finished == ([] if row == {"epoch": 4.0} else [3])  # the last was cut short by the time budget

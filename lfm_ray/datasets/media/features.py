@@ -54,6 +54,8 @@ def padded(array: np.ndarray, length: int) -> np.ndarray:
 
 def header(path: str) -> list[int]:
     """The shape of a .npy file's array, without reading it."""
-    if path.lower().endswith(".npz"):
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped:  # .npz
         return list(load(path).shape)
     return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)

@@ -13,6 +13,7 @@ from torch import nn
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.base import ENCODERS, Encoder, EncoderSettings
+from lfm_ray.own_parts import called, returned
 
 __all__ = ["ENCODERS", "Encoder", "EncoderSettings", "build_encoder", "check_encoder"]
 
@@ -50,13 +51,15 @@ def build_encoder(modality: str, card: ModalityCard, settings: EncoderSettings, 
     """The encoder of a modality.
 
     Raises:
-        UserError: its pretrained weights cannot be loaded or do not fit.
+        UserError: its pretrained weights cannot be loaded or do not fit, or it is no module.
     """
     assert settings.name is not None
+    part = f"encoder {settings.name} (model.encoders.{modality})"
     try:
-        encoder = ENCODERS[settings.name].build(card, settings, embedding_size)
+        encoder = called(part, ENCODERS[settings.name].build, card, settings, embedding_size)
     except UserError as error:
-        raise UserError(f"model.encoders.{modality}.{error}") from None
+        raise error if str(error).startswith(part) else UserError(f"model.encoders.{modality}.{error}") from None
+    returned(part, encoder, isinstance(encoder, nn.Module), "a torch.nn.Module")
     if settings.frozen:
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_("project" in name.split("."))

@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 
 from lfm_ray.interruption import Stop
 from lfm_ray.runtime import checkpoint
+from lfm_ray.search.edges import widened
 from lfm_ray.search.population import Population
 from lfm_ray.search.study.study import SETTINGS, Study
 from lfm_ray.search.sweep import JOURNAL, Sweep, trial_folder
@@ -38,9 +39,10 @@ class DriverOnly:
 class StudySearcher(DriverOnly, Searcher):
     """Gives Tune its trials; the Tune config of a trial is its number and its drawn settings."""
 
-    def __init__(self, study: Study, folder: Path) -> None:
+    def __init__(self, sweep: Sweep, budget: TimeBudget | None = None) -> None:
+        study = sweep.study
         super().__init__(metric=next(iter(study.space.objective)), mode="max")  # Tune requires one; the study decides
-        self.study, self.folder = study, folder
+        self.sweep, self.study, self.folder, self.budget = sweep, study, sweep.folder, budget
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -48,6 +50,12 @@ class StudySearcher(DriverOnly, Searcher):
         if not self.study.has_epochs():
             running = any(not self.study.ended(number) for number in self._numbers.values())
             return None if running else Searcher.FINISHED
+        if self.budget is not None:
+            self.study.expect(self.budget.used)
+        if self.study.space.widen and self.study.space.sampler != "cmaes":
+            wider = widened(self.study.space, self.study.best_first())
+            if wider is not self.study.space:
+                self.sweep.widen(wider)
         number, settings = self.study.ask()
         patiently(lambda: push(self.folder / JOURNAL), self.folder / JOURNAL)
         self._numbers[trial_id] = number
@@ -243,7 +251,17 @@ class TimeBudget(Stopper):
     """
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self.seconds, self._end = seconds, time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def used(self) -> float:
+        """The share of the time that is used up."""
+        return 1 - self.left / self.seconds
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stops a single trial."""

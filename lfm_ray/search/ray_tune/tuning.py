@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.files import write_atomically
 from lfm_ray.interruption import Interrupted, stoppable
 from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
@@ -38,7 +35,9 @@ from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.study import SETTINGS
 from lfm_ray.search.sweep import JOURNAL, SWEEP, Sweep, trial_folder
 from lfm_ray.storage import name_of, push, working_folder
-from lfm_ray.training.execution import Launch, Workers, run_in_process
+from lfm_ray.training.execution import Launch, run_in_process
+from lfm_ray.training.failures import told
+from lfm_ray.training.packing import Packed
 from lfm_ray.training.ray_train import RETRIES, first_reason, run_on_workers
 from lfm_ray.training.run_folder import STOPPED_EARLY
 from lfm_ray.training.source import DataSource
@@ -60,12 +59,7 @@ def run_sweep(
         return
     check_nodes(source, sweep.folder / SWEEP)
     trainable = tune.with_parameters(
-        run_trial,
-        source=source,
-        space=sweep.space,
-        sweep=name_of(sweep.folder),
-        workers=resources.nested(),
-        parts=trust.asked(),
+        run_trial, sweep=name_of(sweep.folder), packed=Packed.of((source, sweep.space, resources.nested()))
     )
     config = tune.TuneConfig()
     searcher: Searcher
@@ -74,26 +68,28 @@ def run_sweep(
         searcher, config.scheduler = PopulationSearcher(population), PopulationScheduler(population)
         config.num_samples = population.remaining()
     else:
-        searcher, config.scheduler = StudySearcher(study, sweep.folder), StudyScheduler(study)
+        searcher, config.scheduler = StudySearcher(sweep, time_budget), StudyScheduler(study)
         config.num_samples = study.remaining()
     config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
     _tune(trainable, config, sweep.folder, resources, callbacks, time_budget=time_budget)
+    sweep.settle()
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
 
-def run_trial(
-    config: dict[str, Any], source: DataSource, space: Space, sweep: str, workers: Workers, parts: frozenset[str]
-) -> None:
-    """One trial of a sweep, in a process of Ray Tune. parts: of other packages, which may run."""
-    trust.ask(parts)
+def run_trial(config: dict[str, Any], sweep: str, packed: Packed) -> None:
+    """One trial of a sweep, in a process of Ray Tune. packed: the data, the space and the workers of a trial."""
     folder = trial_folder(working_folder(sweep), config[NUMBER])
-    _run(
-        folder,
-        lambda: Launch(space.config(config[SETTINGS]), source, folder, workers, save_every=space.epochs_a_round),
-    )
+
+    def launch() -> Launch:
+        source: DataSource
+        space: Space
+        source, space, workers = packed.open()
+        return Launch(space.config(config[SETTINGS]), source, folder, workers, save_every=space.epochs_a_round)
+
+    _run(folder, launch)
 
 
 def run_configs(
@@ -130,7 +126,7 @@ def run_each(
         KeyboardInterrupt: Tune was interrupted before all runs had ended and before time was up.
     """
     launches = [Launch(run, source, folder, resources.nested(), measure) for folder, run in runs.items()]
-    trainable = tune.with_parameters(_run_one, launches=launches)
+    trainable = tune.with_parameters(_run_one, folders=[name_of(folder) for folder in runs], packed=Packed.of(launches))
     where = next(iter(runs)).parent
     check_nodes(source, next(file for file in (where / SWEEP, where.parent / SWEEP) if file.exists()))
     config = tune.TuneConfig(num_samples=1)
@@ -148,9 +144,9 @@ def run_each(
     return failures
 
 
-def _run_one(config: dict[str, Any], launches: list[Launch]) -> None:
-    launch = launches[config["run"]]
-    _run(launch.folder, lambda: launch)
+def _run_one(config: dict[str, Any], folders: list[str], packed: Packed) -> None:
+    number = config["run"]
+    _run(working_folder(folders[number]), lambda: packed.open()[number])
 
 
 def _tune(
@@ -209,18 +205,13 @@ def _tune(
 def _run(folder: Path, launch_of: Callable[[], Launch]) -> None:
     """One run. If it fails, or its settings cannot be built, it reports why, and other runs continue."""
     try:
-        launch = launch_of()
-        if launch.workers.count > 1:
-            from ray.tune.integration.ray_train import TuneReportCallback
+        with told(folder):
+            launch = launch_of()
+            if launch.workers.count > 1:
+                from ray.tune.integration.ray_train import TuneReportCallback
 
-            run_on_workers(launch, [TuneReportCallback()])
-        else:
-            run_in_process(launch, lambda row: tune.report(dict(row)))
+                run_on_workers(launch, [TuneReportCallback()])
+            else:
+                run_in_process(launch, lambda row: tune.report(dict(row)))
     except (TrainingFailed, UserError) as error:
         tune.report({FAILED: str(error)})
-    except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "error.txt", traceback.format_exc())
-        push(folder / "error.txt")
-        reason = (str(error).splitlines() or [""])[0]
-        tune.report({FAILED: f"{type(error).__name__}: {reason} (see {folder.name}/error.txt)"})

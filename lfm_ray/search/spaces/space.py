@@ -15,6 +15,7 @@
       - alpha.low <= alpha.high           # a draw that violates it is never run
       - val/*/accuracy >= 0.5             # a trial that violates it is never the best
     objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}      # or one metric
+    fair: alpha.strategy                  # each strategy is tuned with an equal share of the trials first
     points:                               # tried first and never pruned
       heuristic: {alpha.strategy: heuristic}
 
@@ -56,11 +57,14 @@ SAMPLERS: Registry[Callable[[int, Space], BaseSampler]] = Registry(
 class Pruning(Settings):
     """Which trials are stopped early (`lfm_ray.search.study.pruning`)."""
 
-    by: Literal["probe_map", "unimodal_accuracy", "fused/accuracy", "none"] = Field(
+    by: Literal[
+        "probe_map", "unimodal_accuracy", "fused/accuracy", "unimodal_map", "fused/map", "probe_correlation",
+        "unimodal_correlation", "fused/correlation", "none",
+    ] = Field(
         "probe_map",
-        description="the validation measure that rungs compare (lfm_ray.models.metrics); fused/accuracy is plain"
+        description="the validation measure that rungs compare (lfm_ray.models.evaluation); fused/accuracy is plain"
         " ASHA, which is unfair to schedules that start with alpha near 1",
-    )
+    )  # fmt: skip
     first_rung: int | None = Field(
         None, ge=1, description="epoch of the first comparison; null: 1/24 of the epochs, at least 1"
     )
@@ -83,6 +87,11 @@ class Space(Settings):
         min_length=1,
         description="metric -> maximize or minimize, or just the metric; several metrics: search for the Pareto front",
     )
+    fair: str | None = Field(
+        None,
+        description="a searched choice, such as alpha.strategy: each of its values is tuned with an equal share of the"
+        " trials, then the worst are dropped one by one (lfm_ray.search.study.arms); null: no shares",
+    )
     constraints: list[str] = Field([], description="relations between settings, metrics and numbers that must hold")
     from_learned: dict[str, Any] = Field(
         {}, description="settings of the learned run that --from-learned starts with, in addition to `run`"
@@ -95,10 +104,19 @@ class Space(Settings):
         " package.module:function",
     )
     pruning: Pruning = Pruning()
+    widen: bool = Field(
+        True, description="widen a range during the sweep when the best trials lie at its end, where a run allows it"
+    )
+    widened: dict[str, str] = Field({}, description="setting -> its range at the start, of those that were widened")
     epochs_a_round: int | None = Field(
         None,
         ge=1,
         description="epochs per round, set by --population (lfm_ray.search.population); else null",
+    )
+    learned_update: Literal["sign", "plain"] = Field(
+        "sign",
+        description="alpha.update of a learned alpha that does not say; plain, with an eta_alpha of 0.01, in sweeps"
+        " from before there was a choice",
     )
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
@@ -116,6 +134,23 @@ class Space(Settings):
             label: {in_full(key) if isinstance(value, str) else key: value for key, value in point.items()}
             for label, point in points.items()
         }
+
+    @field_validator("fair")
+    @classmethod
+    def _fair_in_full(cls, fair: str | None) -> str | None:
+        return None if fair is None else in_full(fair)
+
+    @model_validator(mode="after")
+    def _fair_between_choices(self) -> Self:
+        if self.fair is not None:
+            distribution = self.search.get(self.fair)
+            if distribution is None or not distribution.choice:
+                raise ValueError(f"fair: {self.fair} is no choice that is searched")
+            if distribution.when:
+                raise ValueError(f"fair: {self.fair} exists only with {', '.join(distribution.when)}")
+            if len(self.objective) > 1:
+                raise ValueError("fair: arms are compared by one measure; leave it out, or give one objective")
+        return self
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -196,7 +231,7 @@ class Space(Settings):
     def searched_values(self, config: RunConfig) -> dict[str, Any]:
         """The values of the searched settings that exist in a run; lists are split into entries, `PATH.0` first."""
         values = flatten(config.model_dump(mode="json"))
-        return _entries({path: values[path] for path in self.searched_in(config)})
+        return entries({path: values[path] for path in self.searched_in(config)})
 
     def searched_examples(self) -> dict[str, list[Any]]:
         """The names that `searched_values` can return, each with both ends of its range or all of its choices."""
@@ -206,7 +241,7 @@ class Space(Settings):
                 distribution = self.search[distribution.same_as]
             extremes = list(distribution.extremes()) or [self._base_values.get(distribution.same_as or "")]
             for value in extremes:
-                for name, entry in _entries({path: value}).items():
+                for name, entry in entries({path: value}).items():
                     examples.setdefault(name, []).append(entry)
         return examples
 
@@ -229,11 +264,15 @@ class Space(Settings):
 
     def config(self, drawn: Mapping[str, Any]) -> RunConfig:
         """The run with the drawn settings."""
-        return build(RunConfig, merge(self.run, drawn))
+        values = merge(self.run, drawn)
+        alpha = values.get("alpha")
+        if self.learned_update != "sign" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
+            values = {**values, "alpha": {"update": self.learned_update, "eta_alpha": 0.01, **alpha}}
+        return build(RunConfig, values)
 
     def learned_run(self) -> RunConfig:
         """The learned run that --from-learned starts with: `run` and `from_learned` combined."""
-        return build(RunConfig, merge(self.run, {"alpha.strategy": "learned", **flatten(self.from_learned)}))
+        return self.config({"alpha.strategy": "learned", **flatten(self.from_learned)})
 
     def broken(self, drawn: Mapping[str, Any]) -> dict[str, float]:
         """The constraints that forbid running drawn settings: constraint -> amount of the violation, above 0."""
@@ -274,7 +313,7 @@ class Space(Settings):
         return drawn
 
 
-def _entries(settings: Mapping[str, Any]) -> dict[str, Any]:
+def entries(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, with lists replaced by entries `PATH.0`, `PATH.1`, ..."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():

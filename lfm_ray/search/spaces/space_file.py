@@ -50,6 +50,8 @@ def load_space(source: Path | Mapping[str, Any] | Space, overrides: Overrides = 
         },
     }
     given = {key: value for key, value in changes.items() if value is not None}
+    if space.fair not in changed["search"] or len(given.get("objective") or space.objective) > 1:
+        changed["fair"] = None  # what is fixed has no arms, and several objectives no best arm
     space = build(Space, {**values, **changed, **given})
     _check_run(space, files, fixed)
     _check(space, files)

@@ -85,17 +85,18 @@ def pooled(
             )
         )
     for trial in own:
-        if trial.state in (TrialState.PRUNED, TrialState.RUNNING):
-            study.add_trial(trial)
-        elif trial.state == TrialState.COMPLETE:
-            study.add_trial(
-                create_trial(
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    values=own_scores.pop(0),
-                    constraints=trial.constraints,
-                )
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
+            continue
+        study.add_trial(
+            create_trial(
+                state=trial.state,
+                params=trial.params,
+                distributions={name: space.parameters[name] for name in trial.params},  # ranges may have been widened
+                values=own_scores.pop(0) if trial.state == TrialState.COMPLETE else None,
+                intermediate_values=trial.intermediate_values,
+                constraints=trial.constraints,
             )
+        )
     return study
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import optuna
 
 PROTECTED = "protected"  # user attribute of trials that are never pruned
+ARM = "arm"  # user attribute: the arm that a trial belongs to
+FIRST_SHARE = "first share"  # user attribute of trials that are compared with others of their arm only
 
 
 class SuccessiveHalving(optuna.pruners.BasePruner):
@@ -18,9 +20,10 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
     caller decides which value is compared (`lfm_ray.search.spaces.space.Pruning.by`); the best is the
     highest, or the lowest if the study minimises.
 
-    Everything is computed from the values in the study, so a resumed sweep makes the same decisions
-    as an uninterrupted one. Protected trials (known points) take part in the comparison, but always
-    continue.
+    Trials of the first share of an arm (`lfm_ray.search.study.arms`) are compared with trials of that
+    arm, all others with all. Everything is computed from the values in the study, so a resumed sweep
+    makes the same decisions as an uninterrupted one. Protected trials (known points) take part in the
+    comparison, but always continue.
     """
 
     def __init__(self, first_rung: int, reduction: int) -> None:
@@ -37,10 +40,13 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
         epoch = trial.last_step
         if epoch is None or not self.is_rung(epoch) or trial.user_attrs.get(PROTECTED):
             return False
+        within = trial.user_attrs.get(ARM) if trial.user_attrs.get(FIRST_SHARE) else None
         others = [
             other.intermediate_values[epoch]
             for other in study.get_trials(deepcopy=False)
-            if epoch in other.intermediate_values and other.number != trial.number
+            if epoch in other.intermediate_values
+            and other.number != trial.number
+            and within in (None, other.user_attrs.get(ARM))
         ]
         sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
         return not goes_on(sign * trial.intermediate_values[epoch], [sign * value for value in others], self.reduction)

@@ -11,13 +11,17 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
 from lfm_ray.errors import UserError
+from lfm_ray.own_parts import called, returned
 from lfm_ray.search.spaces.space import SAMPLERS, Space
 
 
 def sampler_for(space: Space, seed: int, number: int) -> BaseSampler:
     """The sampler of trial `number` of a sweep."""
     own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    return SAMPLERS[space.sampler](own, space)
+    part = f"sampler {space.sampler}"
+    sampler: BaseSampler = called(part, SAMPLERS[space.sampler], own, space)
+    returned(part, sampler, isinstance(sampler, BaseSampler), "a sampler of Optuna")
+    return sampler
 
 
 def drawn_at_random(space: Space) -> list[str]:

@@ -17,21 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
-from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space import Space, entries
+from lfm_ray.search.study.arms import Standing, arm_of, arms_of, first_share, next_arm
 from lfm_ray.search.study.journal import CheckedJournal, PatientJournal
 from lfm_ray.search.study.prior_trials import PriorTrial, pooled
-from lfm_ray.search.study.pruning import PROTECTED, SuccessiveHalving
+from lfm_ray.search.study.pruning import ARM, FIRST_SHARE, PROTECTED, SuccessiveHalving
 from lfm_ray.search.study.samplers import sampler_for
 from lfm_ray.storage import shown
 from lfm_ray.training.run_folder import STOPPED_EARLY, row_of
 
 SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
 ROW = "row"  # the metrics of the last epoch
+REMOVED = "removed"  # an attribute of the study: number of a trial -> what was removed of it, and when
+KNOWN_SHARE = 0.1  # of the time, after which it is known how many trials there is time for
 
 
 def read_trials(journal: Path) -> list[FrozenTrial]:
@@ -41,6 +45,26 @@ def read_trials(journal: Path) -> list[FrozenTrial]:
     storage = opened(CheckedJournal, journal)
     studies = storage.get_all_studies()
     return storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+
+
+def removed_parts(journal: Path) -> dict[int, str]:
+    """The trials of which something was removed on purpose (`lfm_ray.search.removal`), and what and when."""
+    if not journal.exists():
+        return {}
+    storage = opened(CheckedJournal, journal)
+    studies = storage.get_all_studies()
+    said = studies[0].user_attrs.get(REMOVED, {}) if studies else {}
+    return {int(number): str(text) for number, text in said.items()}
+
+
+def note_removed(journal: Path, numbers: Sequence[int], text: str) -> None:
+    """Writes down what is removed of some trials. Only the holder of the sweep may; Optuna lets no ended trial change,
+    so that it is an attribute of the study."""
+    if numbers:
+        said = {str(number): known for number, known in removed_parts(journal).items()}
+        storage = opened(PatientJournal, journal)
+        study = storage.get_all_studies()[0]._study_id
+        storage.set_study_user_attr(study, REMOVED, said | {str(number): text for number in numbers})
 
 
 def opened(backend: type[CheckedJournal], journal: Path) -> JournalStorage:
@@ -74,6 +98,8 @@ class Study:
     def __init__(self, journal: Path, space: Space, seed: int, prior_trials: Sequence[PriorTrial] = ()) -> None:
         journal.parent.mkdir(parents=True, exist_ok=True)
         self.space, self.seed, self.prior_trials = space, seed, prior_trials
+        self.arms = arms_of(space)
+        self.expected = space.trials
         pruning = space.pruning
         storage = opened(PatientJournal, journal)
         names = optuna.get_all_study_names(storage)  # the folder may have been renamed since
@@ -96,6 +122,7 @@ class Study:
         for trial in running:
             if SETTINGS not in trial.user_attrs:
                 self.fail(trial.number, "interrupted before its settings were drawn")
+        self._before = len(self.started())
         self._reached: dict[int, int] = {}
         self._configs: dict[int, RunConfig] = {}  # validated configurations
 
@@ -110,6 +137,10 @@ class Study:
     def remaining(self) -> int:
         """How many trials are still to be handed out, counting interrupted ones."""
         return max(0, self.space.trials - len(self.started())) + len(self._again)
+
+    def running(self) -> list[int]:
+        """The numbers of the trials that were handed out and have not ended."""
+        return [trial.number for trial in self.started() if not trial.state.is_finished()]
 
     def epochs_taken(self) -> int:
         """Epochs of all trials: those trained by trials that ended, and all that running trials may train."""
@@ -141,6 +172,7 @@ class Study:
             settings = self.space.suggest(trial)
             forbidden = self.space.broken(settings)
             if not forbidden:
+                self._note_arm(trial, settings)
                 trial.set_user_attr(SETTINGS, settings)
                 return trial.number, settings
             for constraint, amount in forbidden.items():
@@ -152,13 +184,76 @@ class Study:
         """A new Optuna trial: the next known point, or a draw of the sampler."""
         number = next((t.number for t in self.trials() if t.state == TrialState.WAITING), len(self.trials()))
         sampler = sampler_for(self.space, self.seed, number)
-        if self.prior_trials and number == len(self.trials()):
-            pool = pooled(self.space, self.trials(), self.prior_trials, sampler)
-            draw = pool.ask()
-            self.space.suggest(draw)
-            self._study.enqueue_trial(draw.params)
+        if (self.prior_trials or self.arms or self.space.widened) and number == len(self.trials()):
+            self._study.enqueue_trial(self._drawn(sampler))
         self._study.sampler = sampler
         return self._study.ask()
+
+    def _drawn(self, sampler: BaseSampler) -> dict[str, Any]:
+        """Optuna's parameters of a trial that the sampler draws in a pooled study, of the next arm if there are arms.
+
+        Other arms are prior trials, whose values are ranked within each: so the sampler learns from them which of the
+        shared settings are good, and not that those of the better arms are.
+        """
+        if self.space.sampler == "cmaes":  # its state is in the trials of the study itself
+            return self._fixed(next_arm(self.standings(), self.expected)) if self.arms else {}
+        if not self.arms:
+            draw = pooled(self.space, self.trials(), self.prior_trials, sampler).ask()
+            self.space.suggest(draw)
+            return draw.params
+        arm = next_arm(self.standings(), self.expected)
+        own = [trial for trial in self.trials() if trial.user_attrs.get(ARM) == arm]
+        others = [
+            PriorTrial(f"arm {name}", trial.params, trial.values, trial.constraints)
+            for trial in self.trials()
+            if trial.state == TrialState.COMPLETE and (name := trial.user_attrs.get(ARM)) not in (None, arm)
+        ]
+        pool = pooled(self.space, own, [*self.prior_trials, *others], sampler)
+        pool.enqueue_trial(self._fixed(arm))
+        draw = pool.ask()
+        self.space.suggest(draw)
+        return draw.params
+
+    def _fixed(self, arm: str) -> dict[str, Any]:
+        """Optuna's parameters of what the trials of an arm share."""
+        drawn = [self.space.search[name].drawn(name, value) for name, value in self.arms[arm].items()]
+        return {name: value for one in drawn for name, value in one.items()}
+
+    def best_first(self) -> list[dict[str, Any]]:
+        """The settings of the finished trials by their (first) objective, lists as entries `PATH.0`, `PATH.1`, ..."""
+        finished = [trial for trial in self.started() if trial.state == TrialState.COMPLETE]
+        sign = -1 if self._study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+        return [
+            entries(trial.user_attrs[SETTINGS]) for trial in sorted(finished, key=lambda trial: sign * trial.values[0])
+        ]
+
+    def expect(self, share: float) -> None:
+        """Tells how much of the time that this process has is used up: the sweep may end before its last trial."""
+        started = len(self.started()) - self._before
+        if share >= KNOWN_SHARE and started:
+            self.expected = min(self.space.trials, self._before + math.ceil(started / share))
+
+    def standings(self) -> dict[str, Standing]:
+        """How each arm stands."""
+        sign = 1 if self._study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
+        found = {}
+        for name in self.arms:
+            own = [trial for trial in self.started() if trial.user_attrs.get(ARM) == name]
+            values = [
+                sign * trial.values[0]
+                for trial in own
+                if trial.state == TrialState.COMPLETE and not any(amount > 0 for amount in trial.constraints.values())
+            ]
+            unknown = math.inf if not all(trial.state.is_finished() for trial in own) else -math.inf
+            found[name] = Standing(len(own), max(values, default=unknown))
+        return found
+
+    def _note_arm(self, trial: optuna.Trial, settings: Mapping[str, Any]) -> None:
+        arm = arm_of(self.arms, settings, self.space)
+        if arm is not None:
+            share = first_share(len(self.arms), self.expected)
+            trial.set_user_attr(ARM, arm)
+            trial.set_user_attr(FIRST_SHARE, self.standings()[arm].trials < share)
 
     def change(self, number: int, settings: dict[str, Any]) -> None:
         """Replaces the settings of a running trial, as members of a population do."""

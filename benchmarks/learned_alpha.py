@@ -1,0 +1,207 @@
+"""Which update of the learned alpha needs no tuning? Rules for the step along eq. (3), against constant alphas.
+
+    OMP_NUM_THREADS=1 python benchmarks/learned_alpha.py demo av-digits uci      three folders of shards; hours
+    python benchmarks/learned_alpha.py --figure alpha.png                        what is recorded so far
+
+For both L_MM, three learning rates and every seed, the same run is trained with ten constant alphas and with every
+rule. The constant is chosen by its mean validation accuracy; it and the rules are then compared on the test split,
+with the same settings and seeds. Runs are recorded as they end, in --out, and are not repeated; a table of what is
+known follows. No Ray is needed.
+
+    plain       alpha - eta_alpha gradient: eq. (3) as it stands
+    cosine      gradient / (|d| |H^-1 g|), the cosine between the two
+    sign        the gradient's sign
+    rms         gradient / the root of its running mean square, as Adam divides
+    logit       the cosine, and eta_alpha times it is added to logit(alpha)
+    ... inner   the outer loss on the batch that theta was just trained on: no rows are held out
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lfm_ray.config import RunConfig
+from lfm_ray.datasets.shards import Shards
+from lfm_ray.optimization.schedules import AlphaGradient, Learned
+from lfm_ray.settings import load
+from lfm_ray.training.loop import fit
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
+
+CONSTANTS = [i / 10 for i in range(10)]
+MATCHING, RATES = ("js", "infonce"), (0.003, 0.03, 0.01)
+EPOCHS = 20
+DECAY = 0.9  # of the running mean square
+
+
+class RootMeanSquare(Learned):
+    """The gradient is divided by the root of its running mean square."""
+
+    def slope(self, gradient: AlphaGradient) -> float:
+        """The gradient in units of its own recent size."""
+        square, weight = self.__dict__.get("_square", (0.0, 0.0))
+        square, weight = DECAY * square + (1 - DECAY) * gradient.value**2, DECAY * weight + 1 - DECAY
+        self.__dict__["_square"] = (square, weight)
+        return gradient.value / (math.sqrt(square / weight) + 1e-12)
+
+
+class Logit(Learned):
+    """The logit of alpha moves; a start at 1 counts as 0.999."""
+
+    def updated(self, alpha: float, gradient: AlphaGradient, t: int) -> float:
+        """alpha after an update."""
+        alpha = min(max(alpha, 1e-3), 1 - 1e-3)
+        moved = math.log(alpha / (1 - alpha)) - self.eta_alpha * gradient.cosine
+        return 1 / (1 + math.exp(-moved))
+
+
+RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
+    "plain 0.01": (Learned, {"update": "plain", "eta_alpha": 0.01}),
+    "cosine 0.05": (Learned, {"update": "cosine", "eta_alpha": 0.05}),
+    "cosine 0.1": (Learned, {"update": "cosine", "eta_alpha": 0.1}),
+    "cosine 0.2": (Learned, {"update": "cosine", "eta_alpha": 0.2}),
+    "cosine 0.1 inner": (Learned, {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
+    "sign 0.03": (Learned, {"eta_alpha": 0.03}),
+    "rms 0.03": (RootMeanSquare, {"eta_alpha": 0.03}),
+    "logit 0.5": (Logit, {"eta_alpha": 0.5}),
+}
+
+
+def jobs(folders: list[Path], seeds: int, rules: list[str]) -> Iterator[dict[str, Any]]:
+    """What is trained, in this order: all of a seed before the next."""
+    for seed in range(seeds):
+        for rate in RATES:
+            for folder in folders:
+                for matching in MATCHING:
+                    for rule in [*(f"constant {value}" for value in CONSTANTS), *rules]:
+                        yield {"data": folder.name, "matching": matching, "rate": rate, "seed": seed, "rule": rule}
+
+
+def trained(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Validation and test accuracy of one run, and alpha at the end of each epoch."""
+    shards = Shards(folder.absolute())
+    settings = [f"data.path={folder}", f"epochs={EPOCHS}", f"seed={job['seed']}", f"loss.matching={job['matching']}"]
+    config = load(RunConfig, None, [*settings, f"optimizer.learning_rate={job['rate']}"])
+    kind, _, value = job["rule"].partition(" ")
+    if kind == "constant":
+        config = config.model_copy(update={"alpha": config.alpha.model_copy(update={"value": float(value)})})
+    else:
+        rule, own = RULES[job["rule"]]
+        config = config.model_copy(update={"alpha": rule(strategy="learned", **own)})
+    source = DataSource(shards, {})
+    trainer = Trainer(config, shards.card)
+    rows = fit(trainer, source.splits(config))
+    test = trainer.evaluate(source.evaluation("test", config))
+    return {
+        "val": rows[-1]["val/fused/accuracy"],
+        "test": test["fused/accuracy"],
+        "loss": test.get("fused/nll"),
+        "alpha": [row["alpha_end"] for row in rows],
+    }
+
+
+def recorded(file: Path) -> list[dict[str, Any]]:
+    """The runs that were trained."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def compared(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each rule, data, L_MM and learning rate: its test accuracy minus that of the best constant."""
+    frame = pd.DataFrame(runs)
+    rows = []
+    for (data, matching, rate), cell in frame.groupby(["data", "matching", "rate"]):
+        seeds = [group for _, group in cell.groupby("seed") if set(RULES) <= set(group["rule"])]
+        if not seeds:
+            continue
+        means = pd.concat(seeds).groupby("rule")[["val", "test"]].mean() * 100
+        constants = means[means.index.str.startswith("constant")]
+        best = constants["val"].idxmax()
+        for rule in RULES:
+            rows.append(
+                {"data": data, "matching": matching, "rate": rate, "seeds": len(seeds), "rule": rule}
+                | {"best": best, "constant": means.loc[best, "test"], "joint": means.loc["constant 0.0", "test"]}
+                | {"test": means.loc[rule, "test"], "difference": means.loc[rule, "test"] - means.loc[best, "test"]}
+            )
+    return pd.DataFrame(rows)
+
+
+def table_of(found: pd.DataFrame) -> Table:
+    """A row for each rule: its difference from the best constant by data set, the mean and the worst of all."""
+    table = Table(title="test accuracy minus that of the best constant alpha, points", title_justify="left")
+    names = sorted(found["data"].unique())
+    for name in ("rule", *names, "mean", "worst", "minus alpha = 0"):
+        table.add_column(name, justify="left" if name == "rule" else "right")
+    for rule, group in found.groupby("rule", sort=False):
+        by_data = group.groupby("data")["difference"].mean()
+        cells = [f"{by_data[name]:+.1f}" for name in names]
+        joint = (group["test"] - group["joint"]).mean()
+        worst = group["difference"].min()
+        table.add_row(str(rule), *cells, f"{group['difference'].mean():+.1f}", f"{worst:+.1f}", f"{joint:+.1f}")
+    return table
+
+
+def main() -> None:
+    """Trains what is not recorded yet, and prints the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("data", type=Path, nargs="*", help="folders of shards")
+    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--only", nargs="+", choices=RULES, help="only these rules, beside the constants")
+    arguments.add_argument("--out", type=Path, default=Path("runs/learned_alpha.jsonl"))
+    arguments.add_argument("--figure", type=Path, help="where to draw alpha(t) of every rule")
+    given = arguments.parse_args()
+    console = Console(width=100, highlight=False)
+    torch.set_num_threads(1)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    runs = recorded(given.out)
+    keys = ("data", "matching", "rate", "seed", "rule")
+    known = {tuple(run[key] for key in keys) for run in runs}
+    folders = {folder.name: folder for folder in given.data}
+    todo = [job for job in jobs(given.data, given.seeds, given.only or list(RULES)) if tuple(job.values()) not in known]
+    if todo:
+        console.print(f"{len(todo)} runs of {EPOCHS} epochs, a few seconds each")
+    for number, job in enumerate(todo, start=1):
+        started = time.perf_counter()
+        run = job | trained(folders[job["data"]], job)
+        with given.out.open("a") as out:
+            out.write(json.dumps(run) + "\n")
+        runs.append(run)
+        seconds = time.perf_counter() - started
+        said = f"{number}/{len(todo)}  {' '.join(str(value) for value in job.values())}"
+        console.print(f"{said}  {run['test']:.3f}  {seconds:.1f} s")
+    found = compared(runs)
+    console.print(table_of(found))
+    if given.figure:
+        draw(runs, given.figure)
+
+
+def draw(runs: list[dict[str, Any]], file: Path) -> None:
+    """alpha after every epoch, as paper Figure 3: a panel for each data set and L_MM, learning rate 0.01."""
+    from matplotlib.figure import Figure
+
+    frame = pd.DataFrame([run for run in runs if run["rate"] == 0.01 and run["rule"] in RULES])
+    panels = list(frame.groupby(["data", "matching"]))
+    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, ((data, matching), group) in zip(axes, panels, strict=True):
+        for rule, of_rule in group.groupby("rule"):
+            curve = pd.DataFrame(of_rule["alpha"].tolist()).mean()
+            axis.plot(range(1, len(curve) + 1), curve, label=rule)
+        axis.set(title=f"{data}, {matching}", xlabel="epoch", ylim=(0, 1))
+    axes[0].set_ylabel("alpha")
+    axes[-1].legend(fontsize=7)
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

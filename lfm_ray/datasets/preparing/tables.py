@@ -1,0 +1,56 @@
+"""Manifests as files: CSV, and Parquet whose media may lie in the table itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.arrow_files import ArrowFile
+from lfm_ray.errors import UserError
+
+
+def read_table(path: Path, kinds: Mapping[str, Kind], others: Collection[str]) -> pd.DataFrame:
+    """A CSV or Parquet file; bytes and arrays in Parquet stay there, as `Embedded`.
+
+    kinds: modality -> kind. others: columns that are read where they are there; the rest of a Parquet file is
+    left out, and that of a CSV file comes along.
+
+    Raises:
+        UserError: the file cannot be read, or a column's type is none that it can have.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return arrow_table(ArrowFile(path), kinds, others)
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        raise UserError(f"{path}: a manifest is a .csv or .parquet file; datasets can be a .tar, or a folder")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: the manifest is empty") from None
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def arrow_table(file: ArrowFile, kinds: Mapping[str, Kind], others: Collection[str]) -> pd.DataFrame:
+    """The modalities that a Parquet or Arrow file has, and its other columns of these names.
+
+    Without any modality the columns are all empty, but known by name.
+
+    Raises:
+        UserError: a column's type is none that it can have, or its name occurs twice.
+    """
+    names = file.schema.names
+    if any(name not in names for name in kinds):
+        return pd.DataFrame(columns=pd.Index(names))  # its check says what is missing
+    file.check_columns([*kinds, *others])
+    plain = [name for name in names if name not in kinds and name in others]
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    table = file.frame([*plain, *texts])
+    for name, kind in kinds.items():
+        if kind != "text":
+            table[name] = pd.Series(file.media(name, kind), dtype=object, index=table.index if len(table) else None)
+    return table
