@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ import pandas as pd
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.preparing import splits
+from lfm_ray.datasets.preparing.tables import check_columns, read_table
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
@@ -106,7 +105,7 @@ def read_manifest(
     """
     path = Path(path)
     check_kinds(kinds)
-    table = _read_table(path, _used(kinds, group))
+    table = read_table(path, _used(kinds, group))
     return check_manifest(path, table, kinds, limit=limit, seed=seed, group=group, allow_outside=allow_outside)
 
 
@@ -139,7 +138,7 @@ def check_manifest(
     Raises:
         UserError: see `read_manifest`.
     """
-    _check_columns(path, table, _used(kinds, group))
+    check_columns(path, table, _used(kinds, group))
     given, order = table, classes or _categories(table)
     groups = _groups(path, table, group)
     table = _as_text(path, table, list(kinds)).assign(row=range(len(table)))
@@ -195,56 +194,9 @@ def check_manifest(
     )
 
 
-def _read_table(path: Path, used: Collection[object]) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            _refuse_twice(path, pyarrow.parquet.read_schema(path).names)  # of which pandas reads none
-            return pd.read_parquet(path)
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                _refuse_twice(path, next(csv.reader(file), []), used)  # of which pandas renames the second
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-            if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first fields for names of the rows
-                raise UserError(f"{path}: its rows have more fields than its first line has names")
-            return table
-        raise UserError(f"{path}: a manifest is a .csv or .parquet file")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: the manifest is empty") from None
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _refuse_twice(path: Path, names: Iterable[object], used: Collection[object] | None = None) -> None:
-    """Refuses columns that are there twice. used: those that matter; None: all."""
-    for name, count in Counter(map(str, names)).items():
-        if count > 1 and (used is None or name in used):
-            raise UserError(f"{path}: has {count} columns named {name!r}; rename or remove all but one")
-
-
 def _used(kinds: Mapping[str, Kind], group: str | None) -> set[object]:
     """The columns of a table that are read, if it has them."""
     return {*kinds, *RESERVED, *(f"{name}.{time}" for name in kinds for time in TIMES), group}
-
-
-def _check_columns(path: Path, table: pd.DataFrame, used: Collection[object]) -> None:
-    """Refuses columns that are there twice, and what is no text, number or date in a column that is read."""
-    _refuse_twice(path, table.columns, used)
-    for name in [name for name in table if name in used]:
-        for value in table[name] if table[name].dtype == object else ():
-            if isinstance(value, bytes | bytearray | memoryview):
-                what, instead = "bytes", "write each into a file, and its path into the table"
-            elif isinstance(value, Mapping):
-                keys = ", ".join(map(str, value))[:60]
-                what, instead = f"structs ({keys})", "write what they hold into files, and the paths into the table"
-            elif isinstance(value, Collection) and not isinstance(value, str):
-                what, instead = "lists", "a row has one file, one text or one label there"
-            else:
-                continue
-            raise UserError(f"{path}: its column {name!r} holds {what}; {instead}")
 
 
 def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
