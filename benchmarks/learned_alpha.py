@@ -28,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from progress import begin
 from rich.console import Console
 from rich.table import Table
 
@@ -43,14 +44,6 @@ CONSTANTS = [i / 10 for i in range(10)]
 MATCHING, RATES = ("js", "infonce"), (0.003, 0.03, 0.01)
 EPOCHS = 20
 DECAY = 0.9  # of the running mean square
-
-
-class Sign(Learned):
-    """alpha moves by eta_alpha, up or down."""
-
-    def slope(self, gradient: AlphaGradient) -> float:
-        """The sign."""
-        return math.copysign(1.0, gradient.value)
 
 
 class RootMeanSquare(Learned):
@@ -76,11 +69,11 @@ class Logit(Learned):
 
 RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
     "plain 0.01": (Learned, {"update": "plain", "eta_alpha": 0.01}),
-    "cosine 0.05": (Learned, {"eta_alpha": 0.05}),
-    "cosine 0.1": (Learned, {"eta_alpha": 0.1}),
-    "cosine 0.2": (Learned, {"eta_alpha": 0.2}),
-    "cosine 0.1 inner": (Learned, {"eta_alpha": 0.1, "outer": "inner"}),
-    "sign 0.03": (Sign, {"eta_alpha": 0.03}),
+    "cosine 0.05": (Learned, {"update": "cosine", "eta_alpha": 0.05}),
+    "cosine 0.1": (Learned, {"update": "cosine", "eta_alpha": 0.1}),
+    "cosine 0.2": (Learned, {"update": "cosine", "eta_alpha": 0.2}),
+    "cosine 0.1 inner": (Learned, {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
+    "sign 0.03": (Learned, {"eta_alpha": 0.03}),
     "rms 0.03": (RootMeanSquare, {"eta_alpha": 0.03}),
     "logit 0.5": (Logit, {"eta_alpha": 0.5}),
 }
@@ -176,6 +169,7 @@ def main() -> None:
     known = {tuple(run[key] for key in keys) for run in runs}
     folders = {folder.name: folder for folder in given.data}
     todo = [job for job in jobs(given.data, given.seeds, given.only or list(RULES)) if tuple(job.values()) not in known]
+    begin(f"hours on one core for three data sets, a few seconds for each of {len(todo)} runs")
     if todo:
         console.print(f"{len(todo)} runs of {EPOCHS} epochs, a few seconds each")
     for number, job in enumerate(todo, start=1):

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import make_combinations
+
 from lfm_ray.methods import METHODS, Method
 
 PAGE = Path(__file__).parent / "methods.md"
@@ -28,7 +30,8 @@ Made from the code by `python docs/make_methods.py`. Each method is one file in 
 `--set method.SETTING=VALUE`. Every method but those marked can be combined with L_MM by alpha.
 `python benchmarks/methods.py` measures what a step of each costs. How each was compared with its authors' code:
 `tests/parity/README.md`. "Changes" lists the hooks of `lfm_ray.methods.Method` that a method overrides. "Passes" are
-those of each encoder in a training step, forward and backward, at most; m is the number of modalities.
+those of each encoder in a training step, forward and backward, at most; m is the number of modalities. "Targets" are
+what rows are labelled with: classes, or [several labels or a number](data.md#several-labels-or-a-number) as well.
 """
 
 
@@ -37,10 +40,11 @@ def page() -> str:
     classes = {name: METHODS[name] for name in METHODS}
     lines = [
         HEAD,
-        "| method | | changes | passes | modalities | fusion heads | source |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | | changes | passes | modalities | targets | fusion heads | source |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(name, method) for name, method in classes.items()]
+    lines += ["", *make_combinations.section()]
     for name, method in classes.items():
         lines += ["", f"## {name}", "", *_body(method)]
     return "\n".join(lines) + "\n"
@@ -57,6 +61,7 @@ def _row(name: str, method: type[Method]) -> str:
         ", ".join(changes) or "-",
         ", ".join(method.passes),
         modalities,
+        "classes" if method.only_classes else "any, see below" if _own(method, "check_target") else "any",
         heads,
         method.source,
     ]

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lfm_ray.config import RunConfig
-    from lfm_ray.datasets.kinds import Kind
+    from lfm_ray.datasets.kinds import Kind, TargetKind
     from lfm_ray.datasets.shards import Shards
     from lfm_ray.export.predictor import Predictor
     from lfm_ray.report.loaded_run import LoadedRun
@@ -71,6 +71,7 @@ def prepare(
     config: Folder | None = None,
     skip_bad: bool = False,
     group: str | None = None,
+    target: TargetKind = "classes",
     allow_outside: bool = False,
     address: str | None = None,
     progress: bool = True,
@@ -90,12 +91,14 @@ def prepare(
             file or a folder of frames, a feature a .npy file. A modality is named like its column.
         dataset: instead of a manifest, a dataset of the field that has a card, such as "crema_d".
         folders: instead of a manifest, a folder that has one for each class, or for each split and class.
-        label: the column of the classes.
+        label: the column of the labels.
         root: of `dataset`, its raw folder; of a data frame, where relative paths start (default: here).
         settings: of `lfm_ray.datasets.preparing.config.PrepareConfig`, such as {"audio.sample_rate": 8000}.
         config: a YAML file of such settings.
         skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
         group: of a manifest without `split`, a column whose equal values, such as a speaker's, stay in one split.
+        target: what `label` is: a class, several labels such as "dog;rain" or a list of them ("multilabel"), or a
+            number ("regression").
         allow_outside: read media outside the manifest's folder (of a data frame: outside `root`) too.
         address: a Ray cluster; None: this machine.
 
@@ -115,7 +118,7 @@ def prepare(
         Path(manifest) if isinstance(manifest, str) else manifest,
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
         out=Path(out), dataset=dataset, root=_path(root), folders=_path(folders), label=label, settings=settings,
-        config=_path(config), skip_bad=skip_bad, group=group, allow_outside=allow_outside,
+        config=_path(config), skip_bad=skip_bad, group=group, target=target, allow_outside=allow_outside,
         address=address, progress=progress,
     )  # fmt: skip
     return shards

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import get_args
 
 from lfm_ray.cli import parser, run, storage_folder, typed
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.errors import UserError
 from lfm_ray.resources import DATA, SPACES, shipped_names
 
@@ -56,8 +56,8 @@ def main() -> None:
     shards, made = prepare(
         given.manifest, {kind: getattr(given, kind) for kind in get_args(Kind)}, out=given.out, dataset=given.dataset,
         root=given.root, folders=given.folders, label=given.label, settings=given.overrides,
-        config=given.config, skip_bad=given.skip_bad, group=given.group, allow_outside=given.allow_outside,
-        address=given.address, progress=True,
+        config=given.config, skip_bad=given.skip_bad, group=given.group, target=given.target,
+        allow_outside=given.allow_outside, address=given.address, progress=True,
     )  # fmt: skip
     state = "is ready" if made else "was ready already, nothing to do"
     console.print(f"{given.out} {state}: {summary(shards.card)}")
@@ -83,13 +83,15 @@ def arguments() -> Namespace:
         add(f"--{kind}", metavar="COLUMN", action="append", nargs="?", const=kind, default=[],
             help=f"a column of {kind}; repeatable; default: {kind}")  # fmt: skip
     add("--folders", metavar="ROOT", type=Path, help="instead of a manifest: ROOT/CLASS/FILE or ROOT/SPLIT/CLASS/FILE")
-    add("--label", metavar="COLUMN", default="label", help="the column of the classes; default: label")
+    add("--label", metavar="COLUMN", default="label", help="the column of the labels; default: label")
     add("--dataset", metavar="NAME",
         help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or a card's .yaml")  # fmt: skip
     add("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     add("--out", metavar="FOLDER", type=Path, help="where the shards go")
     add("--group", metavar="COLUMN",
         help="without a column split: rows that agree in this one, such as a speaker, get the same split")  # fmt: skip
+    add("--target", choices=get_args(TargetKind), default="classes",
+        help="what label is: one class (the default), several labels such as dog;rain, or a number")  # fmt: skip
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")
     add("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     add("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")

@@ -1,4 +1,4 @@
-"""The kinds of modality, how their files are named, and the ways in which shards can store them."""
+"""The kinds of modality, how their files are named, how shards can store them, and the kinds of target."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 Kind = Literal["audio", "image", "video", "text", "feature"]
 Storage = Literal["tensor", "waveform", "jpeg"]
+TargetKind = Literal["classes", "multilabel", "regression"]
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".caf", ".wma"),

@@ -12,7 +12,10 @@ import pandas as pd
 from rich.table import Table
 
 from lfm_ray.files import write_atomically
+from lfm_ray.models.directions import leading
 from lfm_ray.report.cells import latex, markdown, measured
+from lfm_ray.report.cost_cells import cost_columns
+from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
 from lfm_ray.search.selection import COMPARED
@@ -22,10 +25,13 @@ from lfm_ray.training.run_folder import read_confusions, read_epochs
 
 # Metrics shown in per cent.
 PER_CENT = (
-    "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy", "accuracy_gap", "unimodal_accuracy",
-    "probe_map",
+    "accuracy", "map", "macro_f1", "micro_f1", "balanced_accuracy", "worst_class_accuracy", "accuracy_gap", "map_gap",
+    "unimodal_accuracy", "unimodal_map", "probe_map", "shapley", "shapley_gap", "preferred", "missing_accuracy",
+    "calibration_error",
 )  # fmt: skip
 ACCURACY_ALONE = (FUSED_ACCURACY,)
+BESIDE = {"accuracy": (), "map": ("fused/micro_f1", "fused/macro_f1"), "correlation": ("fused/mae",)}
+"""Leading metric -> others that tables show with it; the balanced accuracy is shown as `balanced`."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,13 @@ class Confirmed:
 
 
 def confirm_frame(confirmed: list[Confirmed], seeds: list[int]) -> pd.DataFrame:
-    """One row per confirmation run: sweep, trial, strategy, selected_by, seed, metrics."""
+    """One row per confirmation run: sweep, trial, strategy, selected_by, seed, metrics, costs."""
     return pd.DataFrame(
         [
             {"sweep": one.sweep.folder.name, "trial": one.trial.number, "strategy": one.trial.strategy}
             | {"selected_by": one.selected_by, "seed": seed}
             | read_epochs(folder)[-1]
+            | cost_columns(folder)
             for one in confirmed
             for seed, folder in zip(seeds, one.folders, strict=True)
         ]
@@ -60,20 +67,21 @@ def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] =
 
     Over seeds: mean, standard deviation and 95 % interval of the fused accuracy; mean and standard
     deviation of each modality's accuracy and of the metrics of the objective; the mean accuracy gap, and the
-    mean balanced accuracy of the fusion.
+    mean balanced accuracy of the fusion. Of other targets, MAP or the correlation takes the accuracy's place, beside
+    F1 or the MAE.
     """
-    rows = []
+    rows, lead = [], leading(frame, split)
     for group in _groups(frame):
         row: dict[str, object] = dict(group.iloc[0][["sweep", "trial", "strategy"]])
         for name in measured(frame, split):
-            values = 100 * group[f"{split}/{name}/accuracy"]
+            values = _scale(lead) * group[f"{split}/{name}/{lead}"]
             row |= {name: values.mean(), f"{name} std": values.std()}
             if name == "fused":
                 row["low"], row["high"] = interval(values.to_numpy())
-        row["gap"] = 100 * group[f"{split}/accuracy_gap"].mean()
+        row["gap"] = _scale(lead) * group[f"{split}/{lead}_gap"].mean()
         if (balanced := f"{split}/fused/balanced_accuracy") in group:  # earlier runs have none
             row["balanced"] = 100 * group[balanced].mean()
-        for metric in _metrics(objective)[1:]:
+        for metric in _further(lead, objective):
             values = _scale(metric) * group[f"{split}/{metric}"]
             row |= {metric: values.mean(), f"{metric} std": values.std()}
         rows.append(row)
@@ -93,7 +101,7 @@ def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[st
     rows: list[dict[str, object]] = []
     compared = [
         (metric, name, group)
-        for metric in _metrics(objective)
+        for metric in _metrics(leading(frame, split), objective)
         for name in best
         for group, strategy in zip(groups, strategies, strict=True)
         if strategy not in COMPARED or (name == "alpha = 0" and group is best.get("heuristic"))
@@ -113,22 +121,25 @@ def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[st
 def tables(
     frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE
 ) -> dict[str, pd.DataFrame]:
-    """Title -> cells as text, for the terminal, Markdown and LaTeX."""
+    """Title -> cells as text, for the terminal, Markdown and LaTeX; `note_of` explains some of them."""
     figures, differences = summary(frame, split, objective), comparisons(frame, split, objective)
-    seeds = frame["seed"].nunique()
+    seeds, lead = frame["seed"].nunique(), leading(frame, split)
+    digits = _digits(lead)
     identity = ["sweep", "trial", "strategy"]
     shown = figures[identity].astype(str)
     for name in measured(frame, split):
-        shown[name] = [f"{value:.1f}" for value in figures[name]]
+        shown[name] = [f"{value:.{digits}f}" for value in figures[name]]
         if name == "fused":
-            shown[name] = [spread(*pair) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
-            shown["95 %"] = [_range(*pair) for pair in zip(figures["low"], figures["high"], strict=True)]
+            shown[name] = [spread(*pair, digits) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
+            pairs = zip(figures["low"], figures["high"], strict=True)
+            shown["95 %"] = [_range(*pair, digits=digits) for pair in pairs]
     for name in [one for one in ("gap", "balanced") if one in figures]:
-        shown[name] = [f"{value:.1f}" for value in figures[name]]
-    for metric in [one for one in _metrics(objective)[1:] if one != "accuracy_gap"]:
+        shown[name] = [f"{value:.{digits}f}" for value in figures[name]]
+    for metric in [one for one in _further(lead, objective) if one != f"{lead}_gap"]:
         pairs = zip(figures[metric], figures[f"{metric} std"], strict=True)
         shown[metric_name(metric)] = [spread(*pair, _digits(metric)) for pair in pairs]
-    result = {f"{split} accuracy in %, mean ± std over {seeds} seeds": shown}
+    unit = " in %" if _scale(lead) == 100 else ""
+    result = {f"{split} {metric_name(lead)}{unit}, mean ± std over {seeds} seeds": shown}
     for metric, of_metric in differences.groupby("metric", sort=False) if len(differences) else []:
         unit, digits = "points" if _scale(metric) == 100 else "difference", _digits(metric)
         compared = of_metric[[*identity, "minus"]].astype(str)
@@ -139,7 +150,8 @@ def tables(
             compared[label] = [p_value(value) for value in of_metric[column]]
         in_points = ", in points" if unit == "points" else ""
         result[f"{metric_name(metric)} compared, seed by seed{in_points}"] = compared
-    return result
+    named = [({name: str(group[name].iloc[0]) for name in identity}, group) for group in _groups(frame)]
+    return result | measure_tables(named, split)
 
 
 def rich_table(title: str, cells: pd.DataFrame) -> Table:
@@ -147,7 +159,8 @@ def rich_table(title: str, cells: pd.DataFrame) -> Table:
     table = Table(title=title, title_justify="left")
     for name in cells:
         text = name in ("sweep", "strategy", "minus")
-        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=name != "sweep")
+        wraps = name == "sweep" or cells[name].str.contains(" / ").any()
+        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not wraps)
     for row in cells.itertuples(index=False):
         table.add_row(*row)
     return table
@@ -193,7 +206,10 @@ def write_confirmation(
     if classes is not None and len(classes):
         texts["-classes"] = classes.to_csv(index=False)
     files = {stem.with_name(f"{stem.name}{suffix}.csv"): text for suffix, text in texts.items()}
-    files[stem.with_suffix(".md")] = "\n".join(f"{title}\n\n{markdown(cells)}" for title, cells in shown.items())
+    files[stem.with_suffix(".md")] = "\n".join(
+        f"{title}\n\n{markdown(cells)}{note_of(title) and chr(10) + note_of(title) + chr(10)}"
+        for title, cells in shown.items()
+    )
     files[stem.with_suffix(".tex")] = "\n".join(latex(title, cells) for title, cells in shown.items())
     for file, text in files.items():
         write_atomically(file, text)
@@ -206,9 +222,19 @@ def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return sorted(groups, key=lambda group: float(group["selected_by"].iloc[0]))
 
 
-def _metrics(objective: Iterable[str]) -> list[str]:
-    """Fused accuracy and the other metrics of the objective, without their split."""
-    return list(dict.fromkeys(name.removeprefix("val/") for name in (FUSED_ACCURACY, *objective)))
+def _metrics(lead: str, objective: Iterable[str]) -> list[str]:
+    """The fused leading metric and the others of the objective, without their split."""
+    return list(dict.fromkeys(name.removeprefix("val/") for name in (f"val/fused/{lead}", *_of_kind(lead, objective))))
+
+
+def _further(lead: str, objective: Iterable[str]) -> list[str]:
+    """The metrics of tables beside the leading one: those of the objective, and what is usual for the targets."""
+    return list(dict.fromkeys([*_metrics(lead, objective)[1:], *BESIDE[lead]]))
+
+
+def _of_kind(lead: str, objective: Iterable[str]) -> list[str]:
+    """The objective without the accuracy that is its default, where targets have none."""
+    return [name for name in objective if lead == "accuracy" or name != FUSED_ACCURACY]
 
 
 def _scale(metric: str) -> float:

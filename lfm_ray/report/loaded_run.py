@@ -12,9 +12,11 @@ import pandas as pd
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within
+from lfm_ray.models.directions import leading
 from lfm_ray.models.metrics import class_accuracies
 from lfm_ray.settings import load, nearest
 from lfm_ray.storage import fetch, shown
+from lfm_ray.training.costs import Costs, read_costs
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,
@@ -65,7 +67,8 @@ class LoadedRun:
 
     def __repr__(self) -> str:
         reached = f"epoch {len(self.epochs)} of {self.config.epochs}"
-        return f"<run {shown(self.folder)}: {reached}, val accuracy {self.metrics['val/fused/accuracy']:.3f}>"
+        lead = leading(self.metrics)
+        return f"<run {shown(self.folder)}: {reached}, val {lead} {self.metrics[f'val/fused/{lead}']:.3f}>"
 
     @property
     def best_metrics(self) -> dict[str, float]:
@@ -80,7 +83,7 @@ class LoadedRun:
             UserError: the run has not ended, or was not measured on the split, or there is no such modality.
         """
         found = read_confusions(self.folder, split)
-        if found is None:
+        if found is None or not found[1]:
             raise UserError(f"{shown(self.folder)}: has no confusion matrix of split {split}")
         classes, matrices = found
         if modality not in matrices:
@@ -113,6 +116,11 @@ class LoadedRun:
         schedule, T = self.fitted.alpha, self.config.epochs
         squares = [(schedule.alpha(t, T) - alpha) ** 2 for t, alpha in enumerate(self.epochs["alpha"], start=1)]
         return math.sqrt(sum(squares) / len(squares))
+
+    @property
+    def costs(self) -> Costs | None:
+        """Parameters, operations, time and memory of a step; None if the run has not ended."""
+        return read_costs(self.folder)
 
     @property
     def profile(self) -> dict[str, Any] | None:

@@ -3,18 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.evaluation import confusions, evaluate, metric_names
 from lfm_ray.models.metrics import (
     average_precisions,
     class_accuracies,
     classification_metrics,
     confusion,
-    confusions,
-    evaluate,
     macro_f1,
     mean_average_precision,
-    metric_names,
     modality_gap,
     probe_scores,
 )
@@ -84,7 +83,9 @@ def test_evaluate_reports_each_modality_and_the_gaps() -> None:
 def test_the_probe_predicts_each_row_from_a_fit_to_the_others() -> None:
     random = np.random.default_rng(0)
     audio, image, labels = random.normal(size=(15, 3)), 2 + random.normal(size=(15, 2)), np.arange(15) % 3
-    found = probe_scores({"audio": torch.tensor(audio), "image": torch.tensor(image)}, torch.tensor(labels), 0.1)
+    found = probe_scores(
+        {"audio": torch.tensor(audio), "image": torch.tensor(image)}, F.one_hot(torch.tensor(labels)), 0.1
+    )
     x = np.concatenate([audio, image], axis=1)
     x, y = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6), np.eye(3)[labels]
     for i in range(15):  # the definition: minimise |x w + b - y|^2 + 0.1 * 15 |w|^2 over the other rows
@@ -100,9 +101,11 @@ def test_the_probe_sees_what_was_learnt_and_is_not_fooled_by_many_features() -> 
     labels = torch.arange(200) % 2
     noise = torch.randn(200, 64, generator=generator)
     told = {"audio": noise, "image": labels[:, None] + 0.1 * noise[:, :1]}
-    assert mean_average_precision(probe_scores(told, labels), labels.numpy()) > 0.99
-    assert mean_average_precision(probe_scores({"audio": noise}, labels), labels.numpy()) < 0.65  # chance is 0.5
-    constant = probe_scores({"audio": torch.ones(200, 4)}, labels)
+    assert mean_average_precision(probe_scores(told, F.one_hot(labels)), labels.numpy()) > 0.99
+    assert (
+        mean_average_precision(probe_scores({"audio": noise}, F.one_hot(labels)), labels.numpy()) < 0.65
+    )  # chance is 0.5
+    constant = probe_scores({"audio": torch.ones(200, 4)}, F.one_hot(labels))
     assert np.isfinite(constant).all()
 
 
@@ -124,21 +127,23 @@ def test_embeddings_that_cancel_out_have_no_centroid_of_length_one() -> None:
 
 
 def test_every_metric_of_an_evaluation_worked_out_by_hand() -> None:
-    """Four samples of two classes; audio has one of class 1 wrong, by the logits (ln 3, 0)."""
+    """Four samples of two classes; audio has one of class 1 wrong, by the logits (ln 1.5, 0)."""
     labels = torch.tensor([0, 0, 1, 1])
     sure = float(torch.tensor(4.0).log())
     right = torch.tensor([[sure, 0.0], [sure, 0.0], [0.0, sure], [0.0, sure]])  # probabilities 4/5 and 1/5
     audio = right.clone()
-    audio[2] = torch.tensor([float(torch.tensor(3.0).log()), 0.0])  # 3/4 and 1/4
+    audio[2] = torch.tensor([float(torch.tensor(1.5).log()), 0.0])  # 3/5 and 2/5
     embeddings = {"audio": torch.eye(2)[labels], "image": torch.eye(2)[labels]}
     found = evaluate(right, Outputs(right, {"audio": audio, "image": right}, embeddings), labels)
     assert list(found) == metric_names(["audio", "image"])
     perfect = {"loss": np.log(5 / 4), "accuracy": 1.0, "map": 1.0, "macro_f1": 1.0}
-    perfect |= {"balanced_accuracy": 1.0, "worst_class_accuracy": 1.0}
-    # Ranked for class 0: 4/5, 4/5, 3/4, 1/5; for class 1: 4/5, 1/4, 1/5, 1/5. F1: 4/5 and 2/3.
+    perfect |= {"balanced_accuracy": 1.0, "worst_class_accuracy": 1.0, "calibration_error": 1 / 5}
+    # Ranked for class 0: 4/5, 4/5, 3/5, 1/5; for class 1: 4/5, 2/5, 1/5, 1/5. F1: 4/5 and 2/3.
+    # Calibration: three confidences of 4/5 are right, one of 3/5 is not.
     one_wrong = {
-        "loss": (3 * np.log(5 / 4) + np.log(4)) / 4, "accuracy": 0.75, "map": 1.0, "macro_f1": (4 / 5 + 2 / 3) / 2,
+        "loss": (3 * np.log(5 / 4) + np.log(5 / 2)) / 4, "accuracy": 0.75, "map": 1.0, "macro_f1": (4 / 5 + 2 / 3) / 2,
         "balanced_accuracy": 0.75, "worst_class_accuracy": 0.5,
+        "calibration_error": (3 / 5 + 3 / 5) / 4,
     }  # fmt: skip
     expected = {f"{name}/{key}": value for name in ("fused", "image") for key, value in perfect.items()}
     expected |= {f"audio/{key}": value for key, value in one_wrong.items()}
@@ -152,13 +157,13 @@ def test_the_probe_of_one_feature_worked_out_by_hand() -> None:
     H, y = 1 / 4 + np.outer(x, x) / 5.2, np.eye(2)[labels.numpy()]
     expected = y - (y - H @ y) / (1 - np.diag(H))[:, None]
     embeddings = {"audio": torch.tensor([[2.0], [2.0], [8.0], [8.0]])}
-    assert probe_scores(embeddings, labels) == pytest.approx(expected, abs=1e-5)
+    assert probe_scores(embeddings, F.one_hot(labels)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_level_of_equal_embeddings_is_that_of_the_other_rows() -> None:
     """All embeddings alike: each row is predicted by the frequencies of the classes in the others, 2 of 3 or 1 of 3."""
     labels = torch.tensor([0, 1, 0, 1])
-    found = probe_scores({"audio": torch.full((4, 3), 7.0)}, labels)
+    found = probe_scores({"audio": torch.full((4, 3), 7.0)}, F.one_hot(labels))
     own, other = 1 / 3, 2 / 3
     assert found == pytest.approx(np.array([[own, other], [other, own]] * 2), abs=1e-6)
 

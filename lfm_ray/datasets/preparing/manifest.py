@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.preparing import row_checks, splits
 from lfm_ray.datasets.preparing.embedded import Embedded
+from lfm_ray.datasets.preparing.labels import LABELS, Labels, joined
 from lfm_ray.datasets.preparing.row_checks import SPLITS, TIMES
-from lfm_ray.datasets.preparing.tables import read_table
+from lfm_ray.datasets.preparing.tables import read_table, refuse_twice
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
@@ -30,14 +30,14 @@ RESERVED = ("id", "label", "split", "start", "end")
 class Row:
     """One sample.
 
-    label: index into the classes; values: modality -> path of the file, where it lies in another one, or the text
-    itself;
-    start, end: the clip within an audio or video file, in seconds; None: the file's own start or end.
+    label: index into the classes, or what `lfm_ray.datasets.targets` says of other targets; values: modality -> path
+    of the file, where it lies in another one, or the text itself; start, end: the clip within an audio or video file,
+    in seconds; None: the file's own start or end.
     clips: modality -> start and end of its own.
     """
 
     id: str
-    label: int
+    label: int | float | np.ndarray
     values: Mapping[str, str | Embedded]
     start: float | None = None
     end: float | None = None
@@ -59,7 +59,7 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked manifest: modality -> kind, the classes in order, and the rows of each split in order.
+    """A checked manifest: modality -> kind, the classes or labels in order, and the rows of each split in order.
 
     bad: the rows that cannot be used and are in no split. fingerprint: sha256 of everything that the
     manifest says about the others, and of the sizes of their media files.
@@ -71,6 +71,7 @@ class Manifest:
     splits: dict[str, list[Row]]
     bad: list[BadRow]
     fingerprint: str
+    target: TargetKind = "classes"
 
 
 def read_manifest(
@@ -82,6 +83,7 @@ def read_manifest(
     label: str = "label",
     group: str | None = None,
     allow_outside: bool = False,
+    target: TargetKind = "classes",
 ) -> Manifest:
     """Reads and checks a manifest.
 
@@ -98,6 +100,7 @@ def read_manifest(
         label: the column of the classes.
         group: column of a table without `split` whose equal values, such as a speaker's, stay in one split.
         allow_outside: accept media outside the manifest's folder, which someone else's table should not name.
+        target: what `label` is: a class, several labels such as `dog;rain` (multilabel), or a number (regression).
 
     Raises:
         UserError: something is wrong with the table as a whole. Bad rows are left out of the splits
@@ -105,11 +108,12 @@ def read_manifest(
     """
     path = Path(path)
     check_kinds(kinds)
-    times = [f"{name}.{time}" for name in kinds for time in TIMES]
-    table = read_table(path, kinds, [*RESERVED, *times, label, *([group] if group else [])])
+    others = [str(name) for name in _used(kinds, label, group) - {*kinds, None}]
+    table = read_table(path, kinds, others, [label] if target == "multilabel" else [])
     return check_manifest(
-        path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside
-    )
+        path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside,
+        target=target,
+    )  # fmt: skip
 
 
 def check_kinds(kinds: Mapping[str, Kind]) -> None:
@@ -135,6 +139,7 @@ def check_manifest(
     allow_outside: bool = False,
     folder: Path | None = None,
     unread: Sequence[BadRow] = (),
+    target: TargetKind = "classes",
 ) -> Manifest:
     """`read_manifest` for a table in memory; `path` appears in messages.
 
@@ -149,11 +154,13 @@ def check_manifest(
         first = unread[0]
         raise UserError(f"{path}: no sample in it can be read; the first: {first.id}: {first.reason}")
     folder = _normal(path.absolute().parent if folder is None else folder.absolute())
+    refuse_twice(path, table.columns, _used(kinds, label, group))
     table = _with_label(path, table, label)
+    labels = LABELS[target]
     given, order = table, classes or _categories(table)
     groups = _groups(path, table, group)
     table = _as_text(path, table, list(kinds)).assign(row=range(len(table)))
-    table["label"] = [_text(value, strip=False) for value in given["label"]]
+    table["label"] = [_label(value, target) for value in given["label"]]
     bad = list(unread)
 
     def without(problems: Iterable[row_checks.Problem]) -> pd.DataFrame:
@@ -163,15 +170,16 @@ def check_manifest(
             bad.append(BadRow(table.at[number, "id"] or f"row {number}", column, str(table.at[number, column]), reason))
         return table.drop(index=list(found)).reset_index(drop=True)
 
-    table = without(row_checks.not_text(given[[name for name in table if name in given]]))
+    may_be_lists = ["label"] if target == "multilabel" else []
+    table = without(row_checks.not_text(given[[n for n in table if n in given and n not in may_be_lists]]))
     table = without(row_checks.empty_fields(table))
-    table = without(row_checks.wrong_labels(table))
+    table = without(labels.wrong(table["label"]))
     if "split" not in table:
-        labels = list(table["label"])
+        strata = labels.strata(list(table["label"]))
         table["split"] = (
-            splits.stratified(labels, seed)
+            splits.stratified(strata, seed)
             if groups is None
-            else splits.grouped(labels, [groups[number] for number in table["row"]], seed)
+            else splits.grouped(strata, [groups[number] for number in table["row"]], seed)
         )
     table = without(row_checks.wrong_splits(table))
     table = without(row_checks.repeated_ids(table))
@@ -179,7 +187,7 @@ def check_manifest(
     if classes is not None:
         table = without(row_checks.unknown_classes(table, classes))
     table = _keep(table, limit or {}, seed)
-    table = without(row_checks.classes_not_in_train(table))
+    table = without(labels.not_in_train(table["label"], table["split"]))
     if not allow_outside:
         table = without(_outside(table, kinds, folder))
     files = _media_files(table, kinds, folder)
@@ -194,15 +202,19 @@ def check_manifest(
     files, sizes = files[there].reset_index(drop=True), sizes[there]
     table = table.drop(columns="row")
     _check_features(path, files, kinds)
-    found_classes = _classes(path, table, bad, order)
+    because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
+    _check_splits(path, table, because)
+    found_classes = labels.classes(path, list(table["label"][table["split"] == "train"]), order, because)
     content = [dict(kinds), table.to_dict("list"), sizes.to_dict("list")]
+    content += [] if target == "classes" else [{"target": target}]
     return Manifest(
         path=path,
         kinds=dict(kinds),
         classes=found_classes,
-        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes),
+        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes, labels),
         bad=bad,
         fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True, default=_short).encode()).hexdigest(),
+        target=target,
     )
 
 
@@ -213,6 +225,11 @@ def _with_label(path: Path, table: pd.DataFrame, label: str) -> pd.DataFrame:
     if label not in table:
         raise UserError(f"--label {label}: {path} has no such column{nearest_column(label, table)}")
     return table.drop(columns="label", errors="ignore").rename(columns={label: "label"})
+
+
+def _used(kinds: Mapping[str, Kind], label: str, group: str | None) -> set[object]:
+    """The columns of a table that are read, if it has them."""
+    return {*kinds, *RESERVED, *(f"{name}.{time}" for name in kinds for time in TIMES), label, group}
 
 
 def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
@@ -228,6 +245,10 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
     if "id" not in table:
         table["id"] = [str(number) for number in range(len(table))]
     return pd.DataFrame({str(name): [_text(value) for value in table[name]] for name in table})
+
+
+def _label(value: object, target: TargetKind) -> str:
+    return str(_text(joined(value) if target == "multilabel" else value, strip=False))
 
 
 def nearest_column(name: str, table: Iterable[Any]) -> str:
@@ -265,39 +286,11 @@ def _groups(path: Path, table: pd.DataFrame, group: str | None) -> list[str] | N
     return [_text(value) for value in table[group]]
 
 
-def _classes(path: Path, table: pd.DataFrame, bad: Sequence[BadRow], order: Sequence[str] | None) -> list[str]:
-    """The classes of the train split, in order.
-
-    Raises:
-        UserError: there are no rows to train or validate on, there is just one class, or two look alike.
-    """
-    because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
+def _check_splits(path: Path, table: pd.DataFrame, because: str) -> None:
+    """Raises a UserError unless there are rows to train and to validate on."""
     for split in ("train", "val"):
         if not (table["split"] == split).any():
             raise UserError(f"{path}: no row is in split {split!r}; training needs train and val{because}")
-    classes = set(table["label"][table["split"] == "train"])
-    if len(classes) < 2:
-        raise UserError(f"{path}: all labels are {classes.pop()!r}; a classifier needs at least two classes{because}")
-    looks: dict[str, str] = {}
-    for label in sorted(classes):
-        other = looks.setdefault(_look(label), label)
-        if other != label:
-            raise UserError(
-                f"{path}: the labels {other!r} and {label!r} differ only in how they are written; make them one, or"
-                " rename one"
-            )
-    if order:
-        return [name for name in order if name in classes]
-    try:
-        return sorted(classes, key=lambda label: (float(label), label))
-    except ValueError:
-        return sorted(classes)
-
-
-def _look(label: str) -> str:
-    """What a reader takes a label for: without case, width, accents of encoding and invisible characters."""
-    visible = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
 
 
 def _check_features(path: Path, files: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
@@ -310,14 +303,15 @@ def _check_features(path: Path, files: pd.DataFrame, kinds: Mapping[str, Kind]) 
             )
 
 
-def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str]) -> dict[str, list[Row]]:
+def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str], labels: Labels) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS if (table["split"] == split).any()}
     index = {name: number for number, name in enumerate(classes)}
     for fields in table.to_dict("records"):
         start, end = _clip(fields, "")
         own = [name for name in modalities if any(f"{name}.{time}" in fields for time in TIMES)]
         values, clips = {name: fields[name] for name in modalities}, {name: _clip(fields, f"{name}.") for name in own}
-        rows[fields["split"]].append(Row(fields["id"], index[fields["label"]], values, start, end, clips))
+        label = labels.stored(fields["label"], index)
+        rows[fields["split"]].append(Row(fields["id"], label, values, start, end, clips))
     return rows
 
 
@@ -355,13 +349,26 @@ def _outside(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> It
 
 
 def _size(file: str | Embedded) -> int:
-    """Bytes of a file or of a folder of frames, or -1 if there is none."""
+    """Bytes of a file or of a folder of frames, or -1 if there is none.
+
+    Of frames that cannot be looked at, such as links to nothing, the link itself counts; decoding them says more.
+    """
     if isinstance(file, Embedded):
         return file.size
-    found = Path(file)
-    if found.is_dir():  # the frames of a clip
-        return sum(frame.stat().st_size for frame in found.iterdir())
-    return found.stat().st_size if found.is_file() else -1
+    try:
+        if os.path.isdir(file):  # the frames of a clip
+            with os.scandir(file) as frames:
+                return sum(_bytes_of(frame) for frame in frames)
+        return os.stat(file).st_size if os.path.isfile(file) else -1
+    except OSError:  # such as a name that is too long, or a folder that nobody may read
+        return -1
+
+
+def _bytes_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return entry.stat(follow_symlinks=False).st_size
 
 
 def _keep(table: pd.DataFrame, limit: Mapping[str, int], seed: int) -> pd.DataFrame:

@@ -5,7 +5,6 @@ Each check goes over a table in which every field is text, and yields the rows t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -39,17 +38,6 @@ def empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
     for name in [name for name in table if name != "row" and str(name).rpartition(".")[2] not in TIMES]:
         for number in table.index[table[name] == ""]:
             yield number, name, "is empty"
-
-
-def wrong_labels(table: pd.DataFrame) -> Iterator[Problem]:
-    """No blanks around a label, and one label a row."""
-    known = set(table["label"])
-    for number, label in table["label"].items():
-        if label != label.strip():
-            yield number, "label", "has blanks at its ends, and would be a class of its own; remove them"
-        parts = [part.strip() for part in re.split(r"[;|]", label)]
-        if len(parts) > 1 and all(part in known or part.isdigit() for part in parts):
-            yield number, "label", f"looks like {len(parts)} labels; a row has one"
 
 
 def wrong_splits(table: pd.DataFrame) -> Iterator[Problem]:
@@ -100,11 +88,3 @@ def unknown_classes(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[Pro
     for number, label in table["label"].items():
         if label not in classes:
             yield number, "label", f"unknown class{nearest(label, classes)}"
-
-
-def classes_not_in_train(table: pd.DataFrame) -> Iterator[Problem]:
-    """What is not trained on cannot be validated or tested."""
-    known = set(table["label"][table["split"] == "train"])
-    for number, label in table["label"].items():
-        if known and label not in known:
-            yield number, "label", f"this class of split {table['split'][number]} does not occur in train"

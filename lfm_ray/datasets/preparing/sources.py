@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.preparing import class_folders, hugging_face, webdataset
 from lfm_ray.datasets.preparing.cards import raw_card, raw_manifest
 from lfm_ray.datasets.preparing.config import PrepareConfig
@@ -40,26 +40,27 @@ def of_manifest(
     label: str = "label",
     group: str | None = None,
     allow_outside: bool = False,
+    target: TargetKind = "classes",
 ) -> Manifest:
     """The rows of a manifest, of a dataset of Hugging Face's `datasets`, or of WebDataset's tars.
 
     root: the folder at which the relative paths of a data frame start; default the current one. Those
-    of a file start at the file's folder. label, group: see `read_manifest`.
+    of a file start at the file's folder. label, group, target: see `read_manifest`.
 
     Raises:
         UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
     """
     if isinstance(manifest, Path) and (manifest.is_dir() or ".tar" in manifest.suffixes):
-        return _of_collection(manifest, kinds, config, label, group, allow_outside)
+        return _of_collection(manifest, kinds, config, label, group, allow_outside, target)
     if isinstance(manifest, Path):
         return read_manifest(
             manifest, kinds, limit=config.limit, seed=config.seed, label=label, group=group,
-            allow_outside=allow_outside,
+            allow_outside=allow_outside, target=target,
         )  # fmt: skip
     check_kinds(kinds)
     return check_manifest(
         (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, label=label,
-        group=group, allow_outside=allow_outside,
+        group=group, allow_outside=allow_outside, target=target,
     )  # fmt: skip
 
 
@@ -77,25 +78,31 @@ def of_folders(root: Path, kinds: Mapping[str, Kind], config: PrepareConfig) -> 
 
 
 def _of_collection(
-    path: Path, kinds: Mapping[str, Kind], config: PrepareConfig, label: str, group: str | None, allow_outside: bool
+    path: Path,
+    kinds: Mapping[str, Kind],
+    config: PrepareConfig,
+    label: str,
+    group: str | None,
+    allow_outside: bool,
+    target: TargetKind,
 ) -> Manifest:
     """The rows of a tar, or of a folder that holds tars, Parquet files or Arrow files."""
     check_kinds(kinds)
     folder = path if path.is_dir() else path.parent
     tars = sorted(file for file in files_below(path) if ".tar" in file.suffixes[-2:] or file.suffix == ".tgz")
     if tars or not path.is_dir():
-        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label)
+        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label, target)
     else:
         files, unread = hugging_face.files_of(path)
         if not files and not unread:
             raise UserError(
                 f"{path}: holds no .parquet, .arrow or .tar file; a folder of files for each class is --folders {path}"
             )
-        found = hugging_face.read(path, files, kinds, label, group)
+        found = hugging_face.read(path, files, kinds, label, group, target)
         found.unread[:0] = unread
     return check_manifest(
-        path, found.table, kinds, classes=found.classes, limit=config.limit, seed=config.seed, group=group,
-        allow_outside=allow_outside, folder=folder, unread=found.unread,
+        path, found.table, kinds, classes=found.classes if target == "classes" else None, limit=config.limit,
+        seed=config.seed, group=group, allow_outside=allow_outside, folder=folder, unread=found.unread, target=target,
     )  # fmt: skip
 
 
