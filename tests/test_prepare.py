@@ -8,6 +8,7 @@ import small_shards
 from commands import run
 from prepared import in_this_process
 
+import lfm_ray
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.report.inspection import rows_beside_the_papers
 
@@ -88,6 +89,8 @@ def test_folders_of_classes_on_the_command_line(tmp_path: Path, monkeypatch: pyt
     assert done.returncode == 0, done.stderr
     assert "dog/3,sound,,the sample has only png" in (tmp_path / "out" / "bad_rows.csv").read_text()
     assert set(Shards(tmp_path / "out").card.modalities) == {"image", "sound"}
+    shards = lfm_ray.prepare(folders=tmp_path / "raw", image="photo", out=tmp_path / "api", progress=False)
+    assert list(shards.card.modalities) == ["photo"] and shards.card.classes == ["cat", "dog"]
 
 
 def test_inspect_finds_an_altered_shard(tmp_path: Path) -> None:
