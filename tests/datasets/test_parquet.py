@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from prepared import prepared
 
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.media.audio import AudioSettings
-from lfm_ray.datasets.preparing.arrow_files import ArrowFile
+from lfm_ray.datasets.preparing.arrow_files import ArrowFile, Cell
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Manifest, check_manifest, read_manifest
 from lfm_ray.errors import UserError
@@ -168,3 +169,15 @@ def test_media_never_lie_in_memory_together(tmp_path: Path, form: str) -> None:
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 16 * 2**20 and tracemalloc.get_traced_memory()[1] < 8 * 2**20
     tracemalloc.stop()
+
+
+def test_a_full_disk_is_not_the_fault_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = manifest_of(tmp_path, {"i": "image"}, i=pa.array(pictures(tmp_path)))
+
+    def full(self: Cell, target: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = PrepareConfig.model_validate({"image": {"size": 8, "channels": 1}})
+    monkeypatch.setattr(Cell, "copy_to", full)
+    with pytest.raises(UserError, match="is full; let TMPDIR name a folder with more space"):
+        prepared(manifest, config, tmp_path / "out")

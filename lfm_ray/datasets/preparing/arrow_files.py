@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class Cell(Embedded):
         """Its row and column."""
         return f"row {self.row}, {self.column}"
 
-    def copy_to(self, target: BinaryIO) -> None:
+    def copy_to(self, target: IO[bytes]) -> None:
         """Writes the bytes, or a .npy file of the numbers."""
         status = os.stat(self.file)
         try:

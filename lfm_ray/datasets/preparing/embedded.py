@@ -7,6 +7,7 @@ has no name: it needs no memory, and the operating system removes it with the pr
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import tempfile
@@ -14,7 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
+
+from lfm_ray.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _numbers = itertools.count(1)
 
@@ -32,7 +37,7 @@ class Embedded(ABC):
         """Where it is in the file, in words for a person."""
 
     @abstractmethod
-    def copy_to(self, target: BinaryIO) -> None:
+    def copy_to(self, target: IO[bytes]) -> None:
         """Writes its bytes.
 
         Raises:
@@ -54,16 +59,26 @@ def path_of(value: str | Embedded) -> Iterator[str]:
 
     Raises:
         ValueError: what is embedded cannot be read.
+        UserError: there is no space for the copy.
     """
     if isinstance(value, str):
         yield value
         return
-    with tempfile.TemporaryFile() as copy:
+    with _copy() as copy:
         try:
             value.copy_to(copy)
             copy.flush()
         except OSError as error:
-            raise ValueError(f"cannot be copied: {error.strerror or error}") from None
+            if error.errno in FULL:  # not the item's fault, and true of the next one too
+                raise UserError(f"{tempfile.gettempdir()}: is full; let TMPDIR name a folder with more space") from None
+            raise ValueError(f"cannot be read: {error.strerror or error}") from None
         number = next(_numbers)  # two copies at one descriptor are different files to those who remember files
         os.utime(copy.fileno(), ns=(number, number))
         yield f"/proc/self/fd/{copy.fileno()}"
+
+
+def _copy() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise UserError(f"no temporary file can be made: {error.strerror or error}; let TMPDIR name a folder") from None

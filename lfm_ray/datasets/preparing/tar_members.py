@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from lfm_ray.datasets.preparing.embedded import Embedded
 from lfm_ray.errors import UserError
@@ -33,7 +33,7 @@ class TarMember(Embedded):
         """Its name in the tar."""
         return self.name
 
-    def copy_to(self, target: BinaryIO) -> None:
+    def copy_to(self, target: IO[bytes]) -> None:
         """Writes its bytes, a part at a time."""
         with open(self.file, "rb") as tar:
             tar.seek(self.begin)
