@@ -98,6 +98,10 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
             assert prediction.unimodal_values["picture"] == pytest.approx(row["picture"], abs=1e-3)
             assert prediction.probabilities == {}
 
+    trained = run(tmp_path, "train", "sweeps/mine/best.yaml", "--name", "again")
+    assert trained.returncode == 0, trained.stderr
+    assert {"multilabel": "micro F1", "regression": "MAE"}[kind] in trained.stdout
+
     for refused, why in (
         (["--set", "method=ogm_ge"], "method: ogm_ge compares modalities by the probability of the class"),
         (["--set", "loss.matching=js"], "loss.matching: js compares predictions of classes"),
@@ -106,5 +110,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         ended = run(tmp_path, "train", "sweeps/mine/best.yaml", "--name", "no", *refused)
         assert ended.returncode == 2 and why in ended.stderr and len(ended.stderr.splitlines()) == 1
         assert not (tmp_path / "runs/no").exists()
+    ended = run(tmp_path, "report", "--gradcam", "sweeps/mine")
+    assert ended.returncode != 0 and "Grad-CAM explains a class" in ended.stderr, ended.stderr
     ended = run(tmp_path, "reproduce", "table1", "--data", "shards", "--trials", "1")
     assert ended.returncode == 2 and f"are of classes, not of {kind}" in ended.stderr
