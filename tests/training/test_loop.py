@@ -298,6 +298,20 @@ def test_two_processes_with_half_of_each_batch_equal_one_with_the_whole(
                 torch.testing.assert_close(rank["memory"][key], value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_equal_one_with_several_labels_and_with_numbers(
+    other_shards: Shards, tmp_path: Path, float64: None
+) -> None:
+    overrides = ["alpha.value=0.4", "epochs=3"]
+    multiprocessing.spawn(_rank, args=(str(other_shards.path), {"it": overrides}, str(tmp_path / "result")), nprocs=2)
+    one = train(other_shards, *overrides)
+    ranks = [torch.load(tmp_path / f"result-it-{rank}", weights_only=True) for rank in range(2)]
+    assert without_time(ranks[0]["history"]) == without_time(ranks[1]["history"])
+    assert without_time(ranks[0]["history"])[-1] == pytest.approx(without_time(one.history)[-1], abs=1e-5)
+    for found, weights in zip(ranks[0]["weights"], one.parameters, strict=True):
+        torch.testing.assert_close(found, weights.detach(), atol=1e-5, rtol=1e-5)
+
+
 def test_the_official_update_precedes_every_epoch_and_always_has_the_same_samples(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
