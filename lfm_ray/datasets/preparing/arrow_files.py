@@ -86,8 +86,8 @@ class ArrowFile:
     def check_columns(self, names: Sequence[str]) -> None:
         """Raises a UserError if the file has two columns of one of these names."""
         for name in names:
-            if self.schema.names.count(name) > 1:
-                raise UserError(f"{self.path}: has {self.schema.names.count(name)} columns {name!r}; rename them")
+            if (count := self.schema.names.count(name)) > 1:
+                raise UserError(f"{self.path}: has {count} columns named {name!r}; rename or remove all but one")
 
     def frame(self, columns: Sequence[str]) -> pd.DataFrame:
         """These columns, in memory; bytes are read as UTF-8.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import csv
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,13 +21,18 @@ def read_table(path: Path, kinds: Mapping[str, Kind], others: Collection[str]) -
     left out, and that of a CSV file comes along.
 
     Raises:
-        UserError: the file cannot be read, or a column's type is none that it can have.
+        UserError: the file cannot be read, a column is there twice, or its type is none that it can have.
     """
     try:
         if path.suffix == ".parquet":
             return arrow_table(ArrowFile(path), kinds, others)
         if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                refuse_twice(path, next(csv.reader(file), []), {*kinds, *others})  # of which pandas renames the second
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first fields for names of the rows
+                raise UserError(f"{path}: its rows have more fields than its first line has names")
+            return table
         raise UserError(f"{path}: a manifest is a .csv or .parquet file; datasets can be a .tar, or a folder")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
@@ -54,3 +61,10 @@ def arrow_table(file: ArrowFile, kinds: Mapping[str, Kind], others: Collection[s
         if kind != "text":
             table[name] = pd.Series(file.media(name, kind), dtype=object, index=table.index if len(table) else None)
     return table
+
+
+def refuse_twice(path: Path, names: Iterable[object], used: Collection[object]) -> None:
+    """Raises a UserError if one of the columns that are used is there twice."""
+    for name, count in Counter(map(str, names)).items():
+        if count > 1 and name in used:
+            raise UserError(f"{path}: has {count} columns named {name!r}; rename or remove all but one")
