@@ -224,7 +224,9 @@ def sharing(raw: Path, temporary: Path) -> None:
 def preparing(raw: Path, temporary: Path) -> None:
     """Peak memory and speed of the job on few and on many rows."""
     columns = {"rows": 14, "rows / s": 8, "peak memory, MiB": 16, "of that beside Ray's own": 24}
-    table = RunningTable(columns, "prepare: 3 s of sound and one image a row; the first row, and the last ones, by medians")
+    table = RunningTable(
+        columns, "prepare: 3 s of sound and one image a row; the first row, and the last ones, by medians"
+    )
     found = []
     # The first one starts Ray's workers, and does not count; of the short ones, before and after the long one, the
     # median does.
