@@ -24,6 +24,7 @@ from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
 from lfm_ray.settings import build
 from lfm_ray.storage import patiently
+from lfm_ray.training.costs import Meter, write_costs
 from lfm_ray.training.failures import told
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs, write_confusions
@@ -124,6 +125,7 @@ def execute(
                 counted[launch.measure] = trainer.confusions
             if rank == 0:
                 patiently(lambda: write_confusions(folder, trainer, counted), folder)
+                patiently(lambda: write_costs(folder, meter.costs()), folder)
         if rank == 0:
             notices: list[str] = []
             patiently(recorder.write, folder, notices.append)
@@ -131,9 +133,13 @@ def execute(
                 add_notice(folder, notice)
         report(trainer.history[-1])
 
-    splits = source.splits(config)
+    meter, splits = Meter(trainer), source.splits(config)
+    splits = replace(splits, train=meter.steps_of(splits.train))
     if not launch.profile:
-        return fit(trainer, splits, on_epoch)
+        try:
+            return fit(trainer, splits, on_epoch)
+        finally:
+            meter.stop()
     measured = Profile(trainer.device)
     with measured.on():
         rows = fit(trainer, replace(splits, train=measured.steps_of(splits.train)), on_epoch)

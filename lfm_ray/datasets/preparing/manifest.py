@@ -108,7 +108,8 @@ def read_manifest(
     """
     path = Path(path)
     check_kinds(kinds)
-    table = read_table(path, kinds, [str(name) for name in _used(kinds, label, group) - {*kinds, None}])
+    others = [str(name) for name in _used(kinds, label, group) - {*kinds, None}]
+    table = read_table(path, kinds, others, [label] if target == "multilabel" else [])
     return check_manifest(
         path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside,
         target=target,
@@ -247,9 +248,7 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
 
 
 def _label(value: object, target: TargetKind) -> str:
-    if target == "multilabel" and isinstance(value, list | tuple | set | np.ndarray):
-        return joined(value)
-    return str(_text(value, strip=False))
+    return str(_text(joined(value) if target == "multilabel" else value, strip=False))
 
 
 def nearest_column(name: str, table: Iterable[Any]) -> str:
