@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from progress import begin, say
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -210,14 +210,17 @@ def flat(vector: Tensor) -> Tensor:
 def main() -> None:
     """Prints one table for each problem."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    begin("about a minute")
     console = Console(width=100, highlight=False)
     for name, make in PROBLEMS.items():
         rows: list[dict[str, float]] = []
-        for seed in track(range(DRAWS), description=name, console=console, transient=True):
+        for seed in range(DRAWS):
             generator = torch.Generator().manual_seed(seed)
             problem = make(generator)
             start = 0.5 * draw(generator, problem.size)
             rows += [estimates(problem, alpha, start) for alpha in ALPHAS]
+            exact, solved = (rows[-1][key] for key in ("exact", "cg K=20, hessian"))
+            say(f"{name}, draw {seed + 1} of {DRAWS}, alpha {ALPHAS[-1]:.1f}: exact {exact:.3g}, cg K=20 {solved:.3g}")
         exact = np.array([row["exact"] for row in rows])
         table = Table(title=f"{name}: {len(rows)} hyper-gradients", title_justify="left")
         for column in ("", "cosine", "right sign", "median relative error"):

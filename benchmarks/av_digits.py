@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from progress import begin
 
 PREPARE = [
     "limit.train=1000", "audio.n_fft=256", "audio.hop=160", "audio.n_mels=32", "audio.seconds=0.64",
@@ -40,6 +41,7 @@ def main() -> None:
     arguments.add_argument("--noise", type=float, nargs=2, default=[0.8, 1.5], metavar=("AUDIO", "IMAGE"))
     arguments.add_argument("--out", type=Path, default=Path("runs/av-digits"))
     given = arguments.parse_args()
+    begin("about 10 minutes on 2 cores with --time-budget 110s, of each sweep")
     started = time.monotonic()
     shards, sweeps = given.out / "shards", given.out / "sweeps"
     media = [given.data / "manifest.csv", "--audio", "audio", "--image", "image", "--out", shards]

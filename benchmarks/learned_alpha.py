@@ -28,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from progress import begin
 from rich.console import Console
 from rich.table import Table
 
@@ -168,6 +169,7 @@ def main() -> None:
     known = {tuple(run[key] for key in keys) for run in runs}
     folders = {folder.name: folder for folder in given.data}
     todo = [job for job in jobs(given.data, given.seeds, given.only or list(RULES)) if tuple(job.values()) not in known]
+    begin(f"hours on one core for three data sets, a few seconds for each of {len(todo)} runs")
     if todo:
         console.print(f"{len(todo)} runs of {EPOCHS} epochs, a few seconds each")
     for number, job in enumerate(todo, start=1):

@@ -16,6 +16,7 @@ import sys
 from difflib import unified_diff
 from pathlib import Path
 
+from progress import begin
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +38,7 @@ def lines(function: ast.FunctionDef) -> list[str]:
 
 def main() -> None:
     """Prints survivors and shares, of the mutants tried so far."""
+    begin("seconds, once mutmut has run")
     console, table = Console(width=110, highlight=False), Table("file", "mutants", "noticed", "share", "not yet tried")
     rows: dict[str, list[str | None]] = {}
     for path in sorted(MUTANTS.rglob("*.meta")):

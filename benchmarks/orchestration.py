@@ -16,13 +16,16 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from rich.table import Table
+from progress import Rows, begin, say
+from ray import tune
 
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.ray_session import ray_session
+from lfm_ray.search.ray_tune.adapters import DriverOnly
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.ray_tune.tuning import run_sweep
 from lfm_ray.search.spaces.space import Space
@@ -41,26 +44,30 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=30.0, help="of one trial, about")
     arguments.add_argument("--width", type=int, default=16, help="of the encoders: the wider, the longer an epoch")
     given = arguments.parse_args()
+    begin("7 minutes on 2 cores for 24 trials of 30 s")
     with tempfile.TemporaryDirectory() as temporary:
         shards = Path(temporary) / "shards"
         prepare_demo(shards)
-        begin = time.perf_counter()
+        say("the data are made")
+        begin_of_ray = time.perf_counter()
         with ray_session():
             started = time.perf_counter()
             config = build(RunConfig, {"data": {"path": str(shards)}, "epochs": 2})
             source = DataSource.open(config)
             loaded = time.perf_counter()
+            say(f"Ray took {started - begin_of_ray:.1f} s, loading the shards {loaded - started:.1f} s")
             warm = _sweep(Path(temporary) / "warm", shards, 10, AT_ONCE, given.width)
             _seconds(warm, source)
             epoch = min(row["seconds"] for row in warm.trials()[0].rows)  # the first include the libraries' warming up
             epochs = max(1, round(given.seconds / epoch))
+            say(f"an epoch takes {epoch:.2f} s, so a trial has {epochs}")
             sweep = _sweep(Path(temporary) / "sweep", shards, epochs, given.trials, given.width)
             first = time.perf_counter()
             training = _seconds(sweep, source)
             wall = time.perf_counter() - first
             *_, before_last, last = sorted(trial.frozen.datetime_complete for trial in sweep.trials())
             waiting = (last - before_last).total_seconds()
-    table = Table(title=f"{given.trials} trials of {epochs} epochs, {AT_ONCE} at a time", title_justify="left")
+    table = Rows(title=f"{given.trials} trials of {epochs} epochs, {AT_ONCE} at a time", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_row("wall time of the trials", f"{wall:.1f} s")
@@ -69,7 +76,7 @@ def main() -> None:
     table.add_row("one place had no trial left for", f"{waiting:.1f} s")
     without = (AT_ONCE * wall - waiting) / training
     table.add_row("the ratio without that", f"{without:.3f}", style="bold")
-    table.add_row("not in it: start of Ray", f"{started - begin:.1f} s")
+    table.add_row("not in it: start of Ray", f"{started - begin_of_ray:.1f} s")
     table.add_row("not in it: loading of the shards", f"{loaded - started:.1f} s")
     console.print(table)
 
@@ -88,8 +95,19 @@ def _sweep(folder: Path, shards: Path, epochs: int, trials: int, width: int) -> 
 
 def _seconds(sweep: Sweep, source: DataSource) -> float:
     """Runs the sweep; returns the sum of its pure training seconds."""
-    run_sweep(sweep, source, Resources(Workers(1), concurrency=AT_ONCE), None, [])
+    run_sweep(sweep, source, Resources(Workers(1), concurrency=AT_ONCE), None, [Ended()])
     return sum(row["seconds"] for trial in sweep.trials() for row in trial.rows)
+
+
+class Ended(DriverOnly, tune.Callback):
+    """Says when a trial has ended."""
+
+    ended = 0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says it."""
+        self.ended += 1
+        say(f"{self.ended} trials have ended")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
+from progress import begin
 from rich.console import Console
 from torch import Tensor
 
@@ -156,6 +157,7 @@ def main() -> None:
         console.print(f"{len(recorded)} trainings, {given.pack.stat().st_size / 1e6:.2f} MB in {given.pack}")
         return
 
+    begin("an hour or two on one core; what is recorded is not repeated")
     torch.set_num_threads(1)
     shards = prepared(given.data, given.out)
     source = DataSource(Shards(shards.absolute()), {})

@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from made_sweep import make_sweep
+from progress import Rows, begin, say
 
 
 def main() -> None:
@@ -31,10 +31,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=100)
     given = parser.parse_args()
-    table = Table("", f"{given.trials} trials x {given.epochs} epochs")
+    begin("about a minute for 1,000 trials x 100 epochs")
+    table = Rows("", f"{given.trials} trials x {given.epochs} epochs")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "sweep"
         make_sweep(folder, given.trials, given.epochs)
+        say("the sweep is made up")
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "lfm_ray.report", str(folder)], check=True, capture_output=True)
         table.add_row("made in", f"{time.perf_counter() - started:.1f} s")

@@ -1,6 +1,6 @@
 """How soon does a search find a good configuration? Replays recorded learning curves, in minutes.
 
-    python benchmarks/search.py                                    100 repetitions, 2 processes
+    python benchmarks/search.py                                    100 repetitions, 2 processes; about 3 minutes
     python benchmarks/search.py --repetitions 20 --out /tmp/search
 
 benchmarks/curves.parquet (made by benchmarks/record_curves.py) holds the learning curves of random
@@ -48,8 +48,8 @@ import numpy as np
 import optuna
 import pandas as pd
 from learning_curves import features, power_law, regression
+from progress import begin, say
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from scipy.stats import rankdata
 
@@ -300,6 +300,7 @@ def main() -> None:
     arguments.add_argument("--processes", type=int, default=2)
     arguments.add_argument("--out", type=Path, default=Path("."), help="folder of search.png")
     given = arguments.parse_args()
+    begin("about 3 minutes on 2 cores for 100 repetitions")
     console = Console(width=100, highlight=False)
     curves = Curves(given.curves)
     console.print(
@@ -315,8 +316,11 @@ def main() -> None:
     found: dict[str, list[np.ndarray]] = {name: [] for name in SEARCHES}
     with multiprocessing.Pool(given.processes, _start, (given.curves,)) as pool:
         played = pool.imap(_play, jobs, chunksize=5)
-        for (name, _), best in zip(jobs, track(played, "replaying", len(jobs), console=console), strict=True):
+        for (name, _), best in zip(jobs, played, strict=True):
             found[name].append(best)
+            if len(found[name]) in (1, given.repetitions):
+                median = 100 * (curves.final.max() - np.median(np.array(found[name])[:, BUDGETS[0]]))
+                say(f"{name}, {len(found[name])} repetitions: {median:.1f} points after {BUDGETS[0]} epochs")
     regrets = {name: 100 * (curves.final.max() - np.array(bests)) for name, bests in found.items()}
     medians = {name: np.median(regret, axis=0) for name, regret in regrets.items()}
     console.print(regret_table(medians))

@@ -1,6 +1,6 @@
 """Whether a long sweep stays as fast and as small as it began.
 
-    python benchmarks/soak.py                           500 short trials, 2 at a time
+    python benchmarks/soak.py                           500 short trials, 2 at a time; about 10 minutes
     python benchmarks/soak.py --trials 50
 
 Compares the first and the last fifth of the trials: seconds per trial, memory of the driver and of all
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from progress import Rows, begin, say
 from ray import tune
-from rich.table import Table
 
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
@@ -40,9 +40,11 @@ def main() -> None:
     arguments.add_argument("--trials", type=int, default=500)
     arguments.add_argument("--at-once", type=int, default=2)
     given = arguments.parse_args()
+    begin("about 10 minutes on 2 cores for 500 trials")
     with tempfile.TemporaryDirectory() as temporary:
         shards, folder = Path(temporary) / "shards", Path(temporary) / "sweep"
         prepare_demo(shards)
+        say("the data are made")
         run = {"data": {"path": str(shards)}, "epochs": 2, "model": {"width": 4, "embedding_size": 8}}
         search = {"alpha.value": {"uniform": [0, 1]}, "optimizer.learning_rate": {"loguniform": [0.001, 0.03]}}
         space = Space.model_validate({"run": run, "search": search, "trials": given.trials, "pruning": {"by": "none"}})
@@ -61,7 +63,7 @@ def main() -> None:
         size = {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in PARTS}
         size["study.journal"] = (folder / "study.journal").stat().st_size
     fifth = given.trials // 5
-    table = Table(title=f"{given.trials} trials, {given.at_once} at once", title_justify="left")
+    table = Rows(title=f"{given.trials} trials, {given.at_once} at once", title_justify="left")
     for heading in ("per trial or at its end", f"first {fifth}", f"last {fifth}", "last / first"):
         table.add_column(heading, justify="left" if heading.startswith("per") else "right")
     for name, values in watch.means(fifth).items():
@@ -83,6 +85,9 @@ class Watch(DriverOnly, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Looks."""
         self.seen.append((time.monotonic(), *usage()))
+        if len(self.seen) % 10 == 1:
+            driver, everything, *_ = self.seen[-1][1:]
+            say(f"{len(self.seen) - 1} trials have ended; driver {driver:.0f} MB, all processes {everything:.0f} MB")
 
     on_trial_error = on_trial_complete
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -70,6 +71,35 @@ def terminable() -> Iterator[None]:
 
     with handled(handle, (signal.SIGTERM,)):
         yield
+
+
+@contextmanager
+def none_lost() -> Iterator[None]:
+    """At its end a signal that came within it, and that nobody heeded, raises `Interrupted`.
+
+    What a handler raises is swallowed where it comes in a callback of compiled code or a finalizer, and by Ray, which
+    has handlers of its own while it starts. So Python is asked to write down the numbers of all signals that come.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        writing.setblocking(False)
+        former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(former)
+        try:
+            came = reading.recv(4096)
+        except BlockingIOError:
+            return
+    for number in came:
+        if number in SIGNALS:
+            _note(number)
+            raise Interrupted(number=number)
 
 
 @contextmanager

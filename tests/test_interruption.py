@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from commands import SMALL_FLAGS, start, wait_for
 from synthetic import write_dataset
 
-from lfm_ray.interruption import Interrupted, kept_handlers, stoppable, terminable
+from lfm_ray.interruption import Interrupted, kept_handlers, none_lost, stoppable, terminable
 
 
 def send(number: int) -> None:
@@ -32,6 +33,27 @@ def test_the_first_signal_is_noted_and_said_the_second_ends(number: int, capsys:
             send(number)
         assert raised.value.status == 128 + number
     assert signal.getsignal(number) is former
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_others_swallow_is_not_lost(number: int) -> None:
+    done = []
+
+    def swallowing() -> None:
+        with none_lost():
+            with suppress(KeyboardInterrupt):
+                send(number)
+            done.append("the rest")
+
+    with terminable():
+        with pytest.raises(Interrupted) as raised:
+            swallowing()
+        assert raised.value.status == 128 + number
+        assert done == ["the rest"]
+        with none_lost():
+            pass  # nothing came
+        with pytest.raises(ValueError, match="of its own"), none_lost():
+            raise ValueError("of its own")
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does_and_words_can_be_added() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lfm_ray.console import notice
 from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards, what_is_told
-from lfm_ray.errors import UserError
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.contact_sheet import contact_sheet
 from lfm_ray.storage import shown
@@ -39,8 +39,10 @@ def inspect(path: Path, console: Console) -> None:
     try:
         contact_sheet(shards, path / CONTACT_SHEET)
         linear_baselines.write(baselines, path)
-    except PermissionError as error:
-        raise UserError(f"{error.filename}: no permission to write it") from None
+    except OSError as error:  # the folder cannot be written; what was asked for has been checked and shown
+        reason = f" no picture of samples is drawn: {shown(path)}: {error.strerror}"
+        console.print(notice("notice", f"         {reason}"), soft_wrap=True)
+        return
     console.print(f"samples         {path / CONTACT_SHEET}", soft_wrap=True)
 
 

@@ -92,13 +92,16 @@ def execute(
     """
     config, source, folder = launch.config, launch.source, launch.folder
     rank, _ = distributed.rank_and_world_size()
+    state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
+    stored = None if state is None else build(RunConfig, state["config"])  # an earlier version's lacks newer settings
+    if stored is not None and config.model.encoder is None:  # which meant another encoder for text then
+        config = config.model_copy(update={"model": config.model.model_copy(update={"encoder": stored.model.encoder})})
     trainer = Trainer(config, source.shards.card, wrap)
     if config.loss.class_weights == "balanced":
         trainer.know_classes(source.class_counts())
-    state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
     recorder = Recorder(trainer, folder, troubles, launch.save_every)
     if state is not None:
-        if build(RunConfig, state["config"]) != config:  # one of an earlier version lacks newer settings
+        if stored != config:
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
         if state["card"]["fingerprint"] != source.shards.card.fingerprint:
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import resource
+import zipfile
 from pathlib import Path
 
+import media_files
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from lfm_ray.datasets.media import audio, features, pictures
+from lfm_ray.datasets.media import audio, containers, features, pictures, text, video
 from lfm_ray.datasets.media.audio import AudioSettings
 
 
@@ -33,6 +36,66 @@ def test_rates_without_a_common_divisor_take_little_memory_and_keep_the_tone(tmp
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     assert np.abs(sound - wanted)[200:-200].max() < 1e-3
+
+
+@pytest.mark.parametrize("numbers", [900_000_000_000, 2**28 + 1])
+def test_a_compressed_array_is_refused_by_its_header(tmp_path: Path, numbers: int) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (numbers,)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", head.getvalue() + bytes(2**20))
+    with pytest.raises(ValueError, match=f"holds {numbers:,} numbers, more than"):
+        features.load(str(tmp_path / "bomb.npz"))
+    assert features.header(str(tmp_path / "bomb.npz")) == [numbers]
+    np.savez_compressed(tmp_path / "good.npz", np.arange(3))
+    assert features.load(str(tmp_path / "good.npz")).tolist() == [0, 1, 2]
+
+
+def test_a_long_text_is_not_taken_apart_for_a_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Tokenizer:
+        pad_token_id = 0
+
+        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+            seen.append(len(text))
+            return {"input_ids": [1, 2]}
+
+        def __len__(self) -> int:
+            return 3
+
+    monkeypatch.setattr(text, "load_tokenizer", lambda name: Tokenizer())
+    assert text.tokens("ab " * 10_000_000, text.TextSettings(length=4, tokenizer="mine")).tolist() == [1, 2, 0, 0]
+    assert seen == [4000]
+    assert text.tokens("é" * 10, text.TextSettings(length=3)).tolist() == [196, 170, 196]
+
+
+def test_sound_of_too_many_channels_and_frames_of_too_many_pixels_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((1000, 8)), 8000)
+    media_files.video(tmp_path / "a.mp4")
+    monkeypatch.setattr(containers, "MOST_NUMBERS", 7999)
+    monkeypatch.setattr(containers, "MOST_PIXELS", 100)
+    settings = AudioSettings(sample_rate=8000, seconds=0.125)
+    for read in (lambda: audio.load(str(tmp_path / "a.wav"), settings, None, None),
+                 lambda: containers.read_sound(str(tmp_path / "a.wav"), 0.0, 0.125)):  # fmt: skip
+        with pytest.raises(ValueError, match="has 8 channels of 8,000 Hz: more than 7,999 numbers in one clip"):
+            read()
+    with pytest.raises(ValueError, match=r"has frames of \d+ x \d+ pixels, more than the 100; make it smaller"):
+        video.load_video(str(tmp_path / "a.mp4"), video.VideoSettings(frames=2, size=8), None, None)
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
+def test_a_clip_far_into_a_long_file_does_not_hold_what_comes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    random = np.random.default_rng(0)
+    soundfile.write(tmp_path / f"a{suffix}", random.normal(0, 0.1, 48000).clip(-1, 1), 8000)
+    settings = AudioSettings(sample_rate=8000, seconds=0.5)
+    whole = audio.load(str(tmp_path / f"a{suffix}"), settings, 5.0, None)
+    monkeypatch.setattr(containers, "MOST_NUMBERS", 10_000)
+    np.testing.assert_allclose(audio.load(str(tmp_path / f"a{suffix}"), settings, 5.0, None), whole, atol=2e-3)
 
 
 def test_a_picture_of_too_many_pixels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

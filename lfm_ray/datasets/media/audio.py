@@ -164,7 +164,10 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
         if file.frames >= STREAMED:  # a FLAC from a pipe, which libsndfile 1.2.2 cannot read to its end
             return containers.read_sound(path, start, seconds)
         _check_promises(file)
+        containers.check_count(seconds * file.samplerate, file.samplerate, file.channels)
         first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
+        if file.format in FROM_THE_START and (first + count) * file.channels > containers.MOST_NUMBERS:
+            return containers.read_sound(path, start, seconds)  # which drops what comes before as it goes
         try:
             if file.format in FROM_THE_START:
                 data = file.read(first + count, dtype="float32", always_2d=True)[first:]  # soundfile seeks after reads

@@ -18,6 +18,23 @@ ROUNDED = 1e-3  # s: stamps in Matroska and FLV are whole milliseconds
 JUMP = 0.05  # s by which stamps may differ from the number of samples, as they are rounded
 
 
+# Formats that hold all of what they play. FFmpeg goes by a file's content: whatever it is called, it may be a playlist
+# (m3u8, ffconcat, DASH, SDP, numbered pictures), which opens other files and addresses. Names of FFmpeg's demuxers.
+SELF_CONTAINED = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,apng,asf,au,avi,caf,dts,dv,eac3,flac,flv,g722,g726,gif,gsm,h261,h263,h264,hevc,"
+    "ivf,loas,m4v,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mjpeg,mlp,mp3,mpc,mpc8,mpeg,mpegts,mpegtsraw,mpegvideo,mxf,nsv,"
+    "nut,obu,oga,ogg,ogv,opus,qcp,rm,shn,smjpeg,sox,spdif,swf,tak,truehd,tta,vc1,voc,w64,wav,wtv,wv,xwma,y4m,"
+    "yuv4mpegpipe,bmp_pipe,jpeg_pipe,png_pipe,webp_pipe,tiff_pipe"
+)
+
+
+def opened(path: str) -> Any:
+    """A media file, as a container of PyAV, which reads that file and nothing else."""
+    import av
+
+    return av.open(path, options={"format_whitelist": SELF_CONTAINED, "protocol_whitelist": "file"})
+
+
 def start_of(container: Any) -> float:
     """The container's first stamp, in seconds."""
     import av
@@ -41,7 +58,7 @@ def header(path: str) -> tuple[int, float]:
     """
     import av
 
-    with av.open(path) as container:
+    with opened(path) as container:
         stream = _sound(container)
         if stream.duration:
             end = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
@@ -67,9 +84,10 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
     """
     import av
 
-    with av.open(path) as container:
+    with opened(path) as container:
         stream = _sound(container)
         rate, origin = stream.rate, start_of(container)
+        check_count(seconds * rate, rate, stream.channels)
         resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
         seek(container, start)
         wanted = round(seconds * rate)
@@ -92,6 +110,16 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
     return clip[:end], rate
 
 
+MOST_NUMBERS = 2**28  # of the sound of a clip, all channels, 1 GiB
+MOST_PIXELS = 90_000_000  # of a frame, as of a picture: decoders keep several
+
+
+def check_count(samples: float, rate: int, channels: int) -> None:
+    """Raises a ValueError if a clip of so many samples would take more than a gigabyte."""
+    if samples * channels > MOST_NUMBERS:
+        raise ValueError(f"has {channels:,} channels of {rate:,} Hz: more than {MOST_NUMBERS:,} numbers in one clip")
+
+
 def frame_times(path: str, start: float, end: float | None) -> tuple[list[float], float]:
     """When the frames shown from `start` to before `end` begin, in order, and until when the last one is shown.
 
@@ -102,10 +130,9 @@ def frame_times(path: str, start: float, end: float | None) -> tuple[list[float]
     Raises:
         ValueError: there is no video. PyAV's errors pass through.
     """
-    import av
 
     found: list[tuple[float, float]] = []
-    with av.open(path) as container:
+    with opened(path) as container:
         stream = video(container)
         origin, counted = start_of(container), container.format.name == "avi"
         seek(container, start)
@@ -141,6 +168,9 @@ def video(container: Any) -> Any:
     streams = [one for one in container.streams.video if not _is_cover(one)]
     if not streams:
         raise ValueError("holds no video")
+    if streams[0].width * streams[0].height > MOST_PIXELS:
+        size = f"{streams[0].width} x {streams[0].height}"
+        raise ValueError(f"has frames of {size} pixels, more than the {MOST_PIXELS:,}; make it smaller")
     return streams[0]
 
 

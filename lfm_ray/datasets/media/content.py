@@ -8,6 +8,7 @@ from lfm_ray.datasets.kinds import Kind
 
 UNREADABLE = "cannot be decoded: it is damaged, or of an unknown format"
 _HEAD = 512
+PLAYLISTS = (b"#extm3u", b"ffconcat ", b"[playlist]", b"[reference]", b"<asx", b"<smil", b"v=0", b"rtsp://", b"http")
 
 
 def not_media(path: str | Path) -> str | None:
@@ -26,6 +27,8 @@ def not_media(path: str | Path) -> str | None:
         return "is an HTML page: a server sent it in place of the file"
     if start.startswith((b"<?xml", b"<error")) and b"<svg" not in start:
         return "is an XML document, such as a server's error message"
+    if start.startswith(PLAYLISTS):
+        return "is a playlist, or describes a stream: it names other files or addresses; name the media themselves"
     if not any(head):
         return "begins with zeros only: it was allocated and never written"
     return None

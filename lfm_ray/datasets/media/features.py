@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 
@@ -35,14 +39,37 @@ def load(path: str) -> np.ndarray:
     # Mapped, as a header may claim more than the file has, and than there is memory.
     array = np.load(path, allow_pickle=False, mmap_mode="r")
     if isinstance(array, np.lib.npyio.NpzFile):
-        if len(array.files) != 1:
-            raise ValueError(f"holds {len(array.files)} arrays ({', '.join(array.files[:5])}); a sample is one array")
-        array = array[array.files[0]]
-    if isinstance(array, np.ndarray) and array.size > MOST_NUMBERS:
-        raise ValueError(f"holds {array.size:,} numbers, more than the {MOST_NUMBERS:,} of one sample")
+        with array:
+            _check_size(_shape_in(array))  # before it is unpacked: a few kilobytes can hold terabytes
+            array = array[array.files[0]]
+    if isinstance(array, np.ndarray):
+        _check_size(array.shape)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ValueError("is not a .npy file with an array of real numbers")
     return array.astype(np.float32)
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    if (numbers := math.prod(shape)) > MOST_NUMBERS:
+        raise ValueError(f"holds {numbers:,} numbers, more than the {MOST_NUMBERS:,} of one sample")
+
+
+def _shape_in(archive: Any) -> list[int]:
+    """The shape of the only array of an .npz file, from its header.
+
+    Raises:
+        ValueError: there are several, or what is there is no array.
+    """
+    if len(archive.files) != 1:
+        raise ValueError(f"holds {len(archive.files)} arrays ({', '.join(archive.files[:5])}); a sample is one array")
+    (name,) = archive.zip.namelist()
+    with archive.zip.open(name) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return list(read(file)[0])
+        except ValueError:
+            raise ValueError("holds no array of NumPy") from None
 
 
 def padded(array: np.ndarray, length: int) -> np.ndarray:
@@ -57,5 +84,6 @@ def header(path: str) -> list[int]:
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
     if zipped:  # .npz
-        return list(load(path).shape)
+        with np.load(path, allow_pickle=False) as archive:
+            return _shape_in(archive)
     return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)

@@ -48,6 +48,8 @@ def load_picture(path: str, size: int, channels: int, scale: float | None) -> np
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
+        if image.format == "EPS":  # Pillow would have another program run what it holds
+            raise ValueError("is PostScript, a program, not a picture")
         if image.width * image.height > MOST_PIXELS:  # or one row could take gigabytes in each process
             raise ValueError(
                 f"has {image.width} x {image.height} pixels, more than the {MOST_PIXELS:,}; make it smaller"

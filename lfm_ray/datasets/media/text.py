@@ -24,6 +24,7 @@ class TextSettings(Settings):
     )
 
 
+LONGEST_TOKEN = 1000  # characters
 BYTE_VALUES = 257  # 256 bytes and the padding
 
 
@@ -34,9 +35,11 @@ def tokens(text: str, settings: TextSettings) -> np.ndarray:
     tokens at both ends of a text even if it cuts it.
     """
     if settings.tokenizer is None:
-        found = [byte + 1 for byte in text.encode("utf-8")[: settings.length]]
+        found = [byte + 1 for byte in text[: settings.length].encode("utf-8")[: settings.length]]
     else:
-        found = load_tokenizer(settings.tokenizer)(text, truncation=True, max_length=settings.length)["input_ids"]
+        beginning = text[: LONGEST_TOKEN * settings.length]  # or a book would be taken apart for a few tokens
+        tokenizer = load_tokenizer(settings.tokenizer)
+        found = tokenizer(beginning, truncation=True, max_length=settings.length)["input_ids"]
     _, padding = vocabulary_and_padding(settings)
     return np.array([*found, *[padding] * (settings.length - len(found))], dtype(settings))
 

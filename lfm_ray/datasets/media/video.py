@@ -43,8 +43,6 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
     Raises:
         ValueError: there is no such clip, or the file is cut short.
     """
-    import av
-
     if Path(path).is_dir():
         return _load_frames(Path(path), settings, start, end)
     check_whole(path)
@@ -55,7 +53,7 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
     moments = [first + middle * (until - first) for middle in middles(settings.frames)]
     wanted = [times[number] for number in shown(times, moments)]
     pixels: list[np.ndarray] = []
-    with av.open(path) as container:
+    with containers.opened(path) as container:
         stream, origin = containers.video(container), containers.start_of(container)
         order = iter(containers.frame_times(path, 0.0, None)[0]) if container.format.name == "avi" else None
         if order is None:

@@ -10,7 +10,7 @@ import bisect
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,17 +86,19 @@ class ArrowFile:
     def check_columns(self, names: Sequence[str]) -> None:
         """Raises a UserError if the file has two columns of one of these names."""
         for name in names:
-            if self.schema.names.count(name) > 1:
-                raise UserError(f"{self.path}: has {self.schema.names.count(name)} columns {name!r}; rename them")
+            if (count := self.schema.names.count(name)) > 1:
+                raise UserError(f"{self.path}: has {count} columns named {name!r}; rename or remove all but one")
 
-    def frame(self, columns: Sequence[str]) -> pd.DataFrame:
-        """These columns, in memory; bytes are read as UTF-8.
+    def frame(self, columns: Sequence[str], lists: Collection[str] = ()) -> pd.DataFrame:
+        """These columns, in memory; bytes are read as UTF-8. lists: those that may hold lists of texts or numbers.
 
         Raises:
             UserError: a column holds lists or structures, or the file is damaged.
         """
         for name in columns:
             kind = self.schema.field(name).type
+            if name in lists and pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
+                continue
             if pa.types.is_nested(kind) or isinstance(kind, pa.ExtensionType):
                 raise UserError(f"{self.path}: column {name!r} holds {_in_words(kind)}, not one text or number a row")
         try:

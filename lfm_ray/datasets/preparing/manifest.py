@@ -19,7 +19,7 @@ from lfm_ray.datasets.preparing import row_checks, splits
 from lfm_ray.datasets.preparing.embedded import Embedded
 from lfm_ray.datasets.preparing.labels import LABELS, Labels, joined
 from lfm_ray.datasets.preparing.row_checks import SPLITS, TIMES
-from lfm_ray.datasets.preparing.tables import read_table
+from lfm_ray.datasets.preparing.tables import read_table, refuse_twice
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
 
@@ -108,8 +108,8 @@ def read_manifest(
     """
     path = Path(path)
     check_kinds(kinds)
-    times = [f"{name}.{time}" for name in kinds for time in TIMES]
-    table = read_table(path, kinds, [*RESERVED, *times, label, *([group] if group else [])])
+    others = [str(name) for name in _used(kinds, label, group) - {*kinds, None}]
+    table = read_table(path, kinds, others, [label] if target == "multilabel" else [])
     return check_manifest(
         path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside,
         target=target,
@@ -154,6 +154,7 @@ def check_manifest(
         first = unread[0]
         raise UserError(f"{path}: no sample in it can be read; the first: {first.id}: {first.reason}")
     folder = _normal(path.absolute().parent if folder is None else folder.absolute())
+    refuse_twice(path, table.columns, _used(kinds, label, group))
     table = _with_label(path, table, label)
     labels = LABELS[target]
     given, order = table, classes or _categories(table)
@@ -226,6 +227,11 @@ def _with_label(path: Path, table: pd.DataFrame, label: str) -> pd.DataFrame:
     return table.drop(columns="label", errors="ignore").rename(columns={label: "label"})
 
 
+def _used(kinds: Mapping[str, Kind], label: str, group: str | None) -> set[object]:
+    """The columns of a table that are read, if it has them."""
+    return {*kinds, *RESERVED, *(f"{name}.{time}" for name in kinds for time in TIMES), label, group}
+
+
 def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
     """The relevant columns, all as text; nulls become the empty string."""
     for name in [*modalities, "label"]:
@@ -242,9 +248,7 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
 
 
 def _label(value: object, target: TargetKind) -> str:
-    if target == "multilabel" and isinstance(value, list | tuple | set | np.ndarray):
-        return joined(value)
-    return str(_text(value, strip=False))
+    return str(_text(joined(value) if target == "multilabel" else value, strip=False))
 
 
 def nearest_column(name: str, table: Iterable[Any]) -> str:
@@ -345,13 +349,26 @@ def _outside(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> It
 
 
 def _size(file: str | Embedded) -> int:
-    """Bytes of a file or of a folder of frames, or -1 if there is none."""
+    """Bytes of a file or of a folder of frames, or -1 if there is none.
+
+    Of frames that cannot be looked at, such as links to nothing, the link itself counts; decoding them says more.
+    """
     if isinstance(file, Embedded):
         return file.size
-    found = Path(file)
-    if found.is_dir():  # the frames of a clip
-        return sum(frame.stat().st_size for frame in found.iterdir())
-    return found.stat().st_size if found.is_file() else -1
+    try:
+        if os.path.isdir(file):  # the frames of a clip
+            with os.scandir(file) as frames:
+                return sum(_bytes_of(frame) for frame in frames)
+        return os.stat(file).st_size if os.path.isfile(file) else -1
+    except OSError:  # such as a name that is too long, or a folder that nobody may read
+        return -1
+
+
+def _bytes_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return entry.stat(follow_symlinks=False).st_size
 
 
 def _keep(table: pd.DataFrame, limit: Mapping[str, int], seed: int) -> pd.DataFrame:

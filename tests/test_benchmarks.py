@@ -1,0 +1,42 @@
+"""The scripts in benchmarks/ can be loaded, say how long they take, and show what they measure at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if "__main__" in file.read_text(encoding="utf-8"))
+TIME = r"(second|minute|hour)s?\b"
+
+
+def loaded(name: str, patch: pytest.MonkeyPatch) -> ModuleType:
+    patch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, module.__name__, module)  # where its dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_can_be_loaded_and_says_how_long_it_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, text = loaded(name, monkeypatch), (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    (said,) = re.findall(r'\bbegin\(f?"([^"]*)"\)', text)
+    assert re.search(TIME, said)
+    assert name == "mutation_score" or re.search(TIME, module.__doc__ or "")
+
+
+def test_rows_are_printed_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = loaded("progress", monkeypatch)
+    progress.begin("a minute")
+    rows = progress.Rows("what", "value", "x")
+    rows.add_row("a step", "0.3 s", "2")
+    assert re.fullmatch(r"takes a minute; .*\n +0 s  a step: 0.3 s, x 2\n", capsys.readouterr().out)
+    assert rows.row_count == 1
