@@ -46,14 +46,6 @@ EPOCHS = 20
 DECAY = 0.9  # of the running mean square
 
 
-class Sign(Learned):
-    """alpha moves by eta_alpha, up or down."""
-
-    def slope(self, gradient: AlphaGradient) -> float:
-        """The sign."""
-        return math.copysign(1.0, gradient.value)
-
-
 class RootMeanSquare(Learned):
     """The gradient is divided by the root of its running mean square."""
 
@@ -77,11 +69,11 @@ class Logit(Learned):
 
 RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
     "plain 0.01": (Learned, {"update": "plain", "eta_alpha": 0.01}),
-    "cosine 0.05": (Learned, {"eta_alpha": 0.05}),
-    "cosine 0.1": (Learned, {"eta_alpha": 0.1}),
-    "cosine 0.2": (Learned, {"eta_alpha": 0.2}),
-    "cosine 0.1 inner": (Learned, {"eta_alpha": 0.1, "outer": "inner"}),
-    "sign 0.03": (Sign, {"eta_alpha": 0.03}),
+    "cosine 0.05": (Learned, {"update": "cosine", "eta_alpha": 0.05}),
+    "cosine 0.1": (Learned, {"update": "cosine", "eta_alpha": 0.1}),
+    "cosine 0.2": (Learned, {"update": "cosine", "eta_alpha": 0.2}),
+    "cosine 0.1 inner": (Learned, {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
+    "sign 0.03": (Learned, {"eta_alpha": 0.03}),
     "rms 0.03": (RootMeanSquare, {"eta_alpha": 0.03}),
     "logit 0.5": (Logit, {"eta_alpha": 0.5}),
 }

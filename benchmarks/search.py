@@ -58,6 +58,10 @@ from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.search.study.pruning import SuccessiveHalving, goes_on
 
 CURVES = Path(__file__).with_name("curves.parquet")
+RECORDED = {  # ranges of the shipped space when the curves were recorded
+    "optimizer.learning_rate": {"loguniform": [0.001, 0.03]},
+    "alpha.eta_alpha": {"loguniform": [0.001, 0.3], "when": {"alpha.strategy": "learned"}},
+}
 T = 24
 OBJECTIVE = "val/fused/accuracy"
 EPOCHS = (3, 4, 6, 8, 12, 18)  # of the table of correlations
@@ -234,7 +238,8 @@ def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
 @functools.cache
 def space() -> Space:
     """The space that the recorded configurations were drawn from."""
-    return load_space(Path(__file__).parents[1] / "search_spaces/alpha_schedule.yaml")
+    shipped = str(Path(__file__).parents[1] / "search_spaces/alpha_schedule.yaml")
+    return load_space({"extends": shipped, "search": RECORDED, "fair": None})
 
 
 def flat(drawn: dict[str, object]) -> dict[str, object]:

@@ -28,7 +28,8 @@ Made from the code by `python docs/make_methods.py`. Each method is one file in 
 `--set method.SETTING=VALUE`. Every method but those marked can be combined with L_MM by alpha.
 `python benchmarks/methods.py` measures what a step of each costs. How each was compared with its authors' code:
 `tests/parity/README.md`. "Changes" lists the hooks of `lfm_ray.methods.Method` that a method overrides. "Passes" are
-those of each encoder in a training step, forward and backward, at most; m is the number of modalities.
+those of each encoder in a training step, forward and backward, at most; m is the number of modalities. "Targets" are
+what rows are labelled with: classes, or [several labels or a number](data.md#several-labels-or-a-number) as well.
 """
 
 
@@ -37,8 +38,8 @@ def page() -> str:
     classes = {name: METHODS[name] for name in METHODS}
     lines = [
         HEAD,
-        "| method | | changes | passes | modalities | fusion heads | source |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | | changes | passes | modalities | targets | fusion heads | source |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(name, method) for name, method in classes.items()]
     for name, method in classes.items():
@@ -57,6 +58,7 @@ def _row(name: str, method: type[Method]) -> str:
         ", ".join(changes) or "-",
         ", ".join(method.passes),
         modalities,
+        "classes" if method.only_classes else "any, see below" if _own(method, "check_target") else "any",
         heads,
         method.source,
     ]

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lfm_ray.config import RunConfig
-    from lfm_ray.datasets.kinds import Kind
+    from lfm_ray.datasets.kinds import Kind, TargetKind
     from lfm_ray.datasets.shards import Shards
     from lfm_ray.export.predictor import Predictor
     from lfm_ray.report.loaded_run import LoadedRun
@@ -65,10 +65,13 @@ def prepare(
     feature: str | Sequence[str] = (),
     dataset: str | None = None,
     root: Folder | None = None,
+    folders: Folder | None = None,
+    label: str = "label",
     settings: Overrides = (),
     config: Folder | None = None,
     skip_bad: bool = False,
     group: str | None = None,
+    target: TargetKind = "classes",
     allow_outside: bool = False,
     address: str | None = None,
     progress: bool = True,
@@ -81,16 +84,21 @@ def prepare(
     Args:
         manifest: a data frame, or a .csv or .parquet file: a row for each sample, a column for each
             modality (the path of a file, or the text itself), `label`, and optionally `split` (train,
-            val, test; otherwise each class is split 80/10/10), `id`, `start` and `end` (seconds).
+            val, test; otherwise each class is split 80/10/10), `id`, `start` and `end` (seconds). Or a folder
+            of Hugging Face's `datasets` (save_to_disk, or Parquet files), or of WebDataset's tars, or one tar.
         out: the folder to make. Shards that lie there are replaced once the new ones are complete.
         audio, image, video, text, feature: the columns that hold these kinds of modality; a video is a
             file or a folder of frames, a feature a .npy file. A modality is named like its column.
         dataset: instead of a manifest, a dataset of the field that has a card, such as "crema_d".
+        folders: instead of a manifest, a folder that has one for each class, or for each split and class.
+        label: the column of the classes.
         root: of `dataset`, its raw folder; of a data frame, where relative paths start (default: here).
         settings: of `lfm_ray.datasets.preparing.config.PrepareConfig`, such as {"audio.sample_rate": 8000}.
         config: a YAML file of such settings.
         skip_bad: leave out rows that cannot be used, and list them in `bad_rows.csv`.
         group: of a manifest without `split`, a column whose equal values, such as a speaker's, stay in one split.
+        target: what `label` is: a class, several labels such as "dog;rain" or a list of them ("multilabel"), or a
+            number ("regression").
         allow_outside: read media outside the manifest's folder (of a data frame: outside `root`) too.
         address: a Ray cluster; None: this machine.
 
@@ -109,8 +117,9 @@ def prepare(
     shards, _ = preparing.prepare(
         Path(manifest) if isinstance(manifest, str) else manifest,
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
-        out=Path(out), dataset=dataset, root=_path(root), settings=settings, config=_path(config), skip_bad=skip_bad,
-        group=group, allow_outside=allow_outside, address=address, progress=progress,
+        out=Path(out), dataset=dataset, root=_path(root), folders=_path(folders), label=label, settings=settings,
+        config=_path(config), skip_bad=skip_bad, group=group, target=target, allow_outside=allow_outside,
+        address=address, progress=progress,
     )  # fmt: skip
     return shards
 

@@ -11,10 +11,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from lfm_ray.datasets.reading.inputs import DataSettings
+from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.methods import LFM, METHODS, Method
 from lfm_ray.methods.losses import LossSettings
 from lfm_ray.models.classifier import ModelSettings
-from lfm_ray.models.metrics import METRICS
+from lfm_ray.models.evaluation import METRICS
 from lfm_ray.optimization.optimizer import OptimizerSettings
 from lfm_ray.optimization.schedules import SCHEDULES, Adaptive, Constant, Learned, Schedule
 from lfm_ray.registry import choose
@@ -116,6 +117,15 @@ class RunConfig(Settings):
                 "compute.compile works with alpha.solver identity only: a compiled encoder has no second derivative"
             )
         return self
+
+    def check_target(self, card: DatasetCard) -> None:
+        """Checks that the method and the losses are defined for what the rows of a dataset are labelled with.
+
+        Raises:
+            UserError: one is not.
+        """
+        self.method.check_target(card.target.kind)
+        self.loss.check_target(card.target.kind, len(card.classes))
 
     @property
     def learns_alpha(self) -> bool:

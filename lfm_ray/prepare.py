@@ -2,12 +2,16 @@
 
     python -m lfm_ray.prepare manifest.csv --audio audio --image image --out shards/mine
     python -m lfm_ray.prepare manifest.csv --video clip --text caption --out shards/mine --skip-bad
+    python -m lfm_ray.prepare --folders ROOT --image --out shards/mine
+    python -m lfm_ray.prepare saved_dataset --image --label fine_label --out shards/mine
     python -m lfm_ray.prepare --dataset crema_d --root RAW --out shards/crema_d
     python -m lfm_ray.prepare --inspect shards/mine
     python -m lfm_ray.prepare --embed image=facebook/dinov2-small --data shards/mine --out shards/mine-dino
 
 The manifest is a CSV or Parquet table with a column per modality (the path of a file, or the text
-itself), `label`, and optionally `split` (train, val, test), `id`, `start` and `end` (seconds). A
+itself), `label`, and optionally `split` (train, val, test), `id`, `start` and `end` (seconds). In its
+place stands a folder of Hugging Face's `datasets` (save_to_disk, or Parquet files) or of WebDataset's
+tars; --folders ROOT takes a folder for each class. A column without a name is called like its kind. A
 job that was interrupted goes on when the same command is run again. Datasets of the field have a
 card in data/, which says how their raw folder must be laid out and how they are preprocessed.
 
@@ -22,7 +26,7 @@ from pathlib import Path
 from typing import get_args
 
 from lfm_ray.cli import parser, run, storage_folder, typed
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.errors import UserError
 from lfm_ray.resources import DATA, SPACES, shipped_names
 
@@ -51,8 +55,9 @@ def main() -> None:
         return
     shards, made = prepare(
         given.manifest, {kind: getattr(given, kind) for kind in get_args(Kind)}, out=given.out, dataset=given.dataset,
-        root=given.root, settings=given.overrides, config=given.config, skip_bad=given.skip_bad,
-        group=given.group, allow_outside=given.allow_outside, address=given.address, progress=True,
+        root=given.root, folders=given.folders, label=given.label, settings=given.overrides,
+        config=given.config, skip_bad=given.skip_bad, group=given.group, target=given.target,
+        allow_outside=given.allow_outside, address=given.address, progress=True,
     )  # fmt: skip
     state = "is ready" if made else "was ready already, nothing to do"
     console.print(f"{given.out} {state}: {summary(shards.card)}")
@@ -68,15 +73,25 @@ def arguments() -> Namespace:
     """The command line."""
     result = parser("prepare", __doc__ or "")
     add = result.add_argument
-    add("manifest", nargs="?", type=Path, help="a .csv or .parquet file")
+    add(
+        "manifest",
+        nargs="?",
+        type=Path,
+        help="a .csv, .parquet or .tar file, or a folder of .parquet, .arrow or .tar files",
+    )
     for kind in get_args(Kind):
-        add(f"--{kind}", metavar="COLUMN", action="append", default=[], help=f"a column of {kind}; repeatable")
+        add(f"--{kind}", metavar="COLUMN", action="append", nargs="?", const=kind, default=[],
+            help=f"a column of {kind}; repeatable; default: {kind}")  # fmt: skip
+    add("--folders", metavar="ROOT", type=Path, help="instead of a manifest: ROOT/CLASS/FILE or ROOT/SPLIT/CLASS/FILE")
+    add("--label", metavar="COLUMN", default="label", help="the column of the classes; default: label")
     add("--dataset", metavar="NAME",
         help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or a card's .yaml")  # fmt: skip
     add("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")
     add("--out", metavar="FOLDER", type=Path, help="where the shards go")
     add("--group", metavar="COLUMN",
         help="without a column split: rows that agree in this one, such as a speaker, get the same split")  # fmt: skip
+    add("--target", choices=get_args(TargetKind), default="classes",
+        help="what label is: one class (the default), several labels such as dog;rain, or a number")  # fmt: skip
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")
     add("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     add("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
@@ -92,13 +107,15 @@ def arguments() -> Namespace:
         return given
     given.embed, given.pooling = (pairs(name, getattr(given, name)) for name in ("embed", "pooling"))
     if given.embed or given.pooling or given.data:
-        raw = given.manifest or given.dataset or any(getattr(given, kind) for kind in get_args(Kind))
+        raw = given.manifest or given.dataset or given.folders or any(getattr(given, kind) for kind in get_args(Kind))
         if not given.embed or given.data is None or given.out is None or raw or given.overrides:
             raise UserError("--embed MODALITY=MODEL goes with --data SHARDS, --out FOLDER and --pooling, nothing else")
         return given
-    if given.out is None or (given.manifest is None) == (given.dataset is None):
+    sources = (given.manifest, given.dataset, given.folders)
+    if given.out is None or sum(source is not None for source in sources) != 1:
         raise UserError(
-            "give a manifest or --dataset NAME, and --out FOLDER; or --inspect FOLDER; --help shows examples"
+            "give a manifest, --folders ROOT or --dataset NAME, and --out FOLDER; or --inspect FOLDER; --help shows"
+            " examples"
         )
     if given.root is not None and given.dataset is None:
         raise UserError("--root goes with --dataset; the paths of a manifest start at its own folder")

@@ -89,6 +89,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     return Shards(write_dataset(tmp_path_factory.mktemp("data") / "shards"))
 
 
+@pytest.fixture(scope="session", params=["multilabel", "regression"])
+def other_shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """The same with several labels a row, and with a number; nobody changes them."""
+    from synthetic import write_dataset
+
+    from lfm_ray.datasets.shards import Shards
+
+    return Shards(write_dataset(tmp_path_factory.mktemp("data") / request.param, kind=request.param))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Callable[[], None]:
     """Starts the Ray session of two cores that the tests of a process share, where it is not running."""

@@ -83,6 +83,110 @@ def nvgesture(root: Path) -> None:
         write(root / f"nvgesture_{split}_correct_cvpr2016_v2.lst", *lines)
 
 
-LAYOUTS: dict[str, Callable[[Path], None]] = {
-    maker.__name__: maker for maker in (crema_d, kinetics_sounds, vggsound, sarcasm, twitter2015, nvgesture)
-}
+def ave(root: Path) -> None:
+    (root / "AVE").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        lines = ["Category&VideoID&Quality&StartTime&EndTime"] if split == "train" else []
+        for number in range(6):
+            name = f"-{split}{number}"
+            lines.append(f"{('Church bell', 'Male speech, man speaking')[number % 2]}&{name}&good&0&10")
+            video(root / "AVE" / f"{name}.mp4", frames=4, sound=True, seed=number)
+        write(root / f"{split}Set.txt", *lines, f"Bark&-{split}0&good&2&7")
+
+
+def ucf101(root: Path) -> None:
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for index, label in enumerate(("ApplyEyeMakeup", "Archery"), start=1):
+        for group in range(1, 8):
+            name = f"v_{label}_g{group:02d}_c01"
+            (root / "UCF-101" / label).mkdir(parents=True, exist_ok=True)
+            video(root / "UCF-101" / label / f"{name}.avi", frames=4, seed=group)
+            for part in "uv":
+                (root / "tvl1_flow" / part / name).mkdir(parents=True)
+                for frame in range(3):
+                    png(root / "tvl1_flow" / part / name / f"frame{frame:06d}.jpg", seed=frame)
+            lines["test" if group < 3 else "train"].append(f"{label}/{name}.avi{'' if group < 3 else f' {index}'}")
+    for split, listed in lines.items():
+        write(root / "ucfTrainTestlist" / f"{split}list01.txt", *listed)
+
+
+def food101(root: Path) -> None:
+    for split in ("train", "test"):
+        lines = []
+        for label in ("apple_pie", "baklava"):
+            (root / "images" / split / label).mkdir(parents=True)
+            for number in range(4):
+                lines.append(f'{label}_{number}.jpg,"Easy {label}, with sugar",{label}')
+                png(root / "images" / split / label / f"{label}_{number}.jpg", mode="RGB", seed=number)
+        write(root / "texts" / f"{split}_titles.csv", *lines)
+
+
+def _mvsa(root: Path, votes: int) -> None:
+    (root / "data").mkdir(parents=True)
+    lines = ["ID\t" + "\t".join(["text,image"] * votes)]
+    for number in range(36):
+        sentiment = ("positive", "neutral", "negative")[number % 3]
+        pairs = [f"{sentiment},neutral", f"{sentiment},{sentiment}", f"neutral,{sentiment}"][:votes]
+        lines.append("\t".join([str(number), *pairs]))
+        write(root / "data" / f"{number}.txt", f"tweet {number}")
+        png(root / "data" / f"{number}.jpg", mode="RGB", seed=number)
+    write(root / "labelResultAll.txt", *lines)
+
+
+def mvsa_single(root: Path) -> None:
+    _mvsa(root, 1)
+
+
+def mvsa_multiple(root: Path) -> None:
+    _mvsa(root, 3)
+
+
+def iemocap(root: Path) -> None:
+    for session in (1, 5):
+        dialogue = f"Ses0{session}F_impro01"
+        folder = root / f"Session{session}"
+        turns, said = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""], []
+        (folder / "sentences" / "wav" / dialogue).mkdir(parents=True)
+        (folder / "dialog" / "avi" / "DivX").mkdir(parents=True)
+        video(folder / "dialog" / "avi" / "DivX" / f"{dialogue}.avi", frames=20)
+        for number in range(12):
+            name, emotion = f"{dialogue}_F{number:03d}", ("neu", "exc", "hap", "ang", "sad", "xxx")[number % 6]
+            start, end = 0.1 * number, 0.1 * number + 0.5
+            turns.append(f"[{start:.4f} - {end:.4f}]\t{name}\t{emotion}\t[2.5000, 2.5000, 2.5000]")
+            turns.append("C-E2:\tNeutral;\t()")
+            said.append(f"{name} [{start:08.4f}-{end:08.4f}]: Excuse me: {number}.")
+            wav(folder / "sentences" / "wav" / dialogue / f"{name}.wav", seconds=0.4, rate=16000, seed=number)
+        write(folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt", *turns)
+        write(folder / "dialog" / "EmoEvaluation" / f"._{dialogue}.txt", "Mac OS X")
+        write(folder / "dialog" / "transcriptions" / f"{dialogue}.txt", *said)
+
+
+def ur_funny(root: Path) -> None:
+    (root / "urfunny2_videos").mkdir(parents=True)
+    for index, split in enumerate(("train", "valid", "test")):
+        names = range(10 * index, 10 * index + 6)
+        lines = [f"{name}, {('FUNNY', 'NOTFUNNY')[name % 2]}, ### it's, well ### {name}" for name in names]
+        write(root / f"ur_funny_{split}.txt", *lines)
+        for name in names:
+            video(root / "urfunny2_videos" / f"{name}.mp4", frames=4, sound=True, seed=name)
+
+
+def cmu_mosi(root: Path) -> None:
+    lines = ["video_id,clip_id,text,label,annotation,mode,label_T,label_A,label_V"]
+    for mode in ("train", "valid", "test"):
+        (root / "Raw" / f"-{mode}").mkdir(parents=True)
+        for clip in range(6):
+            label = clip % 3 - 1
+            words = f'"IT WAS, ""GOOD"" {clip}"'
+            lines.append(f"-{mode},{clip},{words},{label}.0,{('Negative', 'Neutral', 'Positive')[label + 1]},{mode},,,")
+            video(root / "Raw" / f"-{mode}" / f"{clip}.mp4", frames=4, sound=True, seed=clip)
+    write(root / "label.csv", *lines)
+
+
+def cmu_mosei(root: Path) -> None:
+    cmu_mosi(root)
+
+
+OF_THE_PAPER = (crema_d, kinetics_sounds, vggsound, sarcasm, twitter2015, nvgesture)
+OTHERS = (ave, ucf101, food101, mvsa_single, mvsa_multiple, iemocap, ur_funny, cmu_mosi, cmu_mosei)
+LAYOUTS: dict[str, Callable[[Path], None]] = {maker.__name__: maker for maker in (*OF_THE_PAPER, *OTHERS)}

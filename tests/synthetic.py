@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, sha256, write_shard
+from lfm_ray.datasets.targets import TargetCard
 
 CLASSES = 3
+LABELS: dict[TargetKind, Callable[[np.ndarray], np.ndarray]] = {
+    "classes": lambda labels: labels,
+    "multilabel": lambda labels: np.array([[1, 0], [0, 1], [1, 1]], np.uint8)[labels],
+    "regression": lambda labels: 100.0 + 10 * labels,
+}
 
 
 def write_dataset(
-    folder: Path, train: int = 48, val: int = 24, test: int = 24, noise: float = 1.0, more: tuple[str, ...] = ()
-) -> Path:
+    folder: Path, train: int = 48, val: int = 24, test: int = 24, noise: float = 1.0, more: tuple[str, ...] = (),
+    kind: TargetKind = "classes",
+) -> Path:  # fmt: skip
     """Writes shards with `audio` (1, 8, 8) float16 and `image` (1, 8, 8) uint8, three balanced classes.
 
-    more: names of further modalities, which are images too.
+    more: names of further modalities, which are images too. kind: what the labels are made of: the class; label `a` or
+    `b` and, of the third class, both; or 10 times the class plus 100.
     """
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -32,7 +42,7 @@ def write_dataset(
             image = 128 + 30 * (patterns[name][labels] + noise * random.normal(size=(rows, 1, 8, 8)))
             arrays[name] = image.clip(0, 255).astype(np.uint8)
         file = folder / f"{split}-00000.arrow"
-        write_shard(file, [f"{split}-{i}" for i in range(rows)], labels.tolist(), arrays)
+        write_shard(file, [f"{split}-{i}" for i in range(rows)], LABELS[kind](labels), arrays)
         splits[split] = [ShardFile(file=file.name, rows=rows, sha256=sha256(file))]
     card = DatasetCard(
         modalities={
@@ -42,7 +52,8 @@ def write_dataset(
                 for name in images
             },
         },
-        classes=[str(i) for i in range(CLASSES)],
+        target=TargetCard(kind=kind, **({"mean": 110.0, "std": 8.0} if kind == "regression" else {})),
+        classes={"classes": list("012"), "multilabel": list("ab"), "regression": []}[kind],
         splits=splits,
         preprocessing={},
         fingerprint="synthetic",

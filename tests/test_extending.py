@@ -31,8 +31,8 @@ from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.export import model_folder
 from lfm_ray.methods import METHODS
 from lfm_ray.models.encoders import ENCODERS
+from lfm_ray.models.evaluation import METRICS
 from lfm_ray.models.fusion import FUSION_HEADS
-from lfm_ray.models.metrics import METRICS
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.schedules import SCHEDULES
 from lfm_ray.registry import Registry

@@ -119,7 +119,7 @@ def undisturbed(work: Path) -> Path:
 def test_only_the_best_trials_keep_their_checkpoint(undisturbed: Path) -> None:
     trials = Sweep.open(undisturbed).trials()
     kept = {trial.number for trial in trials if list((undisturbed / f"trials/{trial.number:04d}").glob("*.pt"))}
-    best = sorted(trials, key=lambda trial: (-trial.accuracy, trial.rows[-1]["val/fused/loss"]))[:2]
+    best = sorted(trials, key=lambda trial: (-trial.reached, trial.rows[-1]["val/fused/loss"]))[:2]
     assert kept == {trial.number for trial in best}
     assert all(len(trial.rows) == EPOCHS for trial in trials)
 

@@ -36,7 +36,8 @@ def test_the_trials_are_those_that_were_written_and_the_report_shows_them(work: 
     trials = Sweep.open(work / "sweeps/old").trials()
     assert [trial.state for trial in trials] == ["finished"] * 4 + ["pruned"]
     assert [trial.strategy for trial in trials] == ["alpha = 0", "heuristic", "learned", "polynomial", "polynomial"]
-    assert trials[2].config.alpha.update == "plain"  # that version knew no other
+    learned = trials[2].config.alpha
+    assert (learned.update, learned.eta_alpha) == ("plain", 0.01)  # that version knew no other
     loaded = lfm_ray.load_sweep("sweeps/old")
     assert loaded.best is not None and loaded.best.alpha.value == 0
     assert len(loaded.alpha_updates(2)) > 0

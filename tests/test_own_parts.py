@@ -19,8 +19,8 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.methods import METHODS
 from lfm_ray.models.encoders import ENCODERS
+from lfm_ray.models.evaluation import METRICS
 from lfm_ray.models.fusion import FUSION_HEADS
-from lfm_ray.models.metrics import METRICS
 from lfm_ray.optimization.schedules import SCHEDULES
 from lfm_ray.own_parts import blamed, one_line
 from lfm_ray.search.spaces.space import SAMPLERS

@@ -36,7 +36,15 @@ def test_raw_media_to_shards_and_their_inspection(tmp_path: Path, ray_local: Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a manifest or --dataset"),
+        ([], "give a manifest, --folders ROOT or --dataset"),
+        (["MANIFEST", "--folders", "raw", "--image", "--out", "out"], "give a manifest, --folders ROOT or --dataset"),
+        (["--folders", "raw", "--image", "--out", "out"], "raw: holds no folder; each class has one"),
+        (["--folders", "raw", "--image", "--label", "x", "--out", "out"], "its folders are the classes; leave out"),
+        (["MANIFEST", "--audio", "sound", "--label", "lable", "--out", "out"], "no such column; did you mean label?"),
+        (
+            ["raw", "--image", "--out", "out"],
+            "holds no .parquet, .arrow or .tar file; a folder of files for each class",
+        ),
         (["none.csv", "--text", "words", "--out", "out"], "none.csv: there is no such file"),
         (["MANIFEST", "--audio", "sund", "--out", "out"], "did you mean sound?"),
         (["MANIFEST", "--audio", "sound", "--image", "sound", "--out", "out"], "named for two modalities"),

@@ -59,7 +59,7 @@ def test_sweeps_are_listed_with_data_state_best_and_size(work: Path) -> None:
     best = best_of(Sweep.open(work / "sweeps/mine").trials())
     assert best is not None
     (mine,) = [line for line in done.stdout.splitlines() if "mine" in line]
-    for part in ("shards/demo", "finished, 6", f"{best.accuracy:.3f}", f"(trial {best.number})"):
+    for part in ("shards/demo", "finished, 6", f"{best.reached:.3f}", f"(trial {best.number})"):
         assert part in said
     assert "kB" in mine
     assert "stopped, 3 of 9" in said

@@ -20,8 +20,8 @@ from lfm_ray.training.source import DataSource
 from lfm_ray.workflows import confirming, single_run, sweeping
 
 
-class Stopped(Exception):
-    """The study has stopped a trial."""
+class Stopped(BaseException):
+    """The study has stopped a trial; no `except Exception` of a run is to hold it up."""
 
 
 def run_sweep(sweep: Sweep, source: DataSource, resources: Resources, *_: Any) -> None:

@@ -18,6 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lfm_ray import storage
 from lfm_ray.config import RunConfig
+from lfm_ray.datasets.kinds import TargetKind
+from lfm_ray.models.directions import LEADING, leading
 from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.study import SETTINGS
@@ -26,18 +28,27 @@ from lfm_ray.settings import flatten
 from lfm_ray.training.run_folder import read_alpha_updates, row_of
 from lfm_ray.training.trainer import Row
 
-# Metrics on the HParams page: name of the scalar -> name on the page.
-METRICS = {
-    "val/fused/accuracy": "fused accuracy",
-    "val/fused/map": "fused MAP",
-    "val/fused/macro_f1": "fused macro F1",
-    "val/unimodal_accuracy": "mean unimodal accuracy",
-    "val/accuracy_gap": "accuracy gap",
-    "val/modality_gap": "modality gap",
+FURTHER: dict[TargetKind, dict[str, str]] = {
+    "classes": {"val/fused/map": "fused MAP", "val/fused/macro_f1": "fused macro F1"},
+    "multilabel": {"val/fused/micro_f1": "fused micro F1", "val/fused/macro_f1": "fused macro F1"},
+    "regression": {"val/fused/mae": "fused MAE"},
 }
 
 
-def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+def metrics(kind: TargetKind) -> dict[str, str]:
+    """Metrics on the HParams page: name of the scalar -> name on the page."""
+    lead = LEADING[kind]
+    name = "MAP" if lead == "map" else lead
+    return {
+        f"val/fused/{lead}": f"fused {name}",
+        **FURTHER[kind],
+        f"val/unimodal_{lead}": f"mean unimodal {name}",
+        f"val/{lead}_gap": f"{name} gap",
+        "val/modality_gap": "modality gap",
+    }
+
+
+def layout(modalities: Iterable[str], lead: str = "accuracy") -> dict[str, dict[str, list[Any]]]:
     """The layout of the Custom Scalars page: alpha(t) of all runs beside their accuracies."""
 
     def overlay(*tags: str) -> list[Any]:
@@ -46,11 +57,11 @@ def layout(modalities: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     return {
         "strategies": {
             "alpha(t)": overlay("alpha"),
-            "fused accuracy": overlay("val/fused/accuracy"),
-            "mean unimodal accuracy": overlay("val/unimodal_accuracy"),
+            f"fused {lead}": overlay(f"val/fused/{lead}"),
+            f"mean unimodal {lead}": overlay(f"val/unimodal_{lead}"),
         },
-        "modalities": {f"{name} accuracy": overlay(f"val/{name}/accuracy") for name in modalities}
-        | {"accuracy gap": overlay("val/accuracy_gap"), "modality gap": overlay("val/modality_gap")},
+        "modalities": {f"{name} {lead}": overlay(f"val/{name}/{lead}") for name in modalities}
+        | {f"{lead} gap": overlay(f"val/{lead}_gap"), "modality gap": overlay("val/modality_gap")},
         "losses": {
             "classification loss (training)": overlay("train/classification_loss"),
             "matching loss (training)": overlay("train/matching_loss"),
@@ -109,13 +120,14 @@ class TensorBoardCallback(DriverOnly, Callback):
     reports its earlier epochs again, and its TensorBoard run is rewritten.
     """
 
-    def __init__(self, sweep: Path, space: Space, modalities: Iterable[str]) -> None:
+    def __init__(self, sweep: Path, space: Space, modalities: Iterable[str], kind: TargetKind = "classes") -> None:
         self.sweep, self.folder, self.space = sweep, sweep / "tensorboard", space
         self._writers: dict[str, RunWriter] = {}
         shutil.rmtree(self.folder / "layout", ignore_errors=True)
         with SummaryWriter(str(self.folder / "layout")) as writer:
-            writer.add_custom_scalars(layout(modalities))
-            _add(writer, metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=_experiment(space)))
+            writer.add_custom_scalars(layout(modalities, LEADING[kind]))
+            experiment = _experiment(space, kind)
+            _add(writer, metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -138,7 +150,8 @@ class TensorBoardCallback(DriverOnly, Callback):
             return
         failed = FAILED in (trial.last_result or {}) or trial.status == Trial.ERROR
         writer.close(failed)
-        name = f"{writer.folder.name}-acc{writer.last['val/fused/accuracy']:.2f}"
+        lead = leading(writer.last)
+        name = f"{writer.folder.name}-{lead[:3]}{writer.last[f'val/fused/{lead}']:.2f}"
         if failed:
             name += "-failed"
         elif writer.last["epoch"] < writer.epochs:
@@ -160,7 +173,7 @@ def run_settings(space: Space, number: int, config: RunConfig) -> dict[str, Any]
     return {"strategy": strategy_name(config), "trial": number, **always, **space.searched_values(config)}
 
 
-def _experiment(space: Space) -> api_pb2.Experiment:
+def _experiment(space: Space, target: TargetKind) -> api_pb2.Experiment:
     """The columns of the HParams page: every searched setting with its type, and the metrics.
 
     TensorBoard shows no others. They are written once for all runs, since a run knows only the
@@ -176,7 +189,8 @@ def _experiment(space: Space) -> api_pb2.Experiment:
             for name, kind in kinds.items()
         ],
         metric_infos=[
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
+            for tag, name in metrics(target).items()
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The kinds of modality, and the ways in which shards can store them."""
+"""The kinds of modality, how their files are named, how shards can store them, and the kinds of target."""
 
 from __future__ import annotations
 
@@ -6,3 +6,13 @@ from typing import Literal
 
 Kind = Literal["audio", "image", "video", "text", "feature"]
 Storage = Literal["tensor", "waveform", "jpeg"]
+TargetKind = Literal["classes", "multilabel", "regression"]
+
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".caf", ".wma"),
+    "image": (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    "video": (".mp4", ".mkv", ".webm", ".avi", ".flv", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp", ".ogv"),
+    "text": (".txt", ".text"),
+    "feature": (".npy", ".npz"),
+}
+"""Kind -> how the names of its files end, in small letters; a video can also be a folder of pictures."""

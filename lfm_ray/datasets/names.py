@@ -5,8 +5,9 @@ from __future__ import annotations
 from lfm_ray.errors import UserError
 
 # In the names of metrics (`val/NAME/accuracy`), or in batches.
-OWN = ("fused", "train", "val", "test", "loss", "accuracy", "map", "macro_f1", "balanced_accuracy",
-       "worst_class_accuracy", "unimodal_accuracy", "accuracy_gap", "modality_gap", "probe_map", "alpha", "tau",
+OWN = ("fused", "train", "val", "test", "loss", "accuracy", "map", "macro_f1", "micro_f1", "balanced_accuracy",
+       "worst_class_accuracy", "unimodal_accuracy", "accuracy_gap", "modality_gap", "probe_map", "mae", "correlation",
+       "unimodal_map", "map_gap", "unimodal_correlation", "correlation_gap", "probe_correlation", "alpha", "tau",
        "epoch", "seconds", "learning_rate", "rows", "row", "labels")  # fmt: skip
 WITH_A_MEANING = "/\\.=[]{}:,;*?\"'<>|"  # in paths, settings, YAML
 

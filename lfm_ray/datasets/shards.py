@@ -1,7 +1,7 @@
 """The shard format: a folder of Arrow IPC files and one `dataset.json`. This module does not need Ray.
 
-A shard stores its rows as one record batch: `id` (string), `label` (int64) and a column per modality,
-of the canonical extension type `arrow.fixed_shape_tensor`, or `fixed_size_list<binary>` for JPEG
+A shard stores its rows as one record batch: `id` (string), `label` (`lfm_ray.datasets.targets`) and a column per
+modality, of the canonical extension type `arrow.fixed_shape_tensor`, or `fixed_size_list<binary>` for JPEG
 files. Shards are memory-mapped and read without copying.
 """
 
@@ -22,6 +22,7 @@ from lfm_ray.checksums import is_whole, with_checksum
 from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
 from lfm_ray.datasets.kinds import Kind, Storage
 from lfm_ray.datasets.names import check_name
+from lfm_ray.datasets.targets import TargetCard
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, written_anew
 from lfm_ray.settings import Settings, nearest
@@ -107,7 +108,10 @@ class DatasetCard(Settings):
 
     format: Literal["lfm_ray shards 1"] = "lfm_ray shards 1"
     modalities: dict[str, ModalityCard]
-    classes: list[str] = Field(description="a label in the shards is an index into this list")
+    target: TargetCard = TargetCard()
+    classes: list[str] = Field(
+        description="a label in the shards is an index into this list, or says which of it a row has; regression: empty"
+    )
     splits: dict[str, Annotated[list[ShardFile], Field(min_length=1)]]
     preprocessing: dict[str, Any] = Field(description="the PrepareConfig with every null filled in")
     embedded: dict[str, Embedded] = Field({}, description="modality -> the frozen model that made its features")
@@ -139,6 +143,11 @@ class DatasetCard(Settings):
         return {
             name: self.embedded[name].card if name in self.embedded else one for name, one in self.modalities.items()
         }
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a model has: one for each class or label, or a number."""
+        return len(self.classes) or 1
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""
@@ -182,7 +191,7 @@ class Shards:
             copied(self.path / shard.file, shard.sha256)
 
     def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
-        """A whole split: modality -> (N, ...) array as stored, and labels (N,) int64.
+        """A whole split: modality -> (N, ...) array as stored, and labels (N,), or (N, C) of several.
 
         If the split has a single shard, the arrays are read-only views of its memory map.
         """
@@ -289,11 +298,17 @@ class Shards:
         empty = next((name for name in batch.schema.names if batch.column(name).null_count), None)
         if empty:
             raise UserError(f"{path}: column {empty!r} has missing values; run lfm_ray.prepare again")
-        if "label" not in batch.schema.names or batch.schema.field("label").type != pa.int64():
-            raise UserError(f"{path}: column 'label' is missing or not of type int64")
-        labels = _labels(batch)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.card.classes):
-            raise UserError(f"{path}: a label is outside the {len(self.card.classes)} classes that {CARD} names")
+        target, classes = self.card.target, len(self.card.classes)
+        if "label" not in batch.schema.names or batch.schema.field("label").type != target.arrow_type(classes):
+            raise UserError(f"{path}: column 'label' is missing or not of type {target.arrow_type(classes)}")
+        if wrong := target.trouble(_labels(batch), classes):
+            raise UserError(f"{path}: {wrong} that {CARD} names" if target.kind == "classes" else f"{path}: {wrong}")
+
+
+def what_is_told(card: DatasetCard) -> str:
+    """What a model of the dataset tells: `10 classes`, `20 labels` or `a number`."""
+    count = len(card.classes)
+    return {"classes": f"{count} classes", "multilabel": f"{count} labels", "regression": "a number"}[card.target.kind]
 
 
 def read_card(path: Path) -> DatasetCard:
@@ -348,17 +363,22 @@ def _sha256_once(path: Path, size: int, changed: int, inode: int) -> str:
 
 
 def write_shard(
-    path: Path, ids: Sequence[str], labels: Sequence[int], values: Mapping[str, np.ndarray | Sequence[Sequence[bytes]]]
+    path: Path,
+    ids: Sequence[str],
+    labels: Sequence[int] | np.ndarray,
+    values: Mapping[str, np.ndarray | Sequence[Sequence[bytes]]],
 ) -> None:
     """Writes one shard. Equal content gives equal bytes, and no reader ever sees a partial file.
 
     Args:
         path: file to write or replace.
         ids: N sample names.
-        labels: N indices into the classes.
+        labels: N indices into the classes, (N, C) uint8, or N numbers (`lfm_ray.datasets.targets`).
         values: modality -> (N, ...) array, or N lists of F files.
     """
-    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "label": pa.array(labels, pa.int64())}
+    label = np.asarray(labels)
+    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
+    columns["label"] = pa.array(label) if label.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(label)
     for name, value in values.items():
         if isinstance(value, np.ndarray):
             columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(value))
@@ -376,4 +396,5 @@ def sha256(path: Path) -> str:
 
 
 def _labels(batch: pa.RecordBatch) -> np.ndarray:
-    return batch.column("label").to_numpy()
+    column = batch.column("label")
+    return column.to_numpy_ndarray() if isinstance(column, pa.FixedShapeTensorArray) else column.to_numpy()

@@ -28,7 +28,9 @@ def main() -> None:
 
     # After the command line has been read, so that --help answers at once.
     from lfm_ray.console import console, notice
+    from lfm_ray.datasets.shards import what_is_told
     from lfm_ray.export.from_run import export
+    from lfm_ray.models.directions import leading
     from lfm_ray.storage import shown
 
     folder, card, said = export(given.run, given.out, given.best)
@@ -36,7 +38,8 @@ def main() -> None:
         console.print(notice("notice", f"          {said}"), soft_wrap=True)
     size = sum(part.stat().st_size for part in given.out.rglob("*") if part.is_file())
     names = ["fused", *card.dataset.modalities]
-    figures = ", ".join(f"{name} {card.metrics[f'val/{name}/accuracy']:.3f}" for name in names)
+    lead = leading(card.metrics)
+    figures = ", ".join(f"{name} {card.metrics[f'val/{name}/{lead}']:.3f}" for name in names)
     weights = ", the moving average of the weights" if card.averaged else ""
     unfinished = "" if card.epoch == card.run.epochs else " (it was stopped, or is still running)"
     sample = ", ".join(
@@ -44,8 +47,8 @@ def main() -> None:
     )
     for what, line in {
         "run": f"{shown(folder)}, epoch {card.epoch} of {card.run.epochs}{weights}{unfinished}",
-        "val accuracy": figures,
-        "model": f"{given.out}, {len(card.dataset.classes)} classes, {size / 1e6:.1f} MB",
+        f"val {lead}": figures,
+        "model": f"{given.out}, {what_is_told(card.dataset)}, {size / 1e6:.1f} MB",
         "use it": f'lfm_ray.load("{given.out}").predict({{{sample}}})',
     }.items():
         console.print(f"{what:<16}{line}", soft_wrap=True)

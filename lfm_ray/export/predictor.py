@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -28,6 +28,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.export.embedders import read_embedders
 from lfm_ray.export.model_folder import preprocessing_in, read
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.targets import TARGETS
 from lfm_ray.settings import nearest
 
 Sample = Mapping[str, str | os.PathLike[str] | float | None]
@@ -38,13 +39,18 @@ TIMES = ("start", "end")
 class Prediction:
     """The model's prediction for one sample.
 
-    label: the most likely class; probabilities: class -> probability, of the training method's fused
-    prediction; unimodal: modality -> class -> probability, of that modality alone.
+    label: the most likely class, or as a manifest writes it the labels whose probability is above 1/2 (`dog;rain`), or
+    the number; probabilities: class or label -> probability, of the training method's fused prediction; unimodal:
+    modality -> class -> probability, of that modality alone; labels: those of several. value, unimodal_values: of
+    targets that are numbers, in their unit; then there are no probabilities.
     """
 
     label: str
     probabilities: dict[str, float]
     unimodal: dict[str, dict[str, float]]
+    labels: tuple[str, ...] = ()
+    value: float | None = None
+    unimodal_values: dict[str, float] = field(default_factory=dict)
 
 
 class Predictor:
@@ -135,7 +141,7 @@ class Predictor:
         try:
             stored = [decode(row, name, self.modalities[name], self._preprocessing).stored for row in rows]
         except BrokenMedia as error:
-            row = next(row for row in rows if row.values[name] == error.path)
+            row = next(row for row in rows if str(row.values[name]) == error.path)
             raise UserError(f"sample {row.id}: {name}: {error.path}: {error.reason}") from None
         column: Column
         if self.card.dataset.raw[name].storage == "jpeg":
@@ -145,16 +151,29 @@ class Predictor:
         return self._embedders[name](column) if name in self._embedders else column
 
     def _predictions(self, outputs: Outputs) -> list[Prediction]:
-        fused = self._probabilities(self._method.predict(outputs))
-        unimodal = {name: self._probabilities(logits) for name, logits in outputs.unimodal.items()}
+        fused = self._said(self._method.predict(outputs))
+        unimodal = {name: self._said(logits) for name, logits in outputs.unimodal.items()}
         return [
-            Prediction(max(of_all, key=lambda label: of_all[label]), of_all, {n: of[i] for n, of in unimodal.items()})
-            for i, of_all in enumerate(fused)
+            self._prediction(row, {name: rows[i] for name, rows in unimodal.items()}) for i, row in enumerate(fused)
         ]
 
-    def _probabilities(self, logits: Tensor) -> list[dict[str, float]]:
-        """(B, C) -> class -> probability, for each sample."""
-        return [dict(zip(self.classes, row, strict=True)) for row in logits.softmax(dim=1).tolist()]
+    def _prediction(self, said: np.ndarray, alone: Mapping[str, np.ndarray]) -> Prediction:
+        """The prediction for one sample; said: (C,), and modality -> (C,)."""
+        target = self.card.dataset.target
+        if target.kind == "regression":
+            values = {name: float(row[0]) for name, row in alone.items()}
+            return Prediction(target.words(said[0], []), {}, {}, (), float(said[0]), values)
+        probabilities = dict(zip(self.classes, said.tolist(), strict=True))
+        unimodal = {name: dict(zip(self.classes, row.tolist(), strict=True)) for name, row in alone.items()}
+        if target.kind == "classes":
+            return Prediction(self.classes[said.argmax()], probabilities, unimodal)
+        labels = tuple(name for name, probability in probabilities.items() if probability > 0.5)
+        return Prediction(target.words(said > 0.5, self.classes), probabilities, unimodal, labels)
+
+    def _said(self, logits: Tensor) -> np.ndarray:
+        """(B, C) -> probabilities, or the number in its unit."""
+        target = self.card.dataset.target
+        return target.in_its_unit(TARGETS[target.kind].said(logits.double()).cpu().numpy())
 
 
 def _seconds(where: str, name: str, value: object) -> float | None:

@@ -46,6 +46,7 @@ class AGM(Method):
 
     name: Literal["agm"] = "agm"
     source: ClassVar[str] = "ICCV 2023"
+    only_classes: ClassVar[str] = "scores modalities by the probability of the class"
     no_hessian: ClassVar[str] = "its gradient has no Hessian"
     modulation: float = Field(1.0, ge=0, le=10, description="a, the paper's alpha; 0: no modulation")
     highest_exponent: float | None = Field(

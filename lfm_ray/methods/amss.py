@@ -40,6 +40,7 @@ class AMSS(Method):
 
     name: Literal["amss"] = "amss"
     source: ClassVar[str] = "TPAMI, arXiv 2024"
+    only_classes: ClassVar[str] = "compares modalities by the entropy of classes"
     exactly_two: ClassVar[bool] = True
     temperature: float = Field(0.2, gt=0, le=100, description="T (authors: 0.2, text and images 0.5)")
     unbiased: bool = Field(False, description="AMSS+: gradients are divided by their probability plus 1 / n")

@@ -41,6 +41,7 @@ class ARL(Method):
 
     name: Literal["arl"] = "arl"
     source: ClassVar[str] = "ICCV 2025"
+    only_classes: ClassVar[str] = "weighs modalities by the entropy of their softmax"
     exactly_two: ClassVar[bool] = True
     heads: ClassVar[tuple[str, ...]] = ("concat",)
     unimodal_weight: float = Field(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.errors import UserError
 from lfm_ray.methods.losses import ConvexPart, LossSettings, classification_loss, matching_loss, matching_parts
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
@@ -84,7 +85,7 @@ class Method(Settings):
 
     Derive from it, add settings as fields, declare capabilities in the class variables, and override
     the hooks that differ (docs/extending.md). Outputs and labels are always those of the global batch,
-    gathered from all ranks: fused (B, C), labels (B,) int64.
+    gathered from all ranks: fused (B, C), labels (B,) int64, or what `lfm_ray.models.targets` says of other targets.
     """
 
     name: str
@@ -117,6 +118,10 @@ class Method(Settings):
     cannot_weigh: ClassVar[str] = ""
     """Why `loss.class_weights`, `loss.focal` and `loss.label_smoothing` have no meaning with it, as a phrase after its
     name in an error; empty if they have."""
+
+    only_classes: ClassVar[str] = ""
+    """Why targets must be classes, neither several labels nor numbers, as a phrase after its name in an error; empty
+    if they need not."""
 
     no_hessian: ClassVar[str] = ""
     """Why only the solver identity can be used with it; empty if all can."""
@@ -188,7 +193,7 @@ class Method(Settings):
         return {}
 
     def on_epoch_end(self, state: State, metrics: Mapping[str, float]) -> Row:
-        """Called with the row of the epoch (`val/...` of `lfm_ray.models.metrics`); returns values to add to it.
+        """Called with the row of the epoch (`val/...` of `lfm_ray.models.evaluation`); returns values to add to it.
 
         `measures` are in it as well, as `train/...` and `val/...`.
         """
@@ -213,6 +218,15 @@ class Method(Settings):
                 f"method: {self.name} is defined for two modalities, and there are {len(modalities)}"
                 f" ({', '.join(modalities)}); choose two by data.modalities"
             )
+
+    def check_target(self, kind: TargetKind) -> None:
+        """Checks that the method is defined for targets of this kind.
+
+        Raises:
+            UserError: it is not.
+        """
+        if self.only_classes and kind != "classes":
+            raise UserError(f"method: {self.name} {self.only_classes}, and the dataset's targets are {kind}")
 
     def check_names(self, setting: str, names: Iterable[str], known: Sequence[str]) -> None:
         """Raises a UserError if a name in one of the method's settings is unknown."""

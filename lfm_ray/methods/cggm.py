@@ -49,6 +49,7 @@ class CGGM(Method):
 
     name: Literal["cggm"] = "cggm"
     source: ClassVar[str] = "NeurIPS 2024"
+    only_classes: ClassVar[str] = "follows accuracies"
     heads: ClassVar[tuple[str, ...]] = ("multitask",)
     magnitude: float = Field(1.3, gt=0, le=100, description="rho (authors: 1.3)")
     direction_weight: float = Field(0.05, ge=0, le=100, description="lambda (authors: 0.2, Food-101 0.05)")

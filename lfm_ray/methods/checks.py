@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lfm_ray.methods.base import Losses, Method, Row, State
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.metrics import METRICS
+from lfm_ray.models.evaluation import METRICS
 from lfm_ray.own_parts import called, is_number, returned
 
 

@@ -46,6 +46,7 @@ class CML(Method):
 
     name: Literal["cml"] = "cml"
     source: ClassVar[str] = "ICML 2023"
+    only_classes: ClassVar[str] = "ranks predictions by the probability of their class"
     heads: ClassVar[tuple[str, ...]] = ("concat", "sum")
     ranking_weight: float = Field(1.0, ge=0, le=1000, description="lambda, of the ranking loss (our default)")
 

@@ -42,6 +42,7 @@ class DOMFN(Method):
 
     name: Literal["domfn"] = "domfn"
     source: ClassVar[str] = "ACM MM 2022"
+    only_classes: ClassVar[str] = "chooses between predictions of classes"
     cannot_weigh: ClassVar[str] = "weighs samples itself, by their losses"
     heads: ClassVar[tuple[str, ...]] = ("multitask",)
     exactly_two: ClassVar[bool] = True

@@ -56,6 +56,7 @@ class ETMC(Method):
 
     name: Literal["etmc"] = "etmc"
     source: ClassVar[str] = "TPAMI 2023"
+    only_classes: ClassVar[str] = "learns from evidence of classes"
     cannot_weigh: ClassVar[str] = "learns from evidence, not from a cross-entropy of classes"
     annealing_epochs: int = Field(
         10, ge=1, description="epochs over which the pull of wrong evidence grows from 0 to full strength"

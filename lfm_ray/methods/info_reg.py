@@ -41,6 +41,7 @@ class InfoReg(Method):
 
     name: Literal["info_reg"] = "info_reg"
     source: ClassVar[str] = "CVPR 2025"
+    only_classes: ClassVar[str] = "compares modalities by the probability of the class"
     exactly_two: ClassVar[bool] = True
     pull_weight: float = Field(0.95, ge=0, le=100, description="of the pull (authors: 0.95 for audio, 0.1 for images)")
     pull_weights: dict[str, NonNegativeFloat] = Field({}, description="modality -> its weight, where it is another")

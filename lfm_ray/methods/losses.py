@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.targets import target_of
 from lfm_ray.settings import Settings
 
 
@@ -40,6 +42,9 @@ class LossSettings(Settings):
     label_smoothing: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(
         None, description="u of the samples of each class, in the order of the classes; null: uniform_labels for all"
     )
+    regression: Literal["mse", "l1"] = Field(
+        "mse", description="L_CLS of targets that are numbers: squared or absolute error, of standardised numbers"
+    )
 
     @model_validator(mode="after")
     def _one_smoothing(self) -> Self:
@@ -52,12 +57,23 @@ class LossSettings(Settings):
         """Whether classes or samples count differently in L_CLS."""
         return bool(self.class_weights or self.focal or self.label_smoothing)
 
-    def check_classes(self, classes: int) -> None:
-        """Checks that there is one number for each class.
+    def check_target(self, kind: TargetKind, classes: int) -> None:
+        """Checks that the losses are defined for these targets, and that there is one number for each class.
 
         Raises:
-            UserError: there are more or fewer.
+            UserError: one is not, or there are more or fewer numbers.
         """
+        if kind == "classes" and self.regression != "mse":
+            raise UserError(f"loss.regression: {self.regression} is for numbers, and the dataset has classes")
+        if kind != "classes":
+            if self.matching in DIVERGENCES:
+                raise UserError(
+                    f"loss.matching: {self.matching} compares predictions of classes, and the dataset's targets are"
+                    f" {kind}; use infonce"
+                )
+            for name in ("class_weights", "focal", "label_smoothing", "uniform_labels"):
+                if getattr(self, name):
+                    raise UserError(f"loss.{name}: is for classes, and the dataset's targets are {kind}; leave it out")
         for name in ("class_weights", "label_smoothing"):
             given = getattr(self, name)
             if isinstance(given, list) and len(given) != classes:
@@ -94,30 +110,16 @@ class ConvexPart:
 
 
 def classification_loss(logits: Tensor, labels: Tensor, settings: LossSettings | None = None) -> Tensor:
-    """L_CLS: cross-entropy, mean over the batch.
+    """L_CLS, mean over the batch: of classes the cross-entropy, of several labels BCE, of numbers MSE or L1.
 
-    logits: (B, C); labels: (B,) int64; settings: the section `loss`, None: nothing but the cross-entropy. The
+    logits: (B, C); labels: (B,) int64, (B, C) uint8, or (B,) float (`lfm_ray.models.targets`); settings: the section
+    `loss`, None: its defaults. Of classes, the
     targets are (1 - u) one-hot + u uniform with u = `uniform_labels`: paper Figure 1, where u = 1 is L_U, a
     loss without labels. `class_weights` w: the mean is sum_i w_y(i) l_i / sum_i w_y(i). `focal` gamma: each l_i
     is multiplied by (1 - p_i)^gamma, p_i being the probability of its label (Lin et al., "Focal loss for dense
     object detection", ICCV 2017). Computed in at least float32.
     """
-    logits, settings = _at_least_float32(logits), settings or LossSettings()
-    if not settings.weighs:
-        return F.cross_entropy(logits, labels, label_smoothing=settings.uniform_labels)
-    log_p = F.log_softmax(logits, dim=1)
-    of_label = log_p.gather(1, labels[:, None]).squeeze(1)
-    u: Tensor | float = settings.uniform_labels
-    if settings.label_smoothing:
-        u = logits.new_tensor(settings.label_smoothing)[labels]
-    losses = -(1 - u) * of_label - u * log_p.mean(dim=1)
-    if settings.focal:  # -expm1: 1 - p, which stays exact near p = 1, and its power has a gradient there
-        losses = losses * (-torch.expm1(of_label)).clamp_min(1e-12) ** settings.focal
-    if settings.class_weights is None:
-        return losses.mean()
-    assert settings.class_weights != "balanced", "LossSettings.balanced has not been called"
-    weights = logits.new_tensor(settings.class_weights)[labels]
-    return (weights * losses).sum() / weights.sum()
+    return target_of(labels).loss(_at_least_float32(logits), labels, settings or LossSettings())
 
 
 def label_probability(logits: Tensor, labels: Tensor) -> Tensor:

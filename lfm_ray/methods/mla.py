@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
+from lfm_ray.datasets.kinds import TargetKind
+from lfm_ray.errors import UserError
 from lfm_ray.methods.base import Method, State
 from lfm_ray.methods.losses import classification_loss
 from lfm_ray.models.classifier import Outputs
@@ -106,6 +108,14 @@ class MLA(Method):
         if not self.shares:
             return outputs.fused
         return torch.stack([self.shares.get(name, 0.0) * z for name, z in outputs.unimodal.items()]).sum(dim=0)
+
+    def check_target(self, kind: TargetKind) -> None:
+        """Checks that there are classes where an entropy weighs the modalities."""
+        if self.weighting == "entropy" and kind != "classes":
+            raise UserError(
+                "method: mla weighs predictions by the entropy of classes, and the dataset's targets are"
+                f" {kind}; set method.weighting=mean"
+            )
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
         """Checks that every share belongs to a modality."""

@@ -45,6 +45,7 @@ class MMCosine(Method):
 
     name: Literal["mmcosine"] = "mmcosine"
     source: ClassVar[str] = "ICASSP 2023"
+    only_classes: ClassVar[str] = "scales cosines for a softmax of classes"
     heads: ClassVar[tuple[str, ...]] = ("cosine",)
     contrast: float = Field(0.0, ge=0, le=100, description="weight of the contrastive loss (authors' default: 0)")
     temperature: float = Field(0.1, gt=0, le=10, description="of the contrastive loss (authors: 0.1)")

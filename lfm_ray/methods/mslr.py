@@ -17,6 +17,8 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, PositiveFloat
 
+from lfm_ray.datasets.kinds import TargetKind
+from lfm_ray.errors import UserError
 from lfm_ray.methods.base import Method, Row, State
 
 
@@ -36,6 +38,13 @@ class MSLR(Method):
         {}, description="modality -> its learning rate divided by optimizer.learning_rate; default 1"
     )
     history: int = Field(5, ge=1, description="with dynamic: number of epochs in the mean")
+
+    def check_target(self, kind: TargetKind) -> None:
+        """Checks that there are accuracies where they change the rates."""
+        if self.strategy == "dynamic" and kind != "classes":
+            raise UserError(
+                f"method: mslr compares accuracies, and the dataset's targets are {kind}; set method.strategy=keep"
+            )
 
     def check_modalities(self, modalities: Sequence[str]) -> None:
         """Checks that every factor belongs to a modality."""

@@ -22,6 +22,7 @@ class Official(Method):
 
     name: Literal["official"] = "official"
     source: ClassVar[str] = "the authors' code of LFM"
+    only_classes: ClassVar[str] = "matches softmaxed predictions of classes"
     matches_embeddings: ClassVar[bool] = False
 
     def loss(self, outputs: Outputs, labels: Tensor, state: State) -> Losses:

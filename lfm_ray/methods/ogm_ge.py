@@ -35,6 +35,7 @@ class OGMGE(Method):
 
     name: Literal["ogm_ge"] = "ogm_ge"
     source: ClassVar[str] = "CVPR 2022"
+    only_classes: ClassVar[str] = "compares modalities by the probability of the class"
     exactly_two: ClassVar[bool] = True
     modulation: float = Field(0.8, ge=0, le=10, description="alpha of the paper's eq. 10; 0: no modulation")
     noise: bool = Field(True, description="generalisation enhancement (GE); false: OGM")

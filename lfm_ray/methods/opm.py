@@ -39,6 +39,7 @@ class OPM(Method):
 
     name: Literal["opm"] = "opm"
     source: ClassVar[str] = "TPAMI 2024"
+    only_classes: ClassVar[str] = "compares modalities by the probability of the class"
     exactly_two: ClassVar[bool] = True
     rate: float = Field(0.5, ge=0, le=1, description="q, the lowest rate of dropping (authors: 0.5); 0: joint training")
     lead_weight: float = Field(0.5, ge=0, le=100, description="lambda, weight of the lead in the rate (authors: 0.5)")

@@ -42,6 +42,7 @@ class PMR(Method):
 
     name: Literal["pmr"] = "pmr"
     source: ClassVar[str] = "CVPR 2023"
+    only_classes: ClassVar[str] = "has a prototype for each class"
     exactly_two: ClassVar[bool] = True
     prototype_weight: float = Field(1.0, ge=0, le=100, description="a, the paper's alpha; 0: no pull")
     strength: Literal["binary", "clipped"] = Field(

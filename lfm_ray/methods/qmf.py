@@ -61,6 +61,7 @@ class QMF(Method):
 
     name: Literal["qmf"] = "qmf"
     source: ClassVar[str] = "ICML 2023"
+    only_classes: ClassVar[str] = "takes its confidence from the softmax of classes"
     regulariser: float = Field(1.0, ge=0, le=100, description="weight of the ranking losses; 0: none")
     margin: Literal["subtracted", "added"] = Field(
         "subtracted", description="the lead in hardness in a ranking loss: subtracted, the code; added, Moon et al."

@@ -45,6 +45,7 @@ class ReconBoost(Method):
 
     name: Literal["recon_boost"] = "recon_boost"
     source: ClassVar[str] = "ICML 2024"
+    only_classes: ClassVar[str] = "boosts predictions of classes"
     cannot_weigh: ClassVar[str] = "weighs samples itself, by what the other modalities know of them"
     reconcilement: float = Field(
         0.2,

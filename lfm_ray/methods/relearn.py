@@ -54,6 +54,7 @@ class Relearn(Method):
 
     name: Literal["relearn"] = "relearn"
     source: ClassVar[str] = "ECCV 2024"
+    only_classes: ClassVar[str] = "measures how pure clusters are in classes"
     gap_weight: float = Field(3.0, ge=0, le=1000, description="lambda (authors: 3); 0: joint training")
     period: int = Field(20, ge=1, description="epochs from one re-learning to the next (authors: 20)")
     times: int = Field(3, ge=0, description="how many times at most (authors: 3)")

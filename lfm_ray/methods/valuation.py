@@ -48,6 +48,7 @@ class Valuation(Method):
 
     name: Literal["valuation"] = "valuation"
     source: ClassVar[str] = "CVPR 2024"
+    only_classes: ClassVar[str] = "values right predictions of classes"
     exactly_two: ClassVar[bool] = True
     first_epoch: int | None = Field(
         6, ge=1, description="epoch, from 1, in which copies start (authors: 6, after 5 of joint training); null: none"

@@ -1,56 +1,13 @@
-"""Accuracy, MAP and macro F1 of the fusion and of each modality, and the gaps between modalities."""
+"""Formulas of metrics: accuracies, average precision, F1, correlation, the linear probe, the modality gap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from itertools import combinations
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from lfm_ray.models.classifier import Outputs
-from lfm_ray.registry import Registry
-
-METRICS: Registry[Callable[[Tensor, Tensor, Outputs], float]] = Registry("metric", {})
-"""Metrics of one's own: (logits (N, C) by which the method predicts, labels (N,), outputs) of a split -> a number."""
-
-
-EACH = ("loss", "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy")
-
-
-def metric_names(modalities: Iterable[str]) -> list[str]:
-    """The keys of `evaluate` for these modalities."""
-    each = [f"{name}/{key}" for name in ("fused", *modalities) for key in EACH]
-    return [*each, "unimodal_accuracy", "accuracy_gap", "modality_gap", "probe_map"]
-
-
-def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, float]:
-    """All metrics of a split.
-
-    fused: (N, C), the logits by which the method predicts; outputs and labels (N,) of the whole
-    split. Keys: `fused/accuracy`, `fused/map`, `fused/macro_f1`, `fused/balanced_accuracy`,
-    `fused/worst_class_accuracy`, `fused/loss`, the same for each modality, and
-
-    - `unimodal_accuracy`: the mean over modalities of their accuracies;
-    - `accuracy_gap`: the highest of those accuracies minus the lowest;
-    - `modality_gap`: the distance between the centroids of the modalities' normalised embeddings
-      (Liang et al., "Mind the gap", NeurIPS 2022), the mean over pairs;
-    - `probe_map`: MAP of a linear probe of all embeddings, `probe_scores`. It tells what has been
-      learnt before the classifier shows it, as where alpha is near 1.
-    """
-    values: dict[str, float] = {}
-    for name, logits in {"fused": fused, **outputs.unimodal}.items():
-        values[f"{name}/loss"] = float(F.cross_entropy(logits.float(), labels))
-        scores = classification_metrics(F.softmax(logits.float(), dim=1).cpu().numpy(), labels.cpu().numpy())
-        values |= {f"{name}/{metric}": value for metric, value in scores.items()}
-    accuracies = [values[f"{name}/accuracy"] for name in outputs.unimodal]
-    values["unimodal_accuracy"] = float(np.mean(accuracies))
-    values["accuracy_gap"] = max(accuracies) - min(accuracies)
-    values["modality_gap"] = modality_gap(outputs.embeddings)
-    values["probe_map"] = mean_average_precision(probe_scores(outputs.embeddings, labels), labels.cpu().numpy())
-    return values
 
 
 def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -82,14 +39,6 @@ def class_accuracies(matrix: np.ndarray) -> np.ndarray:
     return np.where(rows > 0, matrix.diagonal() / np.maximum(rows, 1), np.nan)
 
 
-def confusions(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, list[list[int]]]:
-    """The confusion matrix of the fusion (`fused`) and of each modality; arguments as of `evaluate`."""
-    return {
-        name: confusion(logits.argmax(dim=1).cpu().numpy(), labels.cpu().numpy(), logits.shape[1]).tolist()
-        for name, logits in {"fused": fused, **outputs.unimodal}.items()
-    }
-
-
 def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     """F1 of each class that occurs in labels or predictions, mean.
 
@@ -101,14 +50,42 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(2 * right[either > 0] / either[either > 0]))
 
 
+def f1_of_labels(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """F1 where a sample can have several labels; both (N, C) bool.
+
+    micro_f1: of all labels of all samples together; macro_f1: F1 of each label that occurs in labels or predictions,
+    mean. Both are 0 where there are none.
+    """
+    both, either = (predicted & labels).sum(axis=0), predicted.sum(axis=0) + labels.sum(axis=0)  # 2 TP + FP + FN
+    occurs = either > 0
+    if not occurs.any():
+        return {"micro_f1": 0.0, "macro_f1": 0.0}
+    return {
+        "micro_f1": float(2 * both.sum() / either.sum()),
+        "macro_f1": float(np.mean(2 * both[occurs] / either[occurs])),
+    }
+
+
+def correlation(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Pearson's correlation of (N,) and (N,); 0 where either is constant."""
+    ours, theirs = predicted - predicted.mean(), labels - labels.mean()
+    size = float(np.sqrt(np.square(ours).sum() * np.square(theirs).sum()))
+    return float((ours * theirs).sum()) / size if size > 1e-12 * len(labels) else 0.0
+
+
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     """Average precision of each class against the rest, mean over the classes that occur in labels."""
-    present = np.unique(labels)
-    return float(average_precisions(scores[:, present], labels[:, None] == present).mean())
+    return mean_average_precision_of_labels(scores, labels[:, None] == np.arange(scores.shape[1]))
 
 
-def probe_scores(embeddings: dict[str, Tensor], labels: Tensor, strength: float = 0.3) -> np.ndarray:
-    """Scores (N, C) of ridge regression from all embeddings to the classes, each row by the fit to all others.
+def mean_average_precision_of_labels(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision of each of several labels, (N, C) bool, mean over those that some sample has; 0 if none has."""
+    present = labels.any(axis=0)
+    return float(average_precisions(scores[:, present], labels[:, present]).mean()) if present.any() else 0.0
+
+
+def probe_scores(embeddings: dict[str, Tensor], targets: Tensor, strength: float = 0.3) -> np.ndarray:
+    """Ridge regression from all embeddings to `targets` (N, K), each row predicted by the fit to all others; (N, K).
 
     In closed form: with X the standardised embeddings and a column of ones, which is not penalised,
     and H = X (X^T X + strength N I)^-1 X^T, the prediction without row i is
@@ -121,7 +98,7 @@ def probe_scores(embeddings: dict[str, Tensor], labels: Tensor, strength: float 
     penalty = torch.full_like(x[0], strength * len(x))
     penalty[-1] = 1e-9
     fit = torch.linalg.solve(x.T @ x + penalty.diag(), x.T)
-    y = F.one_hot(labels).double()
+    y = targets.double()
     without = (1 - (x * fit.T).sum(dim=1)).clamp(min=1e-6)
     return (y - (y - x @ (fit @ y)) / without[:, None]).cpu().numpy()
 

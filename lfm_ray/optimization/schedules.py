@@ -257,11 +257,13 @@ class Learned(Adaptive):
     """alpha by bi-level optimisation: eq. (2), eq. (3), Algorithm 1 (`lfm_ray.optimization.hypergradient`)."""
 
     strategy: Literal["learned"]
-    update: Literal["cosine", "plain"] = Field(
-        "cosine",
-        description="what eta_alpha multiplies: cosine, the gradient over the most that it could be, |d| |H^-1 g|;"
-        " plain, the gradient of eq. (3) itself, which falls by orders of magnitude as theta is trained",
+    update: Literal["sign", "cosine", "plain"] = Field(
+        "sign",
+        description="what eta_alpha multiplies: sign, that of the gradient of eq. (3); cosine, the gradient over the"
+        " most that it could be, |d| |H^-1 g|; plain, the gradient itself, which falls by orders of magnitude as theta"
+        " is trained",
     )
+    eta_alpha: float = Field(0.03, ge=0, description="learning rate of alpha; of update cosine about 0.1")
     inner_iters: int = Field(5, ge=1, description="steps on theta between two updates of alpha")
     solver: Literal["identity", "neumann", "cg", "nystrom"] = Field(
         "identity", description="what stands for H^-1 in eq. (3)"
@@ -296,6 +298,8 @@ class Learned(Adaptive):
 
     def slope(self, gradient: AlphaGradient) -> float:
         """What eta_alpha multiplies (`update`)."""
+        if self.update == "sign":
+            return float((gradient.value > 0) - (gradient.value < 0))
         return gradient.cosine if self.update == "cosine" else gradient.value
 
     def due(self, steps: int, steps_an_epoch: int) -> bool:

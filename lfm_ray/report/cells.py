@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lfm_ray.models.directions import leading
+
 
 def measured(frame: pd.DataFrame, split: str) -> list[str]:
-    """`fused` and the modalities whose accuracies on a split are in a frame of runs."""
-    return [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith("/accuracy")]
+    """`fused` and the modalities whose accuracies, or what leads for other targets, are in a frame of runs."""
+    lead = leading(frame, split)
+    return [key.split("/")[1] for key in frame if key.startswith(f"{split}/") and key.endswith(f"/{lead}")]
 
 
 def markdown(cells: pd.DataFrame) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.table import Table
 
 from lfm_ray.files import write_atomically
+from lfm_ray.models.directions import leading
 from lfm_ray.report.cells import latex, markdown, measured
 from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
@@ -22,10 +23,12 @@ from lfm_ray.training.run_folder import read_confusions, read_epochs
 
 # Metrics shown in per cent.
 PER_CENT = (
-    "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy", "accuracy_gap", "unimodal_accuracy",
-    "probe_map",
+    "accuracy", "map", "macro_f1", "micro_f1", "balanced_accuracy", "worst_class_accuracy", "accuracy_gap", "map_gap",
+    "unimodal_accuracy", "unimodal_map", "probe_map",
 )  # fmt: skip
 ACCURACY_ALONE = (FUSED_ACCURACY,)
+BESIDE = {"accuracy": (), "map": ("fused/micro_f1", "fused/macro_f1"), "correlation": ("fused/mae",)}
+"""Leading metric -> others that tables show with it; the balanced accuracy is shown as `balanced`."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,21 @@ def summary(frame: pd.DataFrame, split: str = "test", objective: Iterable[str] =
 
     Over seeds: mean, standard deviation and 95 % interval of the fused accuracy; mean and standard
     deviation of each modality's accuracy and of the metrics of the objective; the mean accuracy gap, and the
-    mean balanced accuracy of the fusion.
+    mean balanced accuracy of the fusion. Of other targets, MAP or the correlation takes the accuracy's place, beside
+    F1 or the MAE.
     """
-    rows = []
+    rows, lead = [], leading(frame, split)
     for group in _groups(frame):
         row: dict[str, object] = dict(group.iloc[0][["sweep", "trial", "strategy"]])
         for name in measured(frame, split):
-            values = 100 * group[f"{split}/{name}/accuracy"]
+            values = _scale(lead) * group[f"{split}/{name}/{lead}"]
             row |= {name: values.mean(), f"{name} std": values.std()}
             if name == "fused":
                 row["low"], row["high"] = interval(values.to_numpy())
-        row["gap"] = 100 * group[f"{split}/accuracy_gap"].mean()
+        row["gap"] = _scale(lead) * group[f"{split}/{lead}_gap"].mean()
         if (balanced := f"{split}/fused/balanced_accuracy") in group:  # earlier runs have none
             row["balanced"] = 100 * group[balanced].mean()
-        for metric in _metrics(objective)[1:]:
+        for metric in _further(lead, objective):
             values = _scale(metric) * group[f"{split}/{metric}"]
             row |= {metric: values.mean(), f"{metric} std": values.std()}
         rows.append(row)
@@ -93,7 +97,7 @@ def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[st
     rows: list[dict[str, object]] = []
     compared = [
         (metric, name, group)
-        for metric in _metrics(objective)
+        for metric in _metrics(leading(frame, split), objective)
         for name in best
         for group, strategy in zip(groups, strategies, strict=True)
         if strategy not in COMPARED or (name == "alpha = 0" and group is best.get("heuristic"))
@@ -115,20 +119,23 @@ def tables(
 ) -> dict[str, pd.DataFrame]:
     """Title -> cells as text, for the terminal, Markdown and LaTeX."""
     figures, differences = summary(frame, split, objective), comparisons(frame, split, objective)
-    seeds = frame["seed"].nunique()
+    seeds, lead = frame["seed"].nunique(), leading(frame, split)
+    digits = _digits(lead)
     identity = ["sweep", "trial", "strategy"]
     shown = figures[identity].astype(str)
     for name in measured(frame, split):
-        shown[name] = [f"{value:.1f}" for value in figures[name]]
+        shown[name] = [f"{value:.{digits}f}" for value in figures[name]]
         if name == "fused":
-            shown[name] = [spread(*pair) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
-            shown["95 %"] = [_range(*pair) for pair in zip(figures["low"], figures["high"], strict=True)]
+            shown[name] = [spread(*pair, digits) for pair in zip(figures[name], figures[f"{name} std"], strict=True)]
+            pairs = zip(figures["low"], figures["high"], strict=True)
+            shown["95 %"] = [_range(*pair, digits=digits) for pair in pairs]
     for name in [one for one in ("gap", "balanced") if one in figures]:
-        shown[name] = [f"{value:.1f}" for value in figures[name]]
-    for metric in [one for one in _metrics(objective)[1:] if one != "accuracy_gap"]:
+        shown[name] = [f"{value:.{digits}f}" for value in figures[name]]
+    for metric in [one for one in _further(lead, objective) if one != f"{lead}_gap"]:
         pairs = zip(figures[metric], figures[f"{metric} std"], strict=True)
         shown[metric_name(metric)] = [spread(*pair, _digits(metric)) for pair in pairs]
-    result = {f"{split} accuracy in %, mean ± std over {seeds} seeds": shown}
+    unit = " in %" if _scale(lead) == 100 else ""
+    result = {f"{split} {metric_name(lead)}{unit}, mean ± std over {seeds} seeds": shown}
     for metric, of_metric in differences.groupby("metric", sort=False) if len(differences) else []:
         unit, digits = "points" if _scale(metric) == 100 else "difference", _digits(metric)
         compared = of_metric[[*identity, "minus"]].astype(str)
@@ -206,9 +213,19 @@ def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return sorted(groups, key=lambda group: float(group["selected_by"].iloc[0]))
 
 
-def _metrics(objective: Iterable[str]) -> list[str]:
-    """Fused accuracy and the other metrics of the objective, without their split."""
-    return list(dict.fromkeys(name.removeprefix("val/") for name in (FUSED_ACCURACY, *objective)))
+def _metrics(lead: str, objective: Iterable[str]) -> list[str]:
+    """The fused leading metric and the others of the objective, without their split."""
+    return list(dict.fromkeys(name.removeprefix("val/") for name in (f"val/fused/{lead}", *_of_kind(lead, objective))))
+
+
+def _further(lead: str, objective: Iterable[str]) -> list[str]:
+    """The metrics of tables beside the leading one: those of the objective, and what is usual for the targets."""
+    return list(dict.fromkeys([*_metrics(lead, objective)[1:], *BESIDE[lead]]))
+
+
+def _of_kind(lead: str, objective: Iterable[str]) -> list[str]:
+    """The objective without the accuracy that is its default, where targets have none."""
+    return [name for name in objective if lead == "accuracy" or name != FUSED_ACCURACY]
 
 
 def _scale(metric: str) -> float:

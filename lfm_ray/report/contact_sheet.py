@@ -36,15 +36,21 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
             draw(axis, sample, item)
         line[0].set_ylabel(name, fontsize=9)
     for axis, label in zip(axes[0], labels, strict=True):
-        axis.set_title(card.classes[label][:18], fontsize=9)
+        axis.set_title(card.target.words(label, card.classes)[:18], fontsize=9)
     figure.tight_layout()
     with written_anew(path) as file:
         figure.savefig(file, dpi=110, format="png")
 
 
 def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
-    """At most `count` row numbers of a split, from as many classes as possible, the first rows of each."""
+    """At most `count` row numbers of a split, from as many classes as possible, the first rows of each.
+
+    Rows with the same set of labels are a class here, and so are those with the same tenth of the range of numbers.
+    """
     labels = shards.take(split, np.arange(shards.card.rows(split)), [])[1]
+    if shards.card.target.kind == "regression":
+        labels = np.digitize(labels, np.linspace(labels.min(), labels.max(), 11)[1:-1])
+    labels = labels if labels.ndim == 1 else np.unique(labels, axis=0, return_inverse=True)[1].ravel()
     nth_of_its_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     return np.sort(np.argsort(nth_of_its_class, kind="stable")[:count])
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from lfm_ray.report.numbers import setting
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.arms import arms_of, first_share
 from lfm_ray.search.study.samplers import drawn_at_random
 from lfm_ray.settings import flatten
 
@@ -32,12 +33,14 @@ def describe(space: Space) -> Group:
 
 def facts(space: Space) -> list[str]:
     """The other fields of a space, one line each."""
+    arms = arms_of(space)
     pruning, first = space.pruning, space.pruning.first_of(space.base.epochs)
     lines = {
         "all trials": ", ".join(f"{name} {_text(value)}" for name, value in flatten(space.run).items()) or "defaults",
         "objective": ", ".join(f"{direction} {metric}" for metric, direction in space.objective.items()),
         "constraints": ", ".join(space.constraints) or "none",
         "trials": f"{space.trials}" + (f", {space.epoch_budget} epochs in total" if space.epoch_budget else ""),
+        "fair": "no" if not arms else f"{first_share(len(arms), space.trials)} trials of each first: {', '.join(arms)}",
         "sampler": space.sampler,
         "pruning": "none"
         if pruning.by == "none"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lfm_ray.console import notice
-from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards
+from lfm_ray.datasets.shards import CONTACT_SHEET, DatasetCard, Shards, what_is_told
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.contact_sheet import contact_sheet
 from lfm_ray.storage import shown
@@ -20,7 +20,7 @@ def summary(card: DatasetCard) -> str:
     """Rows per split and shapes, in one line."""
     rows = ", ".join(f"{card.rows(split)} {split}" for split in card.splits)
     shapes = ", ".join(f"{name} {_shape(item.shape)} {item.dtype}" for name, item in card.modalities.items())
-    return f"{rows} rows of {len(card.classes)} classes; {shapes}"
+    return f"{rows} rows of {what_is_told(card)}; {shapes}"
 
 
 def inspect(path: Path, console: Console) -> None:
@@ -32,17 +32,7 @@ def inspect(path: Path, console: Console) -> None:
     for name, item in card.modalities.items():
         numbers = f"{item.mean:.4g}", f"{item.std:.4g}"
         modalities.add_row(name, item.kind, _shape(item.shape), item.dtype, item.storage, *numbers)
-    counts = {
-        split: np.bincount(shards.take(split, np.arange(card.rows(split)), [])[1], minlength=len(card.classes))
-        for split in card.splits
-    }
-    classes = Table("class", *card.splits, show_footer=True)
-    classes.columns[0].footer = "all"
-    for column, split in zip(classes.columns[1:], card.splits, strict=True):
-        column.justify, column.footer = "right", str(card.rows(split))
-    for index, name in enumerate(card.classes):
-        classes.add_row(name, *(str(count[index]) for count in counts.values()))
-    console.print(modalities, classes)
+    console.print(modalities, _labels(shards))
     console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
     baselines = linear_baselines.fit(shards)
     console.print(linear_baselines.table(baselines, card.modalities))
@@ -54,6 +44,26 @@ def inspect(path: Path, console: Console) -> None:
         console.print(notice("notice", f"         {reason}"), soft_wrap=True)
         return
     console.print(f"samples         {path / CONTACT_SHEET}", soft_wrap=True)
+
+
+def _labels(shards: Shards) -> Table:
+    """How many rows of each split have each class or label; of numbers, their range, mean and deviation."""
+    card, kind = shards.card, shards.card.target.kind
+    labels = {split: shards.take(split, np.arange(card.rows(split)), [])[1] for split in card.splits}
+    table = Table("number" if kind == "regression" else "class" if kind == "classes" else "label", *card.splits)
+    for column, split in zip(table.columns[1:], card.splits, strict=True):
+        column.justify, column.footer = "right", str(card.rows(split))
+    table.columns[0].footer, table.show_footer = "all" if kind == "classes" else "rows", True
+    if kind == "regression":
+        columns = [(one.min(), one.mean(), one.max(), one.std()) for one in labels.values()]
+        for name, line in zip(("lowest", "mean", "highest", "std"), zip(*columns, strict=True), strict=True):
+            table.add_row(name, *(f"{value:.4g}" for value in line))
+        return table
+    of_all = np.eye(len(card.classes), dtype=int)
+    counts = [(of_all[values] if kind == "classes" else values).sum(axis=0, dtype=int) for values in labels.values()]
+    for index, name in enumerate(card.classes):
+        table.add_row(name, *(str(count[index]) for count in counts))
+    return table
 
 
 def _shape(shape: list[int]) -> str:

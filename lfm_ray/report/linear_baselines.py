@@ -7,7 +7,7 @@ A modality on which a neural encoder is below them has not been learnt, whatever
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from pydantic import Field, ValidationError
 from rich.table import Table
 from scipy import sparse
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.media.audio import AudioSettings, log_spectrogram
 from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
 from lfm_ray.datasets.shards import LINEAR_BASELINES, ModalityCard, Shards
 from lfm_ray.files import write_atomically
+from lfm_ray.models.directions import LEADING
+from lfm_ray.models.metrics import correlation, mean_average_precision_of_labels
 from lfm_ray.settings import Settings
 from lfm_ray.storage import in_store, working_folder
 
@@ -39,19 +42,24 @@ WHAT = {
 
 
 class LinearBaselines(Settings):
-    """Validation accuracies of logistic regressions, fitted to the training split."""
+    """What linear models, fitted to the training split, reach on the validation split.
+
+    Logistic regressions and their accuracy; of several labels one for each, and their MAP; of numbers ridge regressions
+    and their correlation (`lfm_ray.models.directions.LEADING`).
+    """
 
     fingerprint: str = Field(description="of the dataset")
     train_rows: int
     val_rows: int
-    majority: float = Field(description="of always predicting the class that is most frequent in training")
-    unimodal: dict[str, float] = Field(description="modality -> accuracy on it alone")
-    together: float = Field(description="accuracy on all modalities, their features side by side")
+    majority: float = Field(description="what the same prediction for all reaches, the most frequent class in training")
+    unimodal: dict[str, float] = Field(description="modality -> what is reached on it alone")
+    together: float = Field(description="what is reached on all modalities, their features side by side")
+    metric: str = Field("accuracy", description="which metric these are")
 
     def below(self, accuracies: Mapping[str, float]) -> list[str]:
-        """A sentence for each modality whose accuracy is below that of its linear model."""
+        """A sentence for each modality whose accuracy, or other `metric`, is below that of its linear model."""
         return [
-            f"{name}: the model's unimodal validation accuracy of {accuracies[name]:.3f} is below the"
+            f"{name}: the model's unimodal validation {self.metric} of {accuracies[name]:.3f} is below the"
             f" {linear:.3f} of a linear model: its encoder has not learnt what this modality tells"
             for name, linear in self.unimodal.items()
             if name in accuracies and accuracies[name] < linear
@@ -59,12 +67,13 @@ class LinearBaselines(Settings):
 
 
 def fit(shards: Shards, seed: int = 0) -> LinearBaselines:
-    """Fits a multinomial logistic regression to each modality, and one to all.
+    """Fits a linear model to each modality, and one to all.
 
     Features are standardised with the training split's statistics, TF-IDF excepted, and each modality's are
     scaled to a mean square norm of 1, so that one penalty suits all. Of large splits some rows are drawn.
     """
-    names = list(shards.card.modalities)
+    names, target = list(shards.card.modalities), shards.card.target
+    reached = REACHED[target.kind]
     labels, features = {}, {}
     for split in ("train", "val"):
         rows = _rows(shards, split, seed)
@@ -73,21 +82,20 @@ def fit(shards: Shards, seed: int = 0) -> LinearBaselines:
     unimodal = {}
     for name in names:
         train, val = _scaled(shards.card.modalities[name], features["train"][name], features["val"][name])
-        unimodal[name] = _accuracy(train, labels["train"], val, labels["val"])
+        unimodal[name] = reached(train, labels["train"], val, labels["val"])
         blocks["train"].append(train)
         blocks["val"].append(val)
     beside = sparse.hstack if any(sparse.issparse(block) for block in blocks["train"]) else np.hstack
     train, val = ((beside(blocks[split])) for split in ("train", "val"))
-    together = (
-        _accuracy(train, labels["train"], val, labels["val"]) if len(names) > 1 else next(iter(unimodal.values()))
-    )
+    together = reached(train, labels["train"], val, labels["val"]) if len(names) > 1 else next(iter(unimodal.values()))
     return LinearBaselines(
         fingerprint=shards.card.fingerprint,
         train_rows=len(labels["train"]),
         val_rows=len(labels["val"]),
-        majority=float((labels["val"] == np.bincount(labels["train"]).argmax()).mean()),
+        majority=_same_for_all(target.kind, labels["train"], labels["val"]),
         unimodal=unimodal,
         together=together,
+        metric=LEADING[target.kind],
     )
 
 
@@ -110,14 +118,16 @@ def read(data: str | Path, fingerprint: str | None) -> LinearBaselines | None:
 
 def table(baselines: LinearBaselines, cards: Mapping[str, ModalityCard]) -> Table:
     """What they reach, for the terminal."""
-    title = f"linear models on {baselines.train_rows:,} training rows, accuracy on {baselines.val_rows:,} of validation"
-    shown = Table("modality", "fitted to", "accuracy", title=title, title_justify="left")
+    metric, rows = baselines.metric, baselines.val_rows
+    title = f"linear models on {baselines.train_rows:,} training rows, {metric} on {rows:,} of validation"
+    shown = Table("modality", "fitted to", metric, title=title, title_justify="left")
     shown.columns[2].justify = "right"
     for name, accuracy in baselines.unimodal.items():
         shown.add_row(name, WHAT[cards[name].kind], f"{accuracy:.3f}")
     shown.add_section()
     shown.add_row("all together", "", f"{baselines.together:.3f}")
-    shown.add_row("none", "the most frequent class", f"{baselines.majority:.3f}")
+    constant = "the most frequent class" if metric == "accuracy" else "the same for all"
+    shown.add_row("none", constant, f"{baselines.majority:.3f}")
     return shown
 
 
@@ -138,7 +148,7 @@ def _features(shards: Shards, split: str, rows: np.ndarray) -> tuple[np.ndarray,
     for first in range(0, len(rows), AT_ONCE):
         some = rows[first : first + AT_ONCE]
         columns, their_labels = shards.take(split, some, list(cards), inputs.frames(some, 1))
-        labels.append(their_labels)
+        labels.append(inputs.labels(their_labels).numpy())
         for name, value in inputs(columns, some, 1).items():
             parts[name].append(_reduced(cards[name], value.numpy()))
     joined: dict[str, Any] = {
@@ -211,3 +221,43 @@ def _accuracy(train: Any, labels: np.ndarray, val: Any, expected: np.ndarray) ->
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough
         model = LogisticRegression(C=STRENGTH, max_iter=200).fit(train, labels)
     return float(model.score(val, expected))
+
+
+def _map(train: Any, labels: np.ndarray, val: Any, expected: np.ndarray) -> float:
+    """Of a logistic regression for each label that some but not all training rows have; others have equal scores."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    scores = np.zeros(expected.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for label in np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1)):
+            model = LogisticRegression(C=STRENGTH, max_iter=200).fit(train, labels[:, label])
+            scores[:, label] = model.decision_function(val)
+    return mean_average_precision_of_labels(scores, expected > 0)
+
+
+def _correlation(train: Any, labels: np.ndarray, val: Any, expected: np.ndarray) -> float:
+    """Of a ridge regression, with the penalty of the others for each row."""
+    from sklearn.linear_model import Ridge
+
+    model = Ridge(alpha=1 / STRENGTH).fit(train, labels)
+    return correlation(model.predict(val), expected)
+
+
+def _same_for_all(kind: TargetKind, labels: np.ndarray, expected: np.ndarray) -> float:
+    """What a constant prediction reaches: its accuracy, its MAP, no correlation."""
+    if kind == "regression":
+        return 0.0
+    if kind == "multilabel":
+        return mean_average_precision_of_labels(np.zeros(expected.shape), expected > 0)
+    return float((expected == np.bincount(labels).argmax()).mean())
+
+
+REACHED: dict[TargetKind, Callable[[Any, np.ndarray, Any, np.ndarray], float]] = {
+    "classes": _accuracy,
+    "multilabel": _map,
+    "regression": _correlation,
+}

@@ -12,6 +12,7 @@ import pandas as pd
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within
+from lfm_ray.models.directions import leading
 from lfm_ray.models.metrics import class_accuracies
 from lfm_ray.settings import load, nearest
 from lfm_ray.storage import fetch, shown
@@ -65,7 +66,8 @@ class LoadedRun:
 
     def __repr__(self) -> str:
         reached = f"epoch {len(self.epochs)} of {self.config.epochs}"
-        return f"<run {shown(self.folder)}: {reached}, val accuracy {self.metrics['val/fused/accuracy']:.3f}>"
+        lead = leading(self.metrics)
+        return f"<run {shown(self.folder)}: {reached}, val {lead} {self.metrics[f'val/fused/{lead}']:.3f}>"
 
     @property
     def best_metrics(self) -> dict[str, float]:
@@ -80,7 +82,7 @@ class LoadedRun:
             UserError: the run has not ended, or was not measured on the split, or there is no such modality.
         """
         found = read_confusions(self.folder, split)
-        if found is None:
+        if found is None or not found[1]:
             raise UserError(f"{shown(self.folder)}: has no confusion matrix of split {split}")
         classes, matrices = found
         if modality not in matrices:

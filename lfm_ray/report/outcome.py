@@ -11,7 +11,7 @@ from lfm_ray.console import notice
 from lfm_ray.optimization.schedules import Polynomial, formula
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.sentences import counts, headline
-from lfm_ray.report.tables import front_table, settings_table, strategy_table, unimodal_accuracies
+from lfm_ray.report.tables import front_table, settings_table, strategy_table, unimodal_scores
 from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.selection import best_of, schedule_of
 from lfm_ray.search.sweep import LEARNED, Sweep, trial_folder
@@ -28,7 +28,7 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
     linear = linear_baselines.read(sweep.space.base.data.path, sweep.file.fingerprint)
     console.print(strategy_table(trials, linear))
     if linear:
-        for line in linear.below(unimodal_accuracies(best.rows[-1])):
+        for line in linear.below(unimodal_scores(best.rows[-1])):
             console.print(notice(line), soft_wrap=True)
     if len(sweep.space.objective) > 1:
         console.print(front_table(trials, sweep.study.front()))

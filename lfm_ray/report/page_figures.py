@@ -15,11 +15,12 @@ from typing import Any
 import optuna
 import pandas as pd
 
+from lfm_ray.models.directions import leading
 from lfm_ray.report.plots import Axis, Bars, Curve, Plot, save_panels
 from lfm_ray.report.sweep_view import SweepView, shared_objective
 from lfm_ray.report.tables import BASELINES, modalities_of
 from lfm_ray.search.selection import by_strategy
-from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, metric_name
+from lfm_ray.search.spaces.objective import Direction, metric_name
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Trial
 from lfm_ray.training.trainer import Row
@@ -50,8 +51,8 @@ class Figures:
     def plots(self) -> list[Plot]:
         """All figures that have data."""
         modalities = dict.fromkeys(name for view in self.views for name in view.modalities)
-        accuracies = [self._of_epochs(f"val/{name}/accuracy", name) for name in ("fused", *modalities)]
-        found = [self.alpha(), *accuracies, self.best_so_far(), self.still_training()]
+        scores = [self._of_epochs(f"val/{name}/{self.lead}", name) for name in ("fused", *modalities)]
+        found = [self.alpha(), *scores, self.best_so_far(), self.still_training()]
         if not self.several:
             found.append(self.parallel_coordinates(self.views[0]))
         return [plot for plot in found if plot is not None and plot.curves]
@@ -77,6 +78,11 @@ class Figures:
         """The metric that trials are compared by, and its direction."""
         return shared_objective(self.views)
 
+    @property
+    def lead(self) -> str:
+        """The metric that leads."""
+        return self.views[0].lead
+
     def alpha(self) -> Plot:
         """alpha(t) against the share of the epochs, as in paper Figure 3."""
         curves = [
@@ -89,13 +95,14 @@ class Figures:
         return Plot("alpha", "alpha(t)", "share of the epochs", "alpha", curves, note, y_range=(0, 1))
 
     def _of_epochs(self, key: str, name: str) -> Plot:
-        title = "Fused accuracy" if name == "fused" else f"Accuracy of {name} alone"
+        what = metric_name(self.lead)
+        title = f"Fused {what}" if name == "fused" else f"{what[0].upper()}{what[1:]} of {name} alone"
         curves = [
             self._curve(view, trial, [row["epoch"] for row in rows], [row[key] for row in rows])
             for view, trial in self._trials()
             if (rows := _rows(trial, key))
         ]
-        return Plot(f"accuracy-{_file(name)}", title, "epoch", "validation accuracy", curves)
+        return Plot(f"{self.lead}-{_file(name)}", title, "epoch", f"validation {what}", curves)
 
     def best_so_far(self) -> Plot:
         """The best value of the objective against the total epochs of all trials that had ended."""
@@ -154,7 +161,7 @@ class Figures:
         varied.sort(key=lambda name: columns[name].count(None))  # settings that every trial has come first
         scales = [Scale.of(name, columns[name], view.sweep.space) for name in varied if name in shown]
         metric = self.objective[0]
-        label = "accuracy" if metric == FUSED_ACCURACY else metric_name(metric)
+        label = metric_name(self.lead if metric == f"val/fused/{self.lead}" else metric)
         reached = [trial.rows[-1][metric] for trial in finished]
         low, high = min(reached), max(reached)
         span = high - low or 1.0
@@ -188,7 +195,7 @@ class Figures:
     ) -> Curve:
         where = f"{view.name}, " if self.several else ""
         how = "" if trial.state == "finished" else f" ({trial.state})"
-        name = f"{where}trial {trial.number}, {trial.strategy}, {trial.accuracy:.3f}{how}"
+        name = f"{where}trial {trial.number}, {trial.strategy}, {trial.reached:.3f}{how}"
         thick = (view.name, trial.number) in self.bold if bold is None else bold
         return Curve(name, self._group(view, trial), x, y, thick)
 
@@ -240,9 +247,9 @@ def strategies_figure(trials: Sequence[Trial], path: Path) -> None:
     best = by_strategy(list(trials))
     if not best:
         return
-    panels = {"alpha": "alpha(t)"}
-    for name in ("fused", *modalities_of(next(iter(best.values())).rows[-1])):
-        panels[f"val/{name}/accuracy"] = f"{name} accuracy, validation"
+    panels, row = {"alpha": "alpha(t)"}, next(iter(best.values())).rows[-1]
+    for name in ("fused", *modalities_of(row)):
+        panels[f"val/{name}/{leading(row)}"] = f"{name} {metric_name(leading(row))}, validation"
     # The strategies in the order of the report, so that each has the same colour in both.
     labels = {name: f"{name} (trial {best[name].number})" if name in best else name for name in strategies_in(trials)}
     shares = {name: [row["epoch"] / trial.config.epochs for row in trial.rows] for name, trial in best.items()}
@@ -256,7 +263,7 @@ def strategies_figure(trials: Sequence[Trial], path: Path) -> None:
                 Curve(labels[name], labels[name], shares[name], [row[key] for row in trial.rows], bold=True)
                 for name, trial in best.items()
             ],
-            y_range=(0, 1),
+            y_range=None if key.endswith("correlation") else (0, 1),
         )
         for key, title in panels.items()
     ]

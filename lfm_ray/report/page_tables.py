@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from lfm_ray.models.directions import leading
 from lfm_ray.report import confirmation
 from lfm_ray.report.numbers import decimal, setting
 from lfm_ray.report.sweep_view import SweepView, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.search.selection import by_strategy, ranked
-from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name, signed
+from lfm_ray.search.spaces.objective import metric_name, signed
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
 from lfm_ray.training.trainer import Row
@@ -43,6 +44,7 @@ def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
     std are taken over the fused accuracies of all its finished trials.
     """
     metric, direction = shared_objective(views)
+    lead = views[0].lead
     rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
     for view in views:
         best = by_strategy(view.trials)
@@ -50,12 +52,12 @@ def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
         for name in sorted((n for n in names if any(t.strategy == n for t in view.trials)), key=lambda n: n in best):
             mine = [trial for trial in view.trials if trial.strategy == name]
             states = Counter(trial.state for trial in mine)
-            accuracies = pd.Series([trial.accuracy for trial in mine if trial.state == "finished"], dtype=float)
+            accuracies = pd.Series([trial.reached for trial in mine if trial.state == "finished"], dtype=float)
             last: Row = best[name].rows[-1] if name in best else {}
             shown = (
-                "val/accuracy_gap",
+                f"val/{lead}_gap",
                 "val/modality_gap",
-                *(f"val/{other}/accuracy" for other in ("fused", *view.modalities)),
+                *(f"val/{other}/{lead}" for other in ("fused", *view.modalities)),
             )
             own = {} if metric in shown else {metric_name(metric): last.get(metric, math.nan)}
             merit: tuple[float, ...] = (-math.inf,)
@@ -63,13 +65,14 @@ def strategy_frame(views: Sequence[SweepView]) -> pd.DataFrame:
                 merit = -best[name].violation, *signed({metric: direction}, last), -last["val/fused/loss"]
             row = (
                 {"sweep": view.name, "strategy": name, **own}
-                | {other: last.get(f"val/{other}/accuracy", math.nan) for other in ("fused", *view.modalities)}
+                | {other: last.get(f"val/{other}/{lead}", math.nan) for other in ("fused", *view.modalities)}
                 | {
-                    "gap": last.get("val/accuracy_gap", math.nan),
+                    "gap": last.get(f"val/{lead}_gap", math.nan),
                     "modality gap": last.get("val/modality_gap", math.nan),
                 }
                 | {"mean": accuracies.mean(), "std": accuracies.std()}
                 | {"best trial": best[name].number if name in best else None, "trials": len(mine)}
+                | {"epochs": sum(trial.trained for trial in mine)}
                 | {state: states[state] for state in ENDED}
             )
             rows.append((merit, row))
@@ -96,10 +99,10 @@ def strategy_table(frame: pd.DataFrame, views: Sequence[SweepView]) -> Table:
         cells |= {name: decimal(accuracy) for name, accuracy in linear.unimodal.items()}
         rows.append([cells.get(column, "-") for column in frame])
     note = (
-        "Validation accuracy of the best finished trial of each strategy, fused and for each modality alone."
-        " gap: difference between the best and the worst modality; modality gap: distance between the centroids of"
-        " their embeddings; mean and std: over the fused accuracies of all finished trials of the strategy, each with"
-        " its own settings. linear models: logistic regressions on simple features (prepare --inspect)."
+        f"Validation {metric_name(views[0].lead)} of the best finished trial of each strategy, fused and for each"
+        " modality alone. gap: difference between the best and the worst modality; modality gap: distance between the"
+        " centroids of their embeddings; mean and std: of the fusion, over all finished trials of the strategy, each"
+        " with its own settings. linear models: of simple features (prepare --inspect)."
     )
     best = 0 if frame["fused"].notna().any() else None
     return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)
@@ -109,7 +112,9 @@ def confirmed_runs(view: SweepView) -> list[tuple[str, pd.DataFrame]]:
     """The results of `lfm_ray.confirm` for a sweep: each split with a frame of one row per run."""
     files = {"test": view.sweep.folder / "confirm.csv", "val": view.sweep.folder / "confirm-val.csv"}
     frames = [(split, pd.read_csv(file)) for split, file in files.items() if file.exists()]
-    return [(split, frame) for split, frame in frames if f"{split}/fused/accuracy" in frame and len(frame)]
+    return [
+        (split, frame) for split, frame in frames if f"{split}/fused/{leading(frame, split)}" in frame and len(frame)
+    ]
 
 
 def confirmed_tables(view: SweepView) -> list[Table]:
@@ -137,12 +142,12 @@ def best_trials(view: SweepView, top: int = 10) -> Table:
     settings = [name for name in dict.fromkeys(n for one in values for n in one) if name != "alpha.strategy"]
     settings.sort(key=lambda name: sum(name not in one for one in values))  # settings that every trial has come first
     rows = [
-        [str(trial.number), trial.strategy, f"{trial.accuracy:.3f}", f"{trial.rows[-1]['val/accuracy_gap']:.3f}"]
+        [str(trial.number), trial.strategy, f"{trial.reached:.3f}", f"{trial.rows[-1][f'val/{view.lead}_gap']:.3f}"]
         + [_setting(one.get(name)) for name in settings]
         for trial, one in zip(shown, values, strict=True)
     ]
     columns = ["trial", "strategy", "fused", "gap", *settings]
-    if view.objective not in (FUSED_ACCURACY, "val/accuracy_gap"):
+    if view.objective not in (f"val/fused/{view.lead}", f"val/{view.lead}_gap"):
         columns.insert(2, metric_name(view.objective))
         for row, trial in zip(rows, shown, strict=True):
             row.insert(2, f"{trial.rows[-1][view.objective]:.3f}")
@@ -192,7 +197,10 @@ def differences(views: Sequence[SweepView]) -> Table:
     rows = [
         ["trials", *(str(len(view.trials)) for view in views)],
         ["epochs spent", *(f"{view.epochs:,}" for view in views)],
-        ["best fused accuracy", *(decimal(view.best.accuracy if view.best else math.nan) for view in views)],
+        [
+            f"best fused {metric_name(views[0].lead)}",
+            *(decimal(view.best.reached if view.best else math.nan) for view in views),
+        ],
         ["its strategy", *(view.best.strategy if view.best else "-" for view in views)],
         ["seed of the search", *(str(view.sweep.file.seed) for view in views)],
     ]

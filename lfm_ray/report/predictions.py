@@ -3,7 +3,8 @@
 `predictions.csv` has a row for each sample: id, label, what the fusion and each modality take it for, whether that is
 right, their probabilities of every class, and `disagreement`, the mean divergence of the modalities' predictions from
 their mean, in nats. `predictions.html` has the confusion matrices, the accuracy of each class by the fusion and by each
-modality, and the samples on which the modalities disagree most, with their pictures and their sound.
+modality, and the samples on which the modalities disagree most, with their pictures and their sound. What takes their
+place for several labels or numbers is in `lfm_ray.report.predicted`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, write_atomically
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.metrics import class_accuracies, confusion
+from lfm_ray.models.metrics import confusion
+from lfm_ray.models.targets import TARGETS
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS
+from lfm_ray.report.predicted import PREDICTED, Predicted
 from lfm_ray.report.showing import Shown, shown
 from lfm_ray.runtime import checkpoint, compute
 from lfm_ray.search.kept_model import best_with_model
@@ -48,7 +51,8 @@ EXAMPLES = 12
 class Predictions:
     """What a run says of a split.
 
-    labels: (N,); probabilities: `fused` or a modality -> (N, C). said: why it is not the best trial of a sweep.
+    labels: those of the shards; probabilities: `fused` or a modality -> (N, C), or (N, 1) numbers in their unit.
+    said: why it is not the best trial of a sweep.
     """
 
     folder: Path
@@ -81,10 +85,10 @@ class Predictions:
         shards.fetch([SPLIT])
         outputs, labels = _outputs(state, config, shards)
         logits = {"fused": config.method.predict(outputs), **outputs.unimodal}
-        return cls(
-            folder, state["epoch"], config, shards, labels,
-            {name: value.float().softmax(dim=1).cpu().numpy() for name, value in logits.items()}, said,
-        )  # fmt: skip
+        target = shards.card.target
+        found = {name: TARGETS[target.kind].said(value.float()).cpu().numpy() for name, value in logits.items()}
+        found = {name: target.in_its_unit(value) for name, value in found.items()}
+        return cls(folder, state["epoch"], config, shards, labels, found, said)
 
     @property
     def modalities(self) -> list[str]:
@@ -93,24 +97,29 @@ class Predictions:
 
     @property
     def disagreement(self) -> np.ndarray:
-        """(N,): the entropy of the modalities' mean prediction minus the mean of their entropies, in nats.
+        """(N,): how far the modalities disagree; 0 for a single one."""
+        return self.kind.disagreement(np.stack([self.probabilities[name] for name in self.modalities]))
 
-        That is the Jensen-Shannon divergence of all modalities; 0 for a single one.
-        """
-        each = np.stack([self.probabilities[name] for name in self.modalities])
-        return np.maximum(0.0, _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0))
+    @property
+    def kind(self) -> Predicted:
+        """What predictions of the targets' kind are shown by."""
+        return PREDICTED[self.shards.card.target.kind]
+
+    def words(self, labels: np.ndarray) -> list[str]:
+        """Labels, or what is predicted, as a manifest writes them."""
+        card = self.shards.card
+        return [card.target.words(label, card.classes) for label in labels]
 
     def frame(self) -> pd.DataFrame:
         """One row for each sample."""
-        classes = np.array(self.shards.card.classes, dtype=object)
-        columns: dict[str, Any] = {"id": self.shards.ids(SPLIT), "label": classes[self.labels]}
+        columns: dict[str, Any] = {"id": self.shards.ids(SPLIT), "label": self.words(self.labels)}
         for name, chances in self.probabilities.items():
-            predicted = chances.argmax(axis=1)
-            columns[name] = classes[predicted]
-            columns[f"{name} correct"] = predicted == self.labels
+            columns[name] = self.words(self.kind.chosen(chances))
+            verdict, values = self.kind.verdict(chances, self.labels)
+            columns[f"{name} {verdict}"] = values
         columns["disagreement"] = self.disagreement
         for name, chances in self.probabilities.items():
-            columns |= {f"{name}: {label}": chances[:, i] for i, label in enumerate(classes)}
+            columns |= {f"{name}: {label}": chances[:, i] for i, label in enumerate(self.shards.card.classes)}
         return pd.DataFrame(columns)
 
     def matrix(self, name: str) -> np.ndarray:
@@ -129,21 +138,19 @@ def write_predictions(found: Predictions) -> tuple[Path, Path]:
 
 def render(found: Predictions) -> str:
     """The page."""
-    classes = found.shards.card.classes
-    matrices = {name: found.matrix(name) for name in found.probabilities}
-    accuracies = {name: class_accuracies(matrix) for name, matrix in matrices.items()}
+    classes, kind = found.shards.card.classes, found.shards.card.target.kind
+    matrices = {name: found.matrix(name) for name in found.probabilities} if kind == "classes" else {}
+    measured = found.kind.measured(found.probabilities, found.labels)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("predictions.html").render(
         title=f"{found.folder.name}: predictions",
         about=f"epoch {found.epoch} of {found.config.epochs}, {len(found.labels)} samples of the validation split",
-        names=list(matrices),
+        names=list(found.probabilities),
         classes=classes,
-        counts=matrices["fused"].sum(axis=1).tolist(),
-        accuracies=[
-            ["-" if np.isnan(values[i]) else f"{values[i]:.3f}" for values in accuracies.values()]
-            for i in range(len(classes))
-        ],
-        overall=[f"{float((matrix.trace()) / matrix.sum()):.3f}" for matrix in matrices.values()],
+        measured=measured,
+        samples=len(found.labels),
+        lines=[["-" if np.isnan(value) else f"{value:.3f}" for value in line] for line in measured.lines],
+        overall=[f"{value:.3f}" for value in measured.overall],
         matrices={name: _cells(matrix) for name, matrix in matrices.items()} if len(classes) <= MOST_CLASSES else {},
         confusions=_confusions(matrices, classes) if len(classes) > MOST_CLASSES else [],
         examples=_examples(found),
@@ -167,10 +174,6 @@ def _outputs(state: Mapping[str, Any], config: RunConfig, shards: Shards) -> tup
             parts.append(model(compute.on_device(batch, device).inputs))
             labels.append(batch.labels.numpy())
     return Outputs.join(parts), np.concatenate(labels)
-
-
-def _entropy(chances: np.ndarray) -> np.ndarray:
-    return -(chances * np.log(np.maximum(chances, 1e-30))).sum(axis=-1)
 
 
 def _cells(matrix: np.ndarray) -> list[list[tuple[int, int]]]:
@@ -198,7 +201,7 @@ def _examples(found: Predictions) -> list[dict[str, Any]]:
     if len(found.modalities) < 2:
         return []
     rows = np.argsort(-found.disagreement, kind="stable")[:EXAMPLES]
-    shards, classes = found.shards, found.shards.card.classes
+    shards, labels = found.shards, found.words(found.labels)
     inputs, ids = Inputs.of(shards.card, found.config.data), shards.ids(SPLIT)
     examples = []
     for row in rows.tolist():
@@ -208,16 +211,18 @@ def _examples(found: Predictions) -> list[dict[str, Any]]:
         media: list[Shown] = [
             shown(name, shards.card, inputs, stored[name], value[0].numpy()) for name, value in seen.items()
         ]
-        said = {
-            name: (
-                classes[int(chances[row].argmax())],
-                f"{chances[row].max():.2f}",
-                bool(chances[row].argmax() == found.labels[row]),
-            )
-            for name, chances in found.probabilities.items()
-        }
+        said = {name: _said(found, chances, row) for name, chances in found.probabilities.items()}
         examples.append(
-            {"id": ids[row], "label": classes[found.labels[row]], "said": said, "media": media}
+            {"id": ids[row], "label": labels[row], "said": said, "media": media}
             | {"disagreement": f"{found.disagreement[row]:.3f}"}
         )
     return examples
+
+
+def _said(found: Predictions, chances: np.ndarray, row: int) -> tuple[str, str, str]:
+    """What is predicted for a sample, with which probability, and whether it is right, or its error."""
+    at = slice(row, row + 1)
+    verdict, (value,) = found.kind.verdict(chances[at], found.labels[at])
+    judged = f"{value:+.3g}" if verdict == "error" else "right" if value else "wrong"
+    sure = f"{chances[row].max():.2f}" if found.shards.card.target.kind == "classes" else ""
+    return found.words(found.kind.chosen(chances[at]))[0], sure, judged

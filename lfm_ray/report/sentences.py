@@ -12,13 +12,14 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from lfm_ray.optimization.schedules import Polynomial, formula
+from lfm_ray.report.confirmation import PER_CENT
 from lfm_ray.report.numbers import spread
 from lfm_ray.report.page_tables import ENDED, confirmed_runs
 from lfm_ray.report.sweep_view import SweepView
-from lfm_ray.report.tables import unimodal_accuracies
+from lfm_ray.report.tables import unimodal_scores
 from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
-from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
+from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import shown as shown_path
 
@@ -63,29 +64,33 @@ def summary(view: SweepView) -> list[str | Markup]:
         reasons = [trial.reason for trial in trials if trial.state == "failed"]
         return [first, f"No trial has finished{f'; the first reason: {reasons[0]}' if reasons else ''}."]
     row = view.best.rows[-1]
-    alone = ", ".join(f"{name} {row[f'val/{name}/accuracy']:.3f}" for name in view.modalities)
-    by = "" if view.objective == FUSED_ACCURACY else f" by {metric_name(view.objective)} ({row[view.objective]:.3f})"
+    alone = ", ".join(f"{name} {row[f'val/{name}/{view.lead}']:.3f}" for name in view.modalities)
+    by = (
+        ""
+        if view.objective == f"val/fused/{view.lead}"
+        else f" by {metric_name(view.objective)} ({row[view.objective]:.3f})"
+    )
     second = (
-        f"The best{by}, trial {view.best.number} ({view.best.strategy}), reaches a fused validation accuracy of"
-        f" {view.best.accuracy:.3f} ({alone}; gap {row['val/accuracy_gap']:.3f})"
+        f"The best{by}, trial {view.best.number} ({view.best.strategy}), reaches a fused validation"
+        f" {metric_name(view.lead)} of {view.best.reached:.3f} ({alone}; gap {row[f'val/{view.lead}_gap']:.3f})"
     )
     joint = by_strategy(trials).get("alpha = 0")
     if joint is not None and joint.number != view.best.number:
         tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
         second += (
-            f", {view.best.accuracy - joint.accuracy:+.3f} against the best of {tuned} of joint training (alpha = 0)"
+            f", {view.best.reached - joint.reached:+.3f} against the best of {tuned} of joint training (alpha = 0)"
         )
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
     third = third.format(shown_path(folder)) + " retrains it with other seeds."
     for split, confirmed in confirmed_runs(view):
-        ours = confirmed[confirmed["trial"] == view.best.number][f"{split}/fused/accuracy"]
+        ours = confirmed[confirmed["trial"] == view.best.number][f"{split}/fused/{view.lead}"]
         if len(ours):
-            theirs = _joint(confirmed, split)
-            against = f", against {_percent(theirs)} % for joint training" if len(theirs) else ""
+            theirs = _joint(confirmed, split, view.lead)
+            against = f", against {_spread(theirs, view.lead)} for joint training" if len(theirs) else ""
             if view.best.strategy == "alpha = 0":
                 against = "; it is joint training itself, which no strategy of this sweep beats"
             seeds = f"with {len(ours)} other seeds"
-            third = escape(f"Retrained {seeds}, it reaches {_percent(ours)} % on the {split} split{against}.")
+            third = escape(f"Retrained {seeds}, it reaches {_spread(ours, view.lead)} on the {split} split{against}.")
             break
     return [first, f"{second}.", third]
 
@@ -104,10 +109,14 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
         named = f"{view.name}: " if len(views) > 1 else ""
         said += [f"{named}{line}." for line in view.sweep.troubles(view.trials)]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
+        said += [
+            f"{named}{name}: the range was widened during the sweep, from {was} to {view.sweep.space.search[name]}."
+            for name, was in view.sweep.space.widened.items()
+        ]
         if view.linear and view.best:
-            said += [f"{named}{line}." for line in view.linear.below(unimodal_accuracies(view.best.rows[-1]))]
+            said += [f"{named}{line}." for line in view.linear.below(unimodal_scores(view.best.rows[-1]))]
     if len({view.sweep.file.fingerprint for view in views}) > 1:
-        said.append("These sweeps use different data: their accuracies cannot be compared.")
+        said.append("These sweeps use different data: their figures cannot be compared.")
     if len({view.sweep.space.base.epochs for view in views}) > 1:
         said.append("These sweeps train for different numbers of epochs, which may explain part of a difference.")
     return said
@@ -155,14 +164,17 @@ def again(view: SweepView) -> dict[str, Any]:
     }
 
 
-def _joint(frame: pd.DataFrame, split: str) -> pd.Series[float]:
+def _joint(frame: pd.DataFrame, split: str, lead: str) -> pd.Series[float]:
     joint = frame[frame["strategy"] == "alpha = 0"]
     best = joint[joint["selected_by"] == joint["selected_by"].max()] if "selected_by" in joint else joint
-    return best[f"{split}/fused/accuracy"]
+    return best[f"{split}/fused/{lead}"]
 
 
-def _percent(values: pd.Series[float]) -> str:
-    return spread(100 * values.mean(), 100 * values.std())
+def _spread(values: pd.Series[float], lead: str) -> str:
+    """Mean and deviation of the leading metric, in per cent where it is usual."""
+    if lead not in PER_CENT:
+        return spread(values.mean(), values.std(), 3)
+    return f"{spread(100 * values.mean(), 100 * values.std())} %"
 
 
 def _duration(time: timedelta) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lfm_ray.models.directions import LEADING, leading
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction
+from lfm_ray.search.spaces.objective import Direction
 from lfm_ray.search.sweep import Sweep, Trial
 
 
@@ -50,6 +51,11 @@ class SweepView:
         return next((modalities_of(trial.rows[-1]) for trial in self.trials if trial.rows), [])
 
     @cached_property
+    def lead(self) -> str:
+        """The metric that leads: accuracy, or that of other targets."""
+        return next((leading(trial.rows[-1]) for trial in self.trials if trial.rows), LEADING["classes"])
+
+    @cached_property
     def linear(self) -> LinearBaselines | None:
         """What linear models reach on the same data, if `prepare --inspect` fitted them."""
         return linear_baselines.read(self.sweep.space.base.data.path, self.sweep.file.fingerprint)
@@ -66,6 +72,6 @@ class SweepView:
 
 
 def shared_objective(views: Sequence[SweepView]) -> tuple[str, Direction]:
-    """The metric and direction that sweeps are compared by: their first objective if shared, else fused accuracy."""
+    """The metric and direction that sweeps are compared by: their first objective if shared, else what leads."""
     found = {next(iter(view.sweep.space.objective.items())) for view in views}
-    return found.pop() if len(found) == 1 else (FUSED_ACCURACY, "maximize")
+    return found.pop() if len(found) == 1 else (f"val/fused/{views[0].lead}", "maximize")

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lfm_ray.models.directions import LEADING, leading
 from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.numbers import setting
 from lfm_ray.runtime.profiling import WARM_UP
@@ -16,24 +17,31 @@ from lfm_ray.settings import flatten
 from lfm_ray.training.trainer import Row
 
 BASELINES = ("alpha = 0", "heuristic", "learned")
+OF_EACH = ("accuracy", "map", "macro_f1", "micro_f1", "correlation")  # metrics of each modality, higher is better
+TITLES = {
+    "accuracy": "accuracy", "map": "MAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy", "correlation": "correlation", "mae": "MAE",
+}  # fmt: skip
 FEW = 4  # modalities, up to which a table has a column for each
 
 
 def strategy_table(trials: list[Trial], linear: LinearBaselines | None = None) -> Table:
     """alpha = 0, heuristic, learned, the other strategies, and the best of all, on the validation split.
 
-    linear: what linear models reach, shown below where the metric is accuracy.
+    linear: what linear models reach, shown below where the metric is that of theirs.
 
     Each row shows the best finished trial of a strategy by the sweep's (first) objective. The metric is
-    that of the objective; if modalities do not have it, accuracy is shown in addition to the objective.
+    that of the objective; if modalities do not have it, accuracy, or the metric that leads for other targets, is
+    shown in addition to the objective.
     """
     best = by_strategy(trials)
     modalities = modalities_of(next(iter(best.values())).rows[-1]) if best else []
     objective = next(iter(trials[0].space.objective)) if trials else FUSED_ACCURACY
     last = objective.rpartition("/")[2]
-    metric = last if last in ("accuracy", "map", "macro_f1") else "accuracy"
+    lead = leading(next(iter(best.values())).rows[-1]) if best else LEADING["classes"]
+    metric = last if last in OF_EACH else lead
     shown = [f"val/{name}/{metric}" for name in ("fused", *modalities)]
-    others = [objective] if objective not in (*shown, "val/accuracy_gap") else []
+    others = [objective] if objective not in (*shown, f"val/{lead}_gap") else []
     by = "" if objective == shown[0] else f" by {metric_name(objective)}"
     table = Table(title=f"best trial of each strategy{by}, validation {metric_name(metric)}", title_justify="left")
     table.add_column("strategy", no_wrap=True)
@@ -51,7 +59,7 @@ def strategy_table(trials: list[Trial], linear: LinearBaselines | None = None) -
     table.add_section()
     found = best_of(trials)
     row_of(f"best found: {found.strategy}" if found else "best found", trials, found, style="bold")
-    if linear and metric == "accuracy" and modalities:
+    if linear and metric == lead and modalities:
         known = [linear.unimodal[name] for name in modalities if name in linear.unimodal]
         cells = [f"{linear.unimodal[name]:.3f}" if name in linear.unimodal else "-" for name in modalities]
         gap = f"{max(known) - min(known):.3f}" if known else "-"
@@ -109,29 +117,29 @@ def _ends(values: dict[str, float]) -> list[str]:
 
 
 def modalities_of(row: Row) -> list[str]:
-    """The modalities that a row of metrics has an accuracy for."""
-    ends = [key for key in row if key.startswith("val/") and key.endswith("/accuracy")]
-    names = [key.removeprefix("val/").removesuffix("/accuracy") for key in ends]
+    """The modalities that a row of metrics is about."""
+    end = f"/{leading(row)}"
+    names = [key.removeprefix("val/").removesuffix(end) for key in row if key.startswith("val/") and key.endswith(end)]
     return [name for name in names if name != "fused"]
 
 
-def unimodal_accuracies(row: Row) -> dict[str, float]:
-    """The validation accuracy of each modality."""
-    return {name: row[f"val/{name}/accuracy"] for name in modalities_of(row)}
+def unimodal_scores(row: Row) -> dict[str, float]:
+    """The validation accuracy of each modality, or what leads for other targets."""
+    return {name: row[f"val/{name}/{leading(row)}"] for name in modalities_of(row)}
 
 
 def metrics_table(row: Row, split: str = "val") -> Table:
-    """The metrics of an epoch: accuracy, MAP, macro F1 and balanced accuracy, fused and for each modality."""
+    """The metrics of an epoch, such as accuracy, MAP, macro F1 and balanced accuracy, fused and for each modality."""
     table = Table(title=f"epoch {row['epoch']}, split {split}", title_justify="left")
     table.add_column("")
-    shown = {"accuracy": "accuracy", "map": "MAP", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
-    shown = {key: title for key, title in shown.items() if f"{split}/fused/{key}" in row}  # earlier runs lack some
+    shown = {key: title for key, title in TITLES.items() if f"{split}/fused/{key}" in row}
     for title in shown.values():
         table.add_column(title, justify="right")
     for name in ("fused", *modalities_of(row)):
         table.add_row(name, *(f"{row[f'{split}/{name}/{metric}']:.3f}" for metric in shown))
     table.add_section()
-    table.add_row("accuracy gap", f"{row[f'{split}/accuracy_gap']:.3f}")
+    lead = leading(row, split)
+    table.add_row(f"{TITLES[lead]} gap", f"{row[f'{split}/{lead}_gap']:.3f}")
     return table
 
 

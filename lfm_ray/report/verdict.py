@@ -140,7 +140,7 @@ def _seeds_needed(against: Paired) -> str:
 
 def _difference(found: Paired, metric: str) -> str:
     """`+2.1 points (95 % +0.4 to +3.8)`; other metrics than shares in their own unit."""
-    shares = ("accuracy", "map", "macro_f1", "balanced_accuracy")
+    shares = ("accuracy", "map", "macro_f1", "micro_f1", "balanced_accuracy")
     scale, unit, digits = (100, " points", 1) if metric.rpartition("/")[2] in shares else (1, "", 3)
     of = "" if metric == "fused/accuracy" else f" of {metric_name(f'val/{metric}')}"
     low, high = scale * found.low, scale * found.high

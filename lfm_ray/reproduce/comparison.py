@@ -114,6 +114,8 @@ def compare(given: Namespace) -> None:
 def run_comparison(given: Namespace) -> Comparison:
     """Tunes every row, then retrains the best trial of each with all seeds; finished runs are not repeated."""
     card, data = read_card(given.data), storage.shown(given.data)
+    if card.target.kind != "classes":
+        raise UserError(f"--data {data}: the paper's tables and figures are of classes, not of {card.target.kind}")
     settings = [f"data.path={data}", *given.overrides, *([f"epochs={given.epochs}"] if given.epochs else [])]
     planned = plan(given.paper, card, settings, given.rows)
     spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}

@@ -25,7 +25,7 @@ def paper_frame(best: Mapping[str, Trial], folders: Mapping[str, Sequence[Path]]
     """One row per confirmation run: the table's row, trial, validation accuracy, seed, seconds per epoch, metrics."""
     return pd.DataFrame(
         [
-            {"row": row, "trial": best[row].number, "selected_by": best[row].accuracy, "seed": seed}
+            {"row": row, "trial": best[row].number, "selected_by": best[row].reached, "seed": seed}
             | {"seconds_an_epoch": float(np.median([epoch["seconds"] for epoch in epochs]))}
             | {key: value for key, value in epochs[-1].items() if "/" in key}
             for row, runs in folders.items()

@@ -31,6 +31,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, write_atomically
 from lfm_ray.methods import METHODS
+from lfm_ray.models.directions import leading
 from lfm_ray.optimization.schedules import SCHEDULES, Constant
 from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
@@ -99,9 +100,9 @@ class Trial:
     trouble: str = ""
 
     @property
-    def accuracy(self) -> float:
-        """Fused validation accuracy at the last epoch so far."""
-        return self.rows[-1]["val/fused/accuracy"] if self.rows else float("nan")
+    def reached(self) -> float:
+        """Fused validation accuracy at the last epoch so far, or the metric that leads for other targets."""
+        return self.rows[-1][f"val/fused/{leading(self.rows[-1])}"] if self.rows else float("nan")
 
     @property
     def trained(self) -> int:

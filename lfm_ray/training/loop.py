@@ -17,9 +17,7 @@ from torch import Tensor
 
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.methods import Method, checks
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.metrics import evaluate
 from lfm_ray.training.trainer import Row, Step, Trainer
 
 TRAIN_SAMPLES = 10_000  # of an epoch, whose outputs are kept for the metrics of the training split
@@ -59,7 +57,7 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
                 alpha.move(trainer.alpha_gradient(batch, outer, step.d), trainer.steps)
         row = {"epoch": t, **epoch.means(t), "learning_rate": trainer.learning_rate, "alpha_end": alpha.value}
         row |= trainer.learned_tau()
-        row |= {f"train/{name}": value for name, value in epoch.metrics(trainer.method).items()}
+        row |= {f"train/{name}": value for name, value in trainer.measured(*epoch.seen()).items()}
         row |= {f"val/{name}": value for name, value in trainer.evaluate(splits.val).items()}
         row |= trainer.end_of_epoch(row)
         row |= trainer.best.choose(row, trainer.evaluated)
@@ -97,16 +95,13 @@ class Epoch:
             raise TrainingFailed(f"the loss became NaN or infinite in epoch {t}; a lower learning rate may help")
         return {"alpha": self.alpha / self.steps, **means}
 
-    def metrics(self, method: Method) -> Row:
-        """The metrics of the first `TRAIN_SAMPLES` samples, a random part of the split, and what the method measures.
+    def seen(self) -> tuple[Outputs, Tensor]:
+        """Outputs and labels of the first `TRAIN_SAMPLES` samples, a random part of the split.
 
-        `lfm_ray.models.metrics.evaluate`, from the outputs of training itself, which cost nothing: of each sample as
-        the model was at its step, with dropout and augmentation.
+        They are those of training itself, which cost nothing: of each sample as the model was at its step, with
+        dropout and augmentation.
         """
-        whole = Outputs.join(self.outputs)
-        labels = torch.cat(self.labels)
-        predicted = checks.predict(method, whole)
-        return evaluate(predicted, whole, labels) | checks.measures(method, whole, labels)
+        return Outputs.join(self.outputs), torch.cat(self.labels)
 
 
 def first(batches: Batches | None) -> Batch:

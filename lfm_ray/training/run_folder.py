@@ -195,7 +195,7 @@ def _whole(line: str) -> list[tuple[int, float]]:
 
 
 def write_confusions(folder: Path, trainer: Trainer, counted: Mapping[str, Mapping[str, list[list[int]]]]) -> None:
-    """Writes the confusion matrices of a run's end; counted: split -> `lfm_ray.models.metrics.confusions`."""
+    """Writes the confusion matrices of a run's end; counted: split -> `lfm_ray.models.evaluation.confusions`."""
     content = {"epoch": trainer.epoch, "classes": trainer.card.classes, "splits": counted}
     write_atomically(folder / CONFUSION, json.dumps(with_checksum(content)))
     storage.push(folder / CONFUSION)

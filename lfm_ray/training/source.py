@@ -14,27 +14,28 @@ import rich.progress
 from lfm_ray import storage
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.reading.batches import Batches, Order, ReadBatches, from_memory, from_shards
 from lfm_ray.datasets.reading.inputs import Inputs, seen
 from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import check_model
-from lfm_ray.models.metrics import metric_names
+from lfm_ray.models.evaluation import metric_names
 from lfm_ray.optimization.schedules import Adaptive
 from lfm_ray.runtime import distributed
 from lfm_ray.settings import nearest
 from lfm_ray.training.loop import Splits
 
 
-def check_best(config: RunConfig, modalities: Iterable[str]) -> None:
+def check_best(config: RunConfig, modalities: Iterable[str], kind: TargetKind = "classes") -> None:
     """Checks that a run has the metric by which its best epoch is chosen.
 
     Raises:
         UserError: it has none of that name.
     """
     best = config.checkpoint.best
-    known = [f"val/{name}" for name in (*metric_names(modalities), *config.metrics)]
+    known = [f"val/{name}" for name in (*metric_names(modalities, kind), *config.metrics)]
     if best is not None and best not in known:
         raise UserError(f"checkpoint.best: unknown metric {best}{nearest(best, known)}")
 
@@ -64,8 +65,8 @@ class DataSource:
             shards.fetch(splits, partial(rich.progress.track, description=text, console=console, transient=True))
         modalities = config.data.modalities
         size = sum(shards.nbytes(split, modalities) for split in splits)
-        check_best(config, modalities or shards.card.modalities)
-        config.loss.check_classes(len(shards.card.classes))
+        check_best(config, modalities or shards.card.modalities, shards.card.target.kind)
+        config.check_target(shards.card)
         config.method.check_modalities(list(modalities or shards.card.modalities))
         check_model(config.model, seen(shards.card, config.data))
         store = ray.cluster_resources().get("object_store_memory", 0.0)

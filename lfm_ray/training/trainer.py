@@ -21,7 +21,7 @@ from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, checks, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
-from lfm_ray.models.metrics import confusions, evaluate
+from lfm_ray.models.evaluation import confusions, evaluate
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
@@ -50,15 +50,16 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
     """The model of a run, on the CPU, with its initial weights.
 
     Raises:
-        UserError: the method, an encoder or the fusion head does not fit the modalities.
+        UserError: the method, an encoder or the fusion head does not fit the modalities, or a loss the targets.
     """
     method = config.method
     modalities = seen(card, config.data)
     method.check_modalities(list(modalities))
+    config.check_target(card)
     infonce = method.matches_embeddings and config.loss.matching == "infonce"
     return MultimodalClassifier(
         modalities,
-        len(card.classes),
+        card.outputs,
         config.model,
         projection_size=config.model.projection_size if infonce else None,
         tau=config.loss.tau if infonce and config.loss.learn_tau else None,
@@ -91,7 +92,6 @@ class Trainer:
         self, config: RunConfig, card: DatasetCard, wrap: Callable[[nn.Module], nn.Module] | None = None
     ) -> None:
         self.config, self.card, self.loss_settings = config, card, config.loss
-        config.loss.check_classes(len(card.classes))
         self.device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
         if config.device == "cuda" and self.device.type != "cuda":
             raise TrainingFailed("device: cuda was asked for, and there is no usable GPU")
@@ -118,7 +118,7 @@ class Trainer:
         self.history: list[Row] = []
         self.memory: dict[str, Any] = {}
         self.best = BestEpoch(config.checkpoint, config.epochs)
-        self.confusions: dict[str, list[list[int]]] = {}  # of the last evaluation (`models.metrics.confusions`)
+        self.confusions: dict[str, list[list[int]]] = {}  # of the last evaluation (`models.evaluation.confusions`)
         self._restored: dict[str, Any] | None = None
 
     def know_classes(self, counts: Sequence[int]) -> None:
@@ -337,7 +337,7 @@ class Trainer:
         return [one / self.scaler.get_scale() for one in gradients]
 
     def evaluate(self, batches: Batches) -> Row:
-        """The metrics of a whole split, the same on every rank; see `lfm_ray.models.metrics.evaluate`.
+        """The metrics of a whole split, the same on every rank; see `lfm_ray.models.evaluation.evaluate`.
 
         Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
 
@@ -350,7 +350,12 @@ class Trainer:
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
         own = {name: checks.metric(name, fused, labels, whole) for name in self.config.metrics}
-        return evaluate(fused, whole, labels) | checks.measures(self.method, whole, labels) | own
+        return self.measured(whole, labels) | own
+
+    def measured(self, outputs: Outputs, labels: Tensor) -> Row:
+        """`lfm_ray.models.evaluation.evaluate` of outputs, and what the method measures."""
+        values = evaluate(checks.predict(self.method, outputs), outputs, labels, self.card.target.std)
+        return values | checks.measures(self.method, outputs, labels)
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""

@@ -174,7 +174,7 @@ class ShardEmbedder:
             else:
                 values[name] = column
         path = self.folder / file
-        write_shard(path, ids, labels.tolist(), values)
+        write_shard(path, ids, labels, values)
         result = {"file": file, "rows": rows, "sha256": sha256(path), "sums": sums, "bad": []}
         write_atomically(path.with_name(f"{file}.json"), json.dumps(result))
         return result

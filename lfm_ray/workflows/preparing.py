@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.preparing.build import build
 from lfm_ray.datasets.preparing.config import PrepareConfig
-from lfm_ray.datasets.preparing.sources import kinds_of, of_dataset, of_manifest
+from lfm_ray.datasets.preparing.sources import kinds_of, of_dataset, of_folders, of_manifest
 from lfm_ray.datasets.preparing.staging import check_replaceable
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
@@ -24,20 +24,25 @@ def prepare(
     out: Path,
     dataset: str | None,
     root: Path | None,
+    folders: Path | None,
+    label: str,
     settings: Overrides,
     config: Path | None,
     skip_bad: bool,
     group: str | None,
+    target: TargetKind,
     allow_outside: bool,
     address: str | None,
     progress: bool,
 ) -> tuple[Shards, bool]:
     """Makes the shards `out`; also returns whether anything had to be done. For the rest see `lfm_ray.prepare`."""
-    if (manifest is None) == (dataset is None):
-        raise UserError("give a manifest or --dataset NAME, and --out FOLDER")
+    if sum(source is not None for source in (manifest, dataset, folders)) != 1:
+        raise UserError("give a manifest, --folders ROOT or --dataset NAME, and --out FOLDER")
     kinds = kinds_of(columns)
     check_replaceable(out)
     if dataset is not None:
+        if label != "label":
+            raise UserError(f"--dataset {dataset}: its card says what the classes are; leave out --label")
         if root is None:
             raise UserError(f"--dataset {dataset}: give its raw folder with --root")
         if kinds:
@@ -45,10 +50,21 @@ def prepare(
             raise UserError(f"--dataset {dataset}: its card names the modalities; leave out --{kind} {column}")
         if group is not None:
             raise UserError(f"--dataset {dataset}: its card says how it is split; leave out --group")
+        if target != "classes":
+            raise UserError(f"--dataset {dataset}: its card says what the labels are; leave out --target {target}")
         rows, how = of_dataset(dataset, root, config, settings)
+    elif folders is not None:
+        if group is not None or label != "label":
+            raise UserError(f"--folders {folders}: its folders are the classes; leave out --label and --group")
+        if target != "classes":
+            raise UserError(f"--folders {folders}: its folders are the classes; leave out --target {target}")
+        how = load(PrepareConfig, config, settings)
+        rows = of_folders(folders, kinds, how)
     else:
         assert manifest is not None
         how = load(PrepareConfig, config, settings)
-        rows = of_manifest(manifest, kinds, how, root=root, group=group, allow_outside=allow_outside)
+        rows = of_manifest(
+            manifest, kinds, how, root=root, label=label, group=group, allow_outside=allow_outside, target=target
+        )
     made = build(rows, how, out, skip_bad=skip_bad, address=address, progress=progress)
     return Shards(out), made

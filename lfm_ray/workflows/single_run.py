@@ -15,6 +15,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
 from lfm_ray.files import check_within, write_atomically
 from lfm_ray.interruption import Interrupted
+from lfm_ray.models.directions import leading
 from lfm_ray.optimization.schedules import Adaptive, Polynomial
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
@@ -84,7 +85,8 @@ def followed(folder: Path, config: RunConfig, console: Console) -> Iterator[None
                 for row in read_epochs(folder)[seen:]:
                     seen += 1
                     writer.add(row)
-                    text = f"alpha {row['alpha']:.2f}, fused accuracy {row['val/fused/accuracy']:.3f}"
+                    lead = leading(row)
+                    text = f"alpha {row['alpha']:.2f}, fused {lead} {row[f'val/fused/{lead}']:.3f}"
                     progress.update(task, completed=seen, description=text)
                 if last_look:
                     return

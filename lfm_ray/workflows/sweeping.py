@@ -29,7 +29,7 @@ from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.ray_tune.tuning import run_configs, run_sweep
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.spaces.applicability import for_modalities
+from lfm_ray.search.spaces.applicability import for_modalities, for_target
 from lfm_ray.search.spaces.objective import check_metrics
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
@@ -141,7 +141,7 @@ def search(sweep: Sweep, source: DataSource, resources: Resources, logged: list[
     runs = space.trials * rounds(space)
     console.print(size(sweep, means.time_budget))
     with RunsProgress(console, runs) if runs else SweepProgress(console, sweep.study, space, time_budget) as progress:
-        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities)
+        tensorboard = TensorBoardCallback(sweep.folder, space, card.modalities, card.target.kind)
         run_sweep(sweep, source, resources, time_budget, [tensorboard, *logged, progress])
     return time_budget is not None and time_budget.stop_all() and bool(sweep.study.remaining() or sweep.study.running())
 
@@ -200,8 +200,10 @@ def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
     data = working_folder(asked.space.base.data.path)
     if data == DEMO_SHARDS and not data.exists():
         return asked
-    space, left_out = for_modalities(asked.space, read_card(data))
-    for line in left_out:
+    card = read_card(data)
+    space, left_out = for_modalities(asked.space, card)
+    space, changed = for_target(space, card.target.kind)
+    for line in (*left_out, *changed):
         console.print(line, soft_wrap=True)
     return NewSweep(**{**vars(asked), "space": space})
 
@@ -228,7 +230,8 @@ def begin(asked: NewSweep, card: DatasetCard, console: Console) -> Sweep:
         UserError: an earlier sweep has no finished trial that fits; or a metric that is asked for is unknown.
     """
     space = asked.space
-    check_metrics(space.objective, space.relations, space.base.data.modalities or card.modalities)
+    modalities = space.base.data.modalities or card.modalities
+    check_metrics(space.objective, space.relations, modalities, card.target.kind, space.pruning.by)
     prior: list[PriorTrial] = []
     for folder in asked.warm_start:
         found = prior_trials_from(Sweep.open(folder), space, card.fingerprint)

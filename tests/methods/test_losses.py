@@ -280,8 +280,8 @@ def test_weighted_losses_are_those_of_pytorch_and_of_their_definitions() -> None
 def test_numbers_of_classes_are_compared_with_the_dataset() -> None:
     for name in ("class_weights", "label_smoothing"):
         settings = LossSettings.model_validate({name: [0.5, 0.5]})
-        settings.check_classes(2)
+        settings.check_target("classes", 2)
         with pytest.raises(UserError, match=rf"loss\.{name}: has 2 numbers, and the dataset has 3 classes"):
-            settings.check_classes(3)
+            settings.check_target("classes", 3)
     with pytest.raises(ValueError, match="give one"):
         LossSettings(uniform_labels=0.1, label_smoothing=[0.1, 0.2])

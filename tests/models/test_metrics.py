@@ -3,18 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.evaluation import confusions, evaluate, metric_names
 from lfm_ray.models.metrics import (
     average_precisions,
     class_accuracies,
     classification_metrics,
     confusion,
-    confusions,
-    evaluate,
     macro_f1,
     mean_average_precision,
-    metric_names,
     modality_gap,
     probe_scores,
 )
@@ -84,7 +83,9 @@ def test_evaluate_reports_each_modality_and_the_gaps() -> None:
 def test_the_probe_predicts_each_row_from_a_fit_to_the_others() -> None:
     random = np.random.default_rng(0)
     audio, image, labels = random.normal(size=(15, 3)), 2 + random.normal(size=(15, 2)), np.arange(15) % 3
-    found = probe_scores({"audio": torch.tensor(audio), "image": torch.tensor(image)}, torch.tensor(labels), 0.1)
+    found = probe_scores(
+        {"audio": torch.tensor(audio), "image": torch.tensor(image)}, F.one_hot(torch.tensor(labels)), 0.1
+    )
     x = np.concatenate([audio, image], axis=1)
     x, y = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6), np.eye(3)[labels]
     for i in range(15):  # the definition: minimise |x w + b - y|^2 + 0.1 * 15 |w|^2 over the other rows
@@ -100,9 +101,11 @@ def test_the_probe_sees_what_was_learnt_and_is_not_fooled_by_many_features() -> 
     labels = torch.arange(200) % 2
     noise = torch.randn(200, 64, generator=generator)
     told = {"audio": noise, "image": labels[:, None] + 0.1 * noise[:, :1]}
-    assert mean_average_precision(probe_scores(told, labels), labels.numpy()) > 0.99
-    assert mean_average_precision(probe_scores({"audio": noise}, labels), labels.numpy()) < 0.65  # chance is 0.5
-    constant = probe_scores({"audio": torch.ones(200, 4)}, labels)
+    assert mean_average_precision(probe_scores(told, F.one_hot(labels)), labels.numpy()) > 0.99
+    assert (
+        mean_average_precision(probe_scores({"audio": noise}, F.one_hot(labels)), labels.numpy()) < 0.65
+    )  # chance is 0.5
+    constant = probe_scores({"audio": torch.ones(200, 4)}, F.one_hot(labels))
     assert np.isfinite(constant).all()
 
 
@@ -152,13 +155,13 @@ def test_the_probe_of_one_feature_worked_out_by_hand() -> None:
     H, y = 1 / 4 + np.outer(x, x) / 5.2, np.eye(2)[labels.numpy()]
     expected = y - (y - H @ y) / (1 - np.diag(H))[:, None]
     embeddings = {"audio": torch.tensor([[2.0], [2.0], [8.0], [8.0]])}
-    assert probe_scores(embeddings, labels) == pytest.approx(expected, abs=1e-5)
+    assert probe_scores(embeddings, F.one_hot(labels)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_level_of_equal_embeddings_is_that_of_the_other_rows() -> None:
     """All embeddings alike: each row is predicted by the frequencies of the classes in the others, 2 of 3 or 1 of 3."""
     labels = torch.tensor([0, 1, 0, 1])
-    found = probe_scores({"audio": torch.full((4, 3), 7.0)}, labels)
+    found = probe_scores({"audio": torch.full((4, 3), 7.0)}, F.one_hot(labels))
     own, other = 1 / 3, 2 / 3
     assert found == pytest.approx(np.array([[own, other], [other, own]] * 2), abs=1e-6)
 

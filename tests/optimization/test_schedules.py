@@ -259,11 +259,15 @@ def test_a_rate_of_alpha_that_is_not_halved_stays() -> None:
     assert Learned(strategy="learned", eta_alpha=0.1, halve_every=1).updated(0.5, down, t=3) == pytest.approx(0.475)
 
 
-def test_a_cosine_does_not_depend_on_how_large_the_gradients_are() -> None:
-    learned = Learned(strategy="learned", eta_alpha=0.1)
+def test_a_cosine_and_a_sign_do_not_depend_on_how_large_the_gradients_are() -> None:
+    learned = Learned(strategy="learned", eta_alpha=0.1, update="cosine")
     assert learned.updated(0.5, AlphaGradient(-2.0, 4.0), t=1) == pytest.approx(0.55)
     assert learned.updated(0.5, AlphaGradient(-2e-6, 4e-6), t=1) == pytest.approx(0.55)
     assert learned.updated(0.5, AlphaGradient(0.0, 0.0), t=1) == 0.5  # one of the two gradients is zero
+    sign = Learned(strategy="learned", eta_alpha=0.1)
+    assert sign.updated(0.5, AlphaGradient(-2e-6, 4.0), t=1) == pytest.approx(0.6)
+    assert sign.updated(0.5, AlphaGradient(3.0, 4.0), t=1) == pytest.approx(0.4)
+    assert sign.updated(0.5, AlphaGradient(0.0, 0.0), t=1) == 0.5
     plain = Learned(strategy="learned", eta_alpha=0.1, update="plain")
     assert plain.updated(0.5, AlphaGradient(-2.0, 4.0), t=1) == pytest.approx(0.7)
 

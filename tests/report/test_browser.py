@@ -90,8 +90,8 @@ def test_hovering_a_curve_names_its_trial_and_lights_it_up_everywhere(opened: An
     opened.mouse.move(*end_of(opened, "accuracy-fused", f"ends => ({longest})(ends).sort((a, b) => a[1] - b[1])[0]"))
     tip = opened.locator("#tip")
     assert tip.is_visible()
-    assert tip.inner_text().startswith(f"trial {best.number}, {best.strategy}, {best.accuracy:.3f}\n")
-    assert f"epoch {best.config.epochs}, validation accuracy {best.accuracy:.4g}" in tip.inner_text()
+    assert tip.inner_text().startswith(f"trial {best.number}, {best.strategy}, {best.reached:.3f}\n")
+    assert f"epoch {best.config.epochs}, validation accuracy {best.reached:.4g}" in tip.inner_text()
     lit = opened.eval_on_selector_all(".plot", "all => all.filter(p => p.querySelector('.hot').getAttribute('d'))"
                                       ".map(p => p.id)")  # fmt: skip
     assert {"plot-alpha", "plot-accuracy-audio", "plot-best-so-far", "plot-settings"} <= set(lit)

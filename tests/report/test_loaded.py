@@ -32,7 +32,7 @@ def test_frames_hold_what_the_trials_wrote(sweep: Sweep) -> None:
     best = best_of(trials)
     assert loaded.strategies.iloc[-1][["strategy", "best trial"]].tolist() == [best.strategy, best.number]
     assert loaded.best == best.config
-    assert f"{best.accuracy:.3f}" in loaded._repr_html_()
+    assert f"{best.reached:.3f}" in loaded._repr_html_()
 
 
 def test_updates_of_alpha(sweep: Sweep) -> None:

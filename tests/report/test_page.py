@@ -59,12 +59,12 @@ def test_the_strategy_table_is_the_best_trial_of_each_strategy(tmp_path: Path) -
     for row in rows:
         named = dict(zip(header, row, strict=True))
         mine = [trial for trial in trials if trial.strategy == named["strategy"]]
-        finished = [trial.accuracy for trial in mine if trial.state == "finished"]
+        finished = [trial.reached for trial in mine if trial.state == "finished"]
         assert int(named["trials"]) == len(mine)
         if not finished:
             assert named["fused"] == "-"
             continue
-        last = next(trial for trial in mine if trial.accuracy == max(finished)).rows[-1]
+        last = next(trial for trial in mine if trial.reached == max(finished)).rows[-1]
         alone = [last["val/audio/accuracy"], last["val/image/accuracy"]]
         assert named["fused"] == f"{max(finished):.3f}"
         assert named["gap"] == f"{max(alone) - min(alone):.3f}"
@@ -79,8 +79,8 @@ def test_best_so_far_against_the_epochs_of_the_trials_that_had_ended(tmp_path: P
     for trial in Sweep.open(tmp_path / "s").trials():  # they end in the order of their numbers
         spent += len(trial.rows)
         if trial.state == "finished":
-            best = max(best, trial.accuracy)
-            accuracies.append((spent, trial.accuracy))
+            best = max(best, trial.reached)
+            accuracies.append((spent, trial.reached))
         expected.append((spent, best))
     frame = Figures(SweepView.of([tmp_path / "s"])).best_so_far().frame()
     steps = frame[frame["curve"] == "best so far"]
@@ -95,7 +95,7 @@ def test_a_sweep_with_another_objective_is_judged_by_it_everywhere(tmp_path: Pat
     (view,) = SweepView.of([folder])
     best = (min if direction == "minimize" else max)(view.trials, key=lambda trial: trial.rows[-1][metric])
     reached = best.rows[-1][metric]
-    assert max(view.trials, key=lambda trial: trial.accuracy).number != best.number  # or it would show nothing
+    assert max(view.trials, key=lambda trial: trial.reached).number != best.number  # or it would show nothing
     frame = strategy_frame([view])
     assert frame.iloc[-1]["best trial"] == best.number
     assert ("audio map" in frame) == (metric == "val/audio/map")
@@ -222,7 +222,7 @@ def test_several_sweeps_on_one_page_are_told_apart(tmp_path: Path) -> None:
     rows = {row[0]: row[1:] for row in cells(page, "differences")}
     assert rows["epochs"] == ["8", "6"]
     assert rows["best fused accuracy"] == [
-        f"{max(t.accuracy for t in Sweep.open(tmp_path / name).trials() if t.state == 'finished'):.3f}" for name in "ab"
+        f"{max(t.reached for t in Sweep.open(tmp_path / name).trials() if t.state == 'finished'):.3f}" for name in "ab"
     ]
     assert {row[0] for row in cells(page, "strategies")[1:]} == {"a", "b"}
 

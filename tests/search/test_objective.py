@@ -5,7 +5,7 @@ import torch
 
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import Outputs
-from lfm_ray.models.metrics import evaluate, metric_names
+from lfm_ray.models.evaluation import evaluate, metric_names
 from lfm_ray.search.spaces.objective import Relation, check_metrics, objective_of, signed
 
 ROW = {"val/fused/accuracy": 0.8, "val/audio/accuracy": 0.4, "val/image/accuracy": 0.7, "val/accuracy_gap": 0.3}

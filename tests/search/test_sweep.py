@@ -1,4 +1,4 @@
-"""A sweep's folder belongs to one process at a time."""
+"""A sweep's folder belongs to one process at a time, and its journal says how each trial ended."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import fcntl
 from pathlib import Path
 
 import pytest
+from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.training.run_folder import EPOCHS, lines_of
 
 SPACE = Space()
 BUSY = "another process is running this sweep"
@@ -55,3 +57,15 @@ def test_a_sweep_needs_no_locks_of_its_file_system_but_other_errors_are_seen(
     assert Sweep.create(tmp_path / "three", SPACE, 0, "of the data").trials() == []
     with pytest.raises(OSError, match="from the file system"):
         Sweep.open(tmp_path / "three").hold()
+
+
+def test_a_trial_that_had_all_its_epochs_when_the_time_was_up_has_finished(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", 3, ends=("finished", "running", "running"))
+    whole, cut = sweep.trials()[1:]
+    rows = sweep.trials()[0].rows
+    (trial_folder(sweep.folder, whole.number) / EPOCHS).write_text("".join(lines_of(rows)), encoding="utf-8")
+    sweep.settle()
+    states = [trial.state for trial in Sweep.open(sweep.folder).trials()]
+    assert states == ["finished", "finished", "running"]
+    assert sweep.trials()[1].reached == pytest.approx(rows[-1]["val/fused/accuracy"])
+    assert not cut.ended

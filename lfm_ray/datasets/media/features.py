@@ -81,7 +81,9 @@ def padded(array: np.ndarray, length: int) -> np.ndarray:
 
 def header(path: str) -> list[int]:
     """The shape of a .npy file's array, without reading it."""
-    if path.lower().endswith(".npz"):
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped:  # .npz
         with np.load(path, allow_pickle=False) as archive:
             return _shape_in(archive)
     return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)

@@ -28,6 +28,7 @@ from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
 from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.staging import BAD_ROWS, StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
+from lfm_ray.datasets.targets import TargetCard
 from lfm_ray.errors import UserError
 from lfm_ray.files import write_atomically
 from lfm_ray.ray_session import ray_session
@@ -203,7 +204,7 @@ def make_shard(
     result["steps"] = steps
     try:
         if good:
-            ids, labels = [row.id for row in good], [row.label for row in good]
+            ids, labels = [row.id for row in good], np.array([row.label for row in good])
             write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()})
             result["sha256"] = sha256(path)
         write_atomically(path.with_name(f"{path.name}.json"), json.dumps(result))
@@ -291,14 +292,28 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
             each = [_moments(pair, count // card.entries) for pair in sums.T]
             means, stds = ([one[part] for one in each] for part in (0, 1))
             modalities[name] = modalities[name].model_copy(update={"means": means, "stds": stds})
+    skipped = list(dict.fromkeys(row.id for row in bad))
     return DatasetCard(
         modalities=modalities,
+        target=_target(job.manifest, skipped),
         classes=job.manifest.classes,
         splits=splits,
         preprocessing=job.config.model_dump(mode="json"),
-        skipped=list(dict.fromkeys(row.id for row in bad)),
+        skipped=skipped,
         fingerprint=job.fingerprint,
     )
+
+
+def _target(manifest: Manifest, skipped: Sequence[str]) -> TargetCard:
+    """What the labels are, with the mean and deviation of numbers."""
+    if manifest.target != "regression":
+        return TargetCard(kind=manifest.target)
+    left_out = set(skipped)
+    numbers = np.array([row.label for row in manifest.splits["train"] if row.id not in left_out])
+    mean, std = float(np.mean(numbers)), float(np.std(numbers))
+    if not std:
+        raise UserError(f"{manifest.path}: all labels of train are {mean:g}; there is nothing to learn")
+    return TargetCard(kind="regression", mean=mean, std=std)
 
 
 def _moments(sums: np.ndarray, count: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from lfm_ray import trust
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.errors import UserError
 from lfm_ray.own_parts import called, returned
-from lfm_ray.registry import Registry
+from lfm_ray.registry import Registry, parts_in
 from lfm_ray.resources import DATA, shipped_folder, shipped_names
 from lfm_ray.settings import Settings, load, nearest, read_yaml
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes seconds
 
 
 READERS: Registry[Callable[[Path], pd.DataFrame]] = Registry(
-    "reader", {name: f"lfm_ray.datasets.preparing.readers.{name}:read" for name in shipped_names(DATA)}
+    "reader", parts_in("lfm_ray.datasets.preparing.readers", shared=("annotations",), attribute="read")
 )
 """Readers: the raw folder -> a manifest, with a column for each modality, `label`, and optionally the others."""
 
@@ -43,7 +43,7 @@ class RawCard(Settings):
     modalities: dict[str, Kind]
     reader: str | None = Field(
         None,
-        description="what reads the raw folder, package.module:function; null: built in, as the card is named",
+        description="what reads the raw folder: package.module:function, or a built-in one; null: that of this name",
     )
     preprocessing: dict[str, Any] = Field({}, description="settings of PrepareConfig, paper section 4.1")
 

@@ -13,6 +13,7 @@ from lfm_ray.datasets.media import audio, features, pictures, text, video
 from lfm_ray.datasets.media.audio import spectrogram
 from lfm_ray.datasets.media.content import reason_of
 from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.embedded import path_of
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
@@ -42,15 +43,12 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     """
     value = row.values[name]
     try:
-        array = _load(row, name, kind, config)
-    except (NameError, ImportError, UserError):  # not the file's fault
-        raise
-    except MemoryError:
-        raise BrokenMedia(value, "needs more memory than there is") from None
-    except Exception as error:  # decoders raise all kinds of exceptions
-        raise BrokenMedia(value, reason_of(error, value, kind)) from error
+        with path_of(value) as path:
+            array = _decoded(path, row, name, kind, config)
+    except ValueError as error:  # what is embedded cannot be read
+        raise BrokenMedia(str(value), str(error)) from error
     if not np.isfinite(array).all():
-        raise BrokenMedia(value, "holds values that are not finite numbers")
+        raise BrokenMedia(str(value), "holds values that are not finite numbers")
     if amount := config.noise.get(name, 0.0):
         array = add_noise(array, amount, generator(config.seed, name, row.id))
     storage = config.storage.get(name, "tensor")
@@ -120,8 +118,21 @@ def generator(seed: int, name: str, row_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _load(row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
-    value, settings = row.values[name], config.of(name, kind)
+def _decoded(path: str, row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
+    """`_load`, where whatever a decoder raises is the file's fault."""
+    try:
+        return _load(path, row, name, kind, config)
+    except (NameError, ImportError, UserError):  # not the file's fault
+        raise
+    except MemoryError:
+        raise BrokenMedia(str(row.values[name]), "needs more memory than there is") from None
+    except Exception as error:  # decoders raise all kinds of exceptions
+        raise BrokenMedia(str(row.values[name]), reason_of(error, path, kind)) from error
+
+
+def _load(value: str, row: Row, name: str, kind: Kind, config: PrepareConfig) -> np.ndarray:
+    """value: the path, or the text itself."""
+    settings = config.of(name, kind)
     if kind == "audio":
         waveform = audio.load(value, settings, *row.clip(name))
         as_sound = settings.form == "waveform" or config.storage.get(name) == "waveform"

@@ -13,6 +13,7 @@ from lfm_ray.datasets.media.features import FeatureSettings
 from lfm_ray.datasets.media.pictures import ImageSettings
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import modality_card
+from lfm_ray.datasets.preparing.embedded import path_of
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
@@ -93,7 +94,8 @@ def _resolve_audio(settings: AudioSettings, name: str, rows: Sequence[Row]) -> A
         if (settings.sample_rate or sum(rates.values()) >= ASKED) and longest >= (settings.seconds or MOST_SECONDS):
             break
         try:
-            file_rate, duration = audio.header(row.values[name])
+            with path_of(row.values[name]) as path:
+                file_rate, duration = audio.header(path)
         except Exception:  # reported when it is decoded
             continue
         rates[file_rate] += 1
@@ -133,9 +135,11 @@ def _headers(read: Callable[[str], Found], name: str, rows: Sequence[Row]) -> It
     count = 0
     for row in rows:
         try:
-            yield read(row.values[name])
+            with path_of(row.values[name]) as path:
+                found = read(path)
         except Exception:  # reported when it is decoded
             continue
+        yield found
         count += 1
         if count == ASKED:
             return

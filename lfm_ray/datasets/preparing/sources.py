@@ -1,4 +1,4 @@
-"""What shards are made of: a manifest, as a file or a data frame, or a raw dataset that has a card."""
+"""What shards are made of: a manifest, a dataset in one of the usual forms, or a raw one that has a card."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
+from lfm_ray.datasets.preparing import class_folders, hugging_face, webdataset
 from lfm_ray.datasets.preparing.cards import raw_card, raw_manifest
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Manifest, check_kinds, check_manifest, read_manifest
+from lfm_ray.datasets.preparing.readers.annotations import files_below
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Overrides, build, flatten, merge, parse_overrides, read_yaml
 
@@ -35,25 +37,72 @@ def of_manifest(
     config: PrepareConfig,
     *,
     root: Path | None = None,
+    label: str = "label",
     group: str | None = None,
     allow_outside: bool = False,
+    target: TargetKind = "classes",
 ) -> Manifest:
-    """The rows of a manifest.
+    """The rows of a manifest, of a dataset of Hugging Face's `datasets`, or of WebDataset's tars.
 
     root: the folder at which the relative paths of a data frame start; default the current one. Those
-    of a file start at the file's folder. group: see `read_manifest`.
+    of a file start at the file's folder. label, group, target: see `read_manifest`.
 
     Raises:
         UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
     """
+    if isinstance(manifest, Path) and (manifest.is_dir() or ".tar" in manifest.suffixes):
+        return _of_collection(manifest, kinds, config, label, group, allow_outside, target)
     if isinstance(manifest, Path):
         return read_manifest(
-            manifest, kinds, limit=config.limit, seed=config.seed, group=group, allow_outside=allow_outside
-        )
+            manifest, kinds, limit=config.limit, seed=config.seed, label=label, group=group,
+            allow_outside=allow_outside, target=target,
+        )  # fmt: skip
     check_kinds(kinds)
     return check_manifest(
-        (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, group=group,
-        allow_outside=allow_outside,
+        (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, label=label,
+        group=group, allow_outside=allow_outside, target=target,
+    )  # fmt: skip
+
+
+def of_folders(root: Path, kinds: Mapping[str, Kind], config: PrepareConfig) -> Manifest:
+    """The rows of a folder that has one for each class.
+
+    Raises:
+        UserError: see `lfm_ray.datasets.preparing.class_folders.read` and `check_manifest`.
+    """
+    check_kinds(kinds)
+    found = class_folders.read(root.absolute(), kinds)
+    return check_manifest(
+        root, found.table, kinds, limit=config.limit, seed=config.seed, folder=root, unread=found.unread
+    )
+
+
+def _of_collection(
+    path: Path,
+    kinds: Mapping[str, Kind],
+    config: PrepareConfig,
+    label: str,
+    group: str | None,
+    allow_outside: bool,
+    target: TargetKind,
+) -> Manifest:
+    """The rows of a tar, or of a folder that holds tars, Parquet files or Arrow files."""
+    check_kinds(kinds)
+    folder = path if path.is_dir() else path.parent
+    tars = sorted(file for file in files_below(path) if ".tar" in file.suffixes[-2:] or file.suffix == ".tgz")
+    if tars or not path.is_dir():
+        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label)
+    else:
+        files, unread = hugging_face.files_of(path)
+        if not files and not unread:
+            raise UserError(
+                f"{path}: holds no .parquet, .arrow or .tar file; a folder of files for each class is --folders {path}"
+            )
+        found = hugging_face.read(path, files, kinds, label, group)
+        found.unread[:0] = unread
+    return check_manifest(
+        path, found.table, kinds, classes=found.classes, limit=config.limit, seed=config.seed, group=group,
+        allow_outside=allow_outside, folder=folder, unread=found.unread, target=target,
     )  # fmt: skip
 
 

@@ -1,15 +1,65 @@
-"""Splits for data that have none: 80, 10 and 10 % for train, val and test, always the same for a seed."""
+"""Splits for data that have none: 80, 10 and 10 % for train, val and test, always the same for a seed.
+
+And those that names of files and folders state.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from lfm_ray.errors import UserError
 
 PARTS = 10  # of which val and test get one each
+# Those of huggingface/datasets, src/datasets/data_files.py (SPLIT_KEYWORDS, NON_WORDS_CHARS).
+WORDS = {
+    "train": ("train", "training"),
+    "val": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def named(name: str) -> str | None:
+    """The split that a folder or file is named after, such as `val` for `validation`; None: none."""
+    return next((split for split, words in WORDS.items() if name.lower() in words), None)
+
+
+def named_in(path: str) -> str | None:
+    """The split that the last part of a path states which states one: `data/train-00000-of-00002.parquet`."""
+    for part in reversed(path.split("/")):
+        for word in re.split(r"[-._ 0-9]+", part):
+            if split := named(word):
+                return split
+    return None
+
+
+def completed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose splits come from names: without any where they are all one, and with a tenth of train as val."""
+    if "split" not in table:
+        return table
+    found = set(table["split"])
+    if len(found) == 1:
+        return table.drop(columns="split")
+    return with_validation(table) if "train" in found else table
+
+
+def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
+    """If there is no validation split, makes it from this share of each class of train; always the same rows.
+
+    A class with one row keeps it in train.
+    """
+    if (table["split"] == "val").any():
+        return table
+    random = np.random.default_rng(0)
+    for _, rows in table[table["split"] == "train"].groupby("label", sort=True):
+        most = min(max(1, round(share * len(rows))), len(rows) - 1)
+        drawn = random.permutation(rows.index.to_numpy())[:most]
+        table.loc[drawn, "split"] = "val"
+    return table
 
 
 def stratified(labels: Sequence[str], seed: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables as files: what pandas would read otherwise than it stands there is refused."""
+"""Manifests as files: CSV, and Parquet whose media may lie in the table itself."""
 
 from __future__ import annotations
 
@@ -9,60 +9,62 @@ from pathlib import Path
 
 import pandas as pd
 
+from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.arrow_files import ArrowFile
 from lfm_ray.errors import UserError
 
 
-def read_table(path: Path, used: Collection[object]) -> pd.DataFrame:
-    """The table in a .csv or .parquet file. used: the columns that will be read.
+def read_table(path: Path, kinds: Mapping[str, Kind], others: Collection[str]) -> pd.DataFrame:
+    """A CSV or Parquet file; bytes and arrays in Parquet stay there, as `Embedded`.
+
+    kinds: modality -> kind. others: columns that are read where they are there; the rest of a Parquet file is
+    left out, and that of a CSV file comes along.
 
     Raises:
-        UserError: it cannot be read, has one of these twice, or rows with more fields than columns.
+        UserError: the file cannot be read, or a column's type is none that it can have.
     """
     try:
         if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            _refuse_twice(path, pyarrow.parquet.read_schema(path).names)  # of which pandas reads none
-            return pd.read_parquet(path)
+            return arrow_table(ArrowFile(path), kinds, others)
         if path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:
-                _refuse_twice(path, next(csv.reader(file), []), used)  # of which pandas renames the second
+                refuse_twice(path, next(csv.reader(file), []), [*kinds, *others])  # pandas renames the second
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
             if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first fields for names of the rows
                 raise UserError(f"{path}: its rows have more fields than its first line has names")
             return table
-        raise UserError(f"{path}: a manifest is a .csv or .parquet file")
+        raise UserError(f"{path}: a manifest is a .csv or .parquet file; datasets can be a .tar, or a folder")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: the manifest is empty") from None
-    except (ValueError, OSError, csv.Error) as error:  # pandas' and pyarrow's own errors are ValueErrors
+    except (ValueError, OSError, csv.Error) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def check_columns(path: Path, table: pd.DataFrame, used: Collection[object]) -> None:
-    """Checks the columns of a table that are `used`.
+def refuse_twice(path: Path, names: Iterable[object], used: Collection[str]) -> None:
+    """Raises a UserError if a column that is `used` is there twice."""
+    for name, count in Counter(map(str, names)).items():
+        if count > 1 and name in used:
+            raise UserError(f"{path}: has {count} columns {name!r}; rename them")
+
+
+def arrow_table(file: ArrowFile, kinds: Mapping[str, Kind], others: Collection[str]) -> pd.DataFrame:
+    """The modalities that a Parquet or Arrow file has, and its other columns of these names.
+
+    Without any modality the columns are all empty, but known by name.
 
     Raises:
-        UserError: one is there twice, or holds what is no text, number or date.
+        UserError: a column's type is none that it can have, or its name occurs twice.
     """
-    _refuse_twice(path, table.columns, used)
-    for name in [name for name in table if name in used]:
-        for value in table[name] if table[name].dtype == object else ():
-            if isinstance(value, bytes | bytearray | memoryview):
-                what, instead = "bytes", "write each into a file, and its path into the table"
-            elif isinstance(value, Mapping):
-                keys = ", ".join(map(str, value))[:60]
-                what, instead = f"structs ({keys})", "write what they hold into files, and the paths into the table"
-            elif isinstance(value, Collection) and not isinstance(value, str):
-                what, instead = "lists", "a row has one file, one text or one label there"
-            else:
-                continue
-            raise UserError(f"{path}: its column {name!r} holds {what}; {instead}")
-
-
-def _refuse_twice(path: Path, names: Iterable[object], used: Collection[object] | None = None) -> None:
-    """Refuses columns that are there twice. used: those that matter; None: all."""
-    for name, count in Counter(map(str, names)).items():
-        if count > 1 and (used is None or name in used):
-            raise UserError(f"{path}: has {count} columns named {name!r}; rename or remove all but one")
+    names = file.schema.names
+    if any(name not in names for name in kinds):
+        return pd.DataFrame(columns=pd.Index(names))  # its check says what is missing
+    file.check_columns([*kinds, *others])
+    plain = [name for name in names if name not in kinds and name in others]
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    table = file.frame([*plain, *texts])
+    for name, kind in kinds.items():
+        if kind != "text":
+            table[name] = pd.Series(file.media(name, kind), dtype=object, index=table.index if len(table) else None)
+    return table

@@ -26,7 +26,8 @@ ROWS = "/rows"  # no modality has such a name
 class Batch:
     """One rank's samples of a training step, or of a step of evaluation.
 
-    inputs: modality -> (B, ...) with the shape and dtype of the dataset's card; labels: (B,) int64;
+    inputs: modality -> (B, ...) with the shape and dtype of the dataset's card; labels: (B,) int64, of several
+    labels (B, C) uint8, of numbers (B,) float32, standardised (`lfm_ray.datasets.targets`);
     rows: (B,) int64, the samples' row numbers in their split; None if the batch is not from a dataset.
     """
 
@@ -113,7 +114,7 @@ class ReadBatches:
         """The batches of epoch `epoch`."""
         orders = self.order.epoch(epoch)
         for rows, (columns, labels) in zip(orders, self._read(orders, epoch), strict=True):
-            yield Batch(self.inputs(columns, rows, epoch), torch.from_numpy(labels), torch.from_numpy(rows))
+            yield Batch(self.inputs(columns, rows, epoch), self.inputs.labels(labels), torch.from_numpy(rows))
 
     def _read(self, orders: list[np.ndarray], epoch: int) -> Iterator[tuple[Columns, np.ndarray]]:
         def read(rows: np.ndarray) -> tuple[Columns, np.ndarray]:

@@ -17,6 +17,7 @@ from lfm_ray.datasets.columns import Column, Columns, PackedFrames
 from lfm_ray.datasets.media.audio import AudioSettings
 from lfm_ray.datasets.reading.augmentation import AugmentationSettings, mask, random_views
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
+from lfm_ray.datasets.targets import TargetCard
 from lfm_ray.settings import Settings
 
 
@@ -59,6 +60,7 @@ class DataSettings(Settings):
 
 
 NONE = AugmentationSettings()
+OF_CLASSES = TargetCard()
 
 
 def seen(card: DatasetCard, data: DataSettings) -> dict[str, ModalityCard]:
@@ -76,7 +78,7 @@ class Inputs:
 
     modalities: name -> card; frame_count: the most frames of a clip that the model receives; audio:
     modality -> how its stored waveform becomes a spectrogram; augmentation: all off for evaluation. The random draws
-    for a sample depend on (seed, epoch, row, modality) alone, not on the rest of its batch.
+    for a sample depend on (seed, epoch, row, modality) alone, not on the rest of its batch. target: that of the labels.
     """
 
     modalities: dict[str, ModalityCard]
@@ -84,6 +86,7 @@ class Inputs:
     audio: dict[str, AudioSettings]
     augmentation: AugmentationSettings = NONE
     seed: int = 0
+    target: TargetCard = OF_CLASSES
 
     @classmethod
     def of(
@@ -98,7 +101,12 @@ class Inputs:
             {name: audio_settings(card, name) for name in names if card.modalities[name].kind == "audio"},
             data.augmentation if training else NONE,
             seed or 0,
+            card.target,
         )
+
+    def labels(self, stored: np.ndarray) -> Tensor:
+        """Stored labels as losses take them."""
+        return torch.from_numpy(self.target.for_training(stored))
 
     def frames(self, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
         """The frames to take from each row: modality -> (len(rows), F); videos that need all frames are left out.

@@ -47,7 +47,7 @@ class StreamBatches:
         for rows in batches:
             # A rank's share of a small batch can be empty; there is nothing to fetch then.
             values = next(prepared) if len(rows) else _prepare(self.shards, self.split, self.inputs, rows, epoch)
-            labels = torch.from_numpy(values.pop(LABELS))
+            labels = self.inputs.labels(values.pop(LABELS))
             inputs = {name: torch.from_numpy(value) for name, value in values.items()}
             yield Batch(inputs, labels, torch.from_numpy(rows))
 

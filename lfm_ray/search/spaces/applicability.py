@@ -1,15 +1,19 @@
-"""Restricts a search space to what is defined for the modalities of a dataset, before the search starts."""
+"""Restricts a search space to what is defined for the modalities and targets of a dataset, before the search starts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import UserError
 from lfm_ray.methods import METHODS
+from lfm_ray.models.directions import LEADING
 from lfm_ray.models.fusion import FUSION_HEADS
+from lfm_ray.models.targets import TARGETS
 from lfm_ray.search.spaces.distributions import Distribution
+from lfm_ray.search.spaces.objective import FUSED_ACCURACY
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.settings import merge
 
@@ -40,6 +44,47 @@ def for_modalities(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
     return space, lines
 
 
+def for_target(space: Space, kind: TargetKind) -> tuple[Space, list[str]]:
+    """Unless targets are classes, removes methods and matching losses that are defined only for classes.
+
+    Where the objective and the measure of pruning are the usual ones, those of the targets take their place. Returns
+    the space and lines as `for_modalities`.
+
+    Raises:
+        UserError: no choice is left.
+    """
+    if kind == "classes":
+        return space, []
+    lines: list[str] = []
+    for setting, takes in {"method.name": _takes, "loss.matching": lambda value, kind: value == "infonce"}.items():
+        values = (space.search[setting].choice if setting in space.search else None) or []
+        others = [value for value in values if not takes(value, kind)]
+        why = f"defined for classes, and the dataset's targets are {kind}"
+        if others and len(others) == len(values):
+            raise UserError(f"search: {setting}: {', '.join(others)}: {why}")
+        if others:
+            space = _without(space, setting, others)
+            lines.append(f"left out of {setting}: {', '.join(others)}; {why}")
+    lead, update = LEADING[kind], dict[str, Any]()
+    if space.objective == {FUSED_ACCURACY: "maximize"}:
+        update["objective"] = {f"val/fused/{lead}": "maximize"}
+        lines.append(f"objective: val/fused/{lead}, as targets that are {kind} have no accuracy")
+    usual = {"probe_map": TARGETS[kind].probe_name, "unimodal_accuracy": f"unimodal_{lead}"}
+    usual["fused/accuracy"] = f"fused/{lead}"
+    by = usual.get(space.pruning.by, space.pruning.by)
+    update["pruning"] = {**space.pruning.model_dump(), "by": by}
+    return Space.model_validate({**space.model_dump(), **update}), lines
+
+
+def _takes(method: str, kind: TargetKind) -> bool:
+    """Whether a method, as it is by default, takes targets of this kind."""
+    try:
+        METHODS[method].model_validate({"name": method}).check_target(kind)
+    except UserError:
+        return False
+    return True
+
+
 def _without(space: Space, setting: str, values: list[Any]) -> Space:
     """The space with these values removed from the choices of a setting."""
     kept = [value for value in space.search[setting].choice or [] if value not in values]
@@ -63,4 +108,7 @@ def _without(space: Space, setting: str, values: list[Any]) -> Space:
 
 def _base(space: Space, setting: str) -> Any:
     """The value of a setting when it is not drawn."""
-    return space.base.method.name if setting == "method.name" else space.base.model.fusion
+    base = space.base
+    return {"method.name": base.method.name, "model.fusion": base.model.fusion, "loss.matching": base.loss.matching}[
+        setting
+    ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.errors import UserError
 from lfm_ray.models.directions import Direction as Direction
 from lfm_ray.models.directions import natural_direction
@@ -29,7 +30,7 @@ def objective_of(given: Any) -> Any:
 
     A direction that is left out is `minimize` for losses and gaps, else `maximize`. Metrics are
     those of the validation split; a `METRIC=DIRECTION` (as on the command line) is taken apart. One's
-    own metric is named `package.module:function` (`lfm_ray.models.metrics.METRICS`).
+    own metric is named `package.module:function` (`lfm_ray.models.evaluation.METRICS`).
     """
     if isinstance(given, dict):
         return {in_validation(name): direction for name, direction in given.items()}
@@ -111,15 +112,25 @@ class Relation:
         return excess
 
 
-def check_metrics(objective: Iterable[str], relations: Iterable[Relation], modalities: Iterable[str]) -> None:
-    """Checks that runs on these modalities have all of these metrics.
+def check_metrics(
+    objective: Iterable[str],
+    relations: Iterable[Relation],
+    modalities: Iterable[str],
+    kind: TargetKind = "classes",
+    pruning: str = "none",
+) -> None:
+    """Checks that runs on these modalities and targets of this kind have all of these metrics.
+
+    pruning: what rungs compare (`Pruning.by`).
 
     Raises:
         UserError: a metric is unknown.
     """
-    from lfm_ray.models.metrics import metric_names  # it imports torch, which reading a space does not need
+    from lfm_ray.models.evaluation import metric_names  # it imports torch, which reading a space does not need
 
-    known = [f"val/{name}" for name in metric_names(modalities)]
+    known = [f"val/{name}" for name in metric_names(modalities, kind)]
+    if pruning != "none" and f"val/{pruning}" not in known:
+        raise UserError(f"pruning.by: targets that are {kind} have no {pruning}{nearest(f'val/{pruning}', known)}")
     for name in objective:
         if name not in known and ":" not in name:
             raise UserError(f"objective: unknown metric {name}{nearest(name, known)}")

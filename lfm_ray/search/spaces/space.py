@@ -57,11 +57,14 @@ SAMPLERS: Registry[Callable[[int, Space], BaseSampler]] = Registry(
 class Pruning(Settings):
     """Which trials are stopped early (`lfm_ray.search.study.pruning`)."""
 
-    by: Literal["probe_map", "unimodal_accuracy", "fused/accuracy", "none"] = Field(
+    by: Literal[
+        "probe_map", "unimodal_accuracy", "fused/accuracy", "unimodal_map", "fused/map", "probe_correlation",
+        "unimodal_correlation", "fused/correlation", "none",
+    ] = Field(
         "probe_map",
-        description="the validation measure that rungs compare (lfm_ray.models.metrics); fused/accuracy is plain"
+        description="the validation measure that rungs compare (lfm_ray.models.evaluation); fused/accuracy is plain"
         " ASHA, which is unfair to schedules that start with alpha near 1",
-    )
+    )  # fmt: skip
     first_rung: int | None = Field(
         None, ge=1, description="epoch of the first comparison; null: 1/24 of the epochs, at least 1"
     )
@@ -110,9 +113,10 @@ class Space(Settings):
         ge=1,
         description="epochs per round, set by --population (lfm_ray.search.population); else null",
     )
-    learned_update: Literal["cosine", "plain"] = Field(
-        "cosine",
-        description="alpha.update of a learned alpha that does not say; plain in sweeps from before there was a choice",
+    learned_update: Literal["sign", "plain"] = Field(
+        "sign",
+        description="alpha.update of a learned alpha that does not say; plain, with an eta_alpha of 0.01, in sweeps"
+        " from before there was a choice",
     )
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
@@ -262,8 +266,8 @@ class Space(Settings):
         """The run with the drawn settings."""
         values = merge(self.run, drawn)
         alpha = values.get("alpha")
-        if self.learned_update != "cosine" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
-            values = {**values, "alpha": {"update": self.learned_update, **alpha}}
+        if self.learned_update != "sign" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
+            values = {**values, "alpha": {"update": self.learned_update, "eta_alpha": 0.01, **alpha}}
         return build(RunConfig, values)
 
     def learned_run(self) -> RunConfig:

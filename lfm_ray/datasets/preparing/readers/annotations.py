@@ -1,4 +1,4 @@
-"""What readers share: lists of clips, media found by name, a validation split for datasets without one."""
+"""What readers share: lists of clips, media found by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import csv
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
 
 from lfm_ray.errors import UserError
 
@@ -79,18 +76,3 @@ def files_below(root: Path) -> Iterator[Path]:
             continue
         visited.add(real)
         yield from (Path(folder) / file for file in files)
-
-
-def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
-    """If there is no validation split, makes it from this share of each class of train; always the same rows.
-
-    A class with one row keeps it in train.
-    """
-    if (table["split"] == "val").any():
-        return table
-    random = np.random.default_rng(0)
-    for _, rows in table[table["split"] == "train"].groupby("label", sort=True):
-        most = min(max(1, round(share * len(rows))), len(rows) - 1)
-        drawn = random.permutation(rows.index.to_numpy())[:most]
-        table.loc[drawn, "split"] = "val"
-    return table

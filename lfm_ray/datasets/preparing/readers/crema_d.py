@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.preparing.readers.annotations import fields, with_validation
+from lfm_ray.datasets.preparing.readers.annotations import fields
+from lfm_ray.datasets.preparing.splits import with_validation
 from lfm_ray.errors import UserError
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.preparing.readers.annotations import clip_finder, fields, with_validation
+from lfm_ray.datasets.preparing.readers.annotations import clip_finder, fields
+from lfm_ray.datasets.preparing.splits import with_validation
 
 SECONDS = 10  # of a clip
 

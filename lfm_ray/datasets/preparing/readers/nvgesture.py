@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.preparing.readers.annotations import numbered_lines, with_validation
+from lfm_ray.datasets.preparing.readers.annotations import numbered_lines
+from lfm_ray.datasets.preparing.splits import with_validation
 from lfm_ray.errors import UserError
 
 FRAMES_A_SECOND = 30  # of the SoftKinetic camera: colour and depth

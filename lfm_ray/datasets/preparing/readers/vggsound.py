@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.preparing.readers.annotations import clip_finder, fields, with_validation
+from lfm_ray.datasets.preparing.readers.annotations import clip_finder, fields
+from lfm_ray.datasets.preparing.splits import with_validation
 
 
 def read(root: Path) -> pd.DataFrame:

@@ -1,0 +1,104 @@
+"""A folder for each class, and optionally one for each split above them: ROOT/train/dog/1.jpg, or ROOT/dog/1.jpg.
+
+What belongs to one sample has one name: ROOT/dog/1.jpg and ROOT/dog/1.wav. Of two pictures the column's name
+decides: `--image rgb --image depth` reads 1.rgb.png and 1.depth.png.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from lfm_ray.datasets.kinds import SUFFIXES, Kind
+from lfm_ray.datasets.preparing import splits
+from lfm_ray.datasets.preparing.manifest import BadRow
+from lfm_ray.datasets.preparing.samples import Found, Parts, choose
+from lfm_ray.errors import UserError
+
+
+def read(root: Path, kinds: Mapping[str, Kind]) -> Found:
+    """The samples under a folder, as a table of absolute paths (texts are read), with `id`, `label` and `split`.
+
+    Hidden files, and those that are of no kind asked for, are passed over.
+
+    Raises:
+        UserError: there are no folders of classes, or some folders are splits and others are not.
+    """
+    if not root.is_dir():
+        raise UserError(f"--folders {root}: there is no such folder")
+    above = _folders(root)
+    stated = {folder: splits.named(folder.name) for folder in above}
+    if any(stated.values()) and not all(stated.values()):
+        other = next(folder for folder, split in stated.items() if split is None)
+        split = next(folder for folder, split in stated.items() if split)
+        raise UserError(f"--folders {root}: {split.name} is a split and {other.name} is none; move one of them")
+    if not above:
+        raise UserError(f"--folders {root}: holds no folder; each class has one, with its files in it")
+    rows, unread = [], []
+    for top in above if any(stated.values()) else [root]:
+        for folder in _folders(top):
+            samples = _samples(folder, root, kinds)
+            if not samples:
+                what = " or ".join(dict.fromkeys(kinds.values()))
+                unread.append(BadRow(str(folder.relative_to(root)), "label", str(folder), f"holds no {what}"))
+            for name, parts in samples.items():
+                row, bad = choose(name, parts, kinds)
+                unread += bad
+                if not bad:
+                    rows.append({"id": name, "label": folder.name, "split": stated.get(top), **row})
+    if not rows and not unread:
+        raise UserError(f"--folders {root}: {above[0].name} is a split, and holds no folder of a class")
+    table = pd.DataFrame(rows, columns=["id", "label", "split", *kinds], dtype=object)
+    if not any(stated.values()):
+        table = table.drop(columns="split")
+    return Found(splits.completed(table), unread)
+
+
+def _samples(folder: Path, root: Path, kinds: Mapping[str, Kind]) -> dict[str, Parts]:
+    """Name -> its files by what follows the name, for all samples of a class, at any depth."""
+    samples: dict[str, Parts] = {}
+    wanted = {suffix for kind in kinds.values() for suffix in SUFFIXES[kind]}
+    if "audio" in kinds.values():
+        wanted |= set(SUFFIXES["video"])
+    for path in _files(folder, frames="video" in kinds.values()):
+        if path.is_dir():
+            samples.setdefault(path.relative_to(root).as_posix(), {}).setdefault("", str(path))
+            continue
+        if path.suffix.lower() not in wanted:
+            continue
+        name, rest = _divided(path.name, kinds)
+        if len(kinds) == 1:
+            name = path.name  # 1.jpg and 1.png are two samples
+        samples.setdefault((path.parent / name).relative_to(root).as_posix(), {})[rest] = str(path)
+    return samples
+
+
+def _divided(name: str, kinds: Mapping[str, Kind]) -> tuple[str, str]:
+    """The name of the sample and what follows it: 1.rgb.png -> 1, rgb.png if there is a column `rgb`."""
+    stem, _, suffix = name.rpartition(".")
+    before, _, column = stem.rpartition(".")
+    if before and column in kinds:
+        return before, f"{column}.{suffix.lower()}"
+    return stem, suffix.lower()
+
+
+def _files(folder: Path, frames: bool) -> Iterator[Path]:
+    """All files below a folder, in order. frames: a folder that holds pictures is one clip, and not looked into."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir() or (frames and _holds_pictures(path)):
+            yield path
+        else:
+            yield from _files(path, frames)
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(name.lower().endswith(SUFFIXES["image"]) for name in os.listdir(folder) if not name.startswith("."))
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))

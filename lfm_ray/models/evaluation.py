@@ -1,0 +1,66 @@
+"""All metrics of a split: of the fusion and of each modality, and the gaps between modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from torch import Tensor
+
+from lfm_ray.datasets.kinds import TargetKind
+from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.directions import LEADING
+from lfm_ray.models.metrics import modality_gap
+from lfm_ray.models.targets import TARGETS, target_of
+from lfm_ray.registry import Registry
+
+METRICS: Registry[Callable[[Tensor, Tensor, Outputs], float]] = Registry("metric", {})
+"""Metrics of one's own: (logits (N, C) by which the method predicts, labels (N,), outputs) of a split -> a number."""
+
+
+def metric_names(modalities: Iterable[str], kind: TargetKind = "classes") -> list[str]:
+    """The keys of `evaluate` for these modalities and targets of this kind."""
+    each = [f"{name}/{key}" for name in ("fused", *modalities) for key in TARGETS[kind].metric_names]
+    lead = LEADING[kind]
+    return [*each, f"unimodal_{lead}", f"{lead}_gap", "modality_gap", TARGETS[kind].probe_name]
+
+
+def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor, unit: float = 1.0) -> dict[str, float]:
+    """All metrics of a split.
+
+    fused: (N, C), the logits by which the method predicts; outputs and labels of the whole split. unit: of targets
+    that are numbers, what 1 is in their own unit. Keys, for targets that are classes: `fused/accuracy`, `fused/map`,
+    `fused/macro_f1`, `fused/balanced_accuracy`, `fused/worst_class_accuracy`, `fused/loss`, the same for each modality,
+    and
+
+    - `unimodal_accuracy`: the mean over modalities of their accuracies;
+    - `accuracy_gap`: the highest of those accuracies minus the lowest;
+    - `modality_gap`: the distance between the centroids of the modalities' normalised embeddings
+      (Liang et al., "Mind the gap", NeurIPS 2022), the mean over pairs;
+    - `probe_map`: MAP of a linear probe of all embeddings, `probe_scores`. It tells what has been
+      learnt before the classifier shows it, as where alpha is near 1.
+
+    Of several labels, MAP takes the place of the accuracy (`unimodal_map`, `map_gap`), and there is `micro_f1`. Of
+    numbers, the correlation does (`unimodal_correlation`, `correlation_gap`, `probe_correlation`), and there is `mae`.
+    """
+    target = target_of(labels)
+    values: dict[str, float] = {}
+    for name, logits in {"fused": fused, **outputs.unimodal}.items():
+        values |= {f"{name}/{metric}": value for metric, value in target.metrics(logits.float(), labels, unit).items()}
+    lead = LEADING[target.kind]
+    scores = [values[f"{name}/{lead}"] for name in outputs.unimodal]
+    values[f"unimodal_{lead}"] = float(np.mean(scores))
+    values[f"{lead}_gap"] = max(scores) - min(scores)
+    values["modality_gap"] = modality_gap(outputs.embeddings)
+    values[target.probe_name] = target.probe(outputs.embeddings, labels)
+    return values
+
+
+def confusions(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, list[list[int]]]:
+    """The confusion matrix of the fusion (`fused`) and of each modality; empty where targets are no classes.
+
+    Arguments as of `evaluate`.
+    """
+    target = target_of(labels)
+    matrices = {name: target.confusion(logits, labels) for name, logits in {"fused": fused, **outputs.unimodal}.items()}
+    return {name: matrix.tolist() for name, matrix in matrices.items() if matrix is not None}
