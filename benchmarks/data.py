@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageFilter
-from rows import Rows
+from rows import RunningTable
 
 from lfm_ray.datasets.preparing import build as job
 from lfm_ray.datasets.preparing.build import build
@@ -95,7 +95,7 @@ def tiny(temporary: Path) -> None:
     pd.DataFrame(lines, columns=["audio", "image", "label"]).to_csv(temporary / "manifest.csv", index=False)
     words = ["-m", "lfm_ray.prepare", "manifest.csv", "--audio", "audio", "--image", "image"]
     words += ["--set", "audio.n_fft=256", "--set", "audio.hop=80"]
-    table = Rows({"what": 28, "s": 6, "s of CPU": 8, "goal": 5}, f"prepare: {2 * TINY:,} tiny files")
+    table = RunningTable({"what": 28, "s": 6, "s of CPU": 8, "goal": 5}, f"prepare: {2 * TINY:,} tiny files")
     for name, command in {
         "imports alone": ["-c", "import lfm_ray.workflows.preparing, lfm_ray.report.inspection, torchaudio"],
         "prepare, first time": [*words, "--out", "first"],
@@ -116,7 +116,7 @@ def with_this_package() -> dict[str, str]:
 def rows_of_the_driver(temporary: Path) -> None:
     """Private memory of the driver, MiB: with the manifest read, and the most that it needs more while Ray works."""
     columns = {"rows": 8, "rows / s": 9, "before": 8, "manifest": 9, "B a row": 8, "job, more": 10}
-    table = Rows(columns, "prepare: memory of the process that runs it, MiB, on simulated rows")
+    table = RunningTable(columns, "prepare: memory of the process that runs it, MiB, on simulated rows")
     for count in (1_000, 10_000, 100_000):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             speed, *memory = pool.submit(driver, temporary / f"{count}", count).result()
@@ -174,7 +174,7 @@ def reading(raw: Path, temporary: Path) -> None:
     )
     found = interleaved(rows)
     raw_speed, bare_speed = found["raw files, DataLoader of 2 workers"], found["bare loop over mapped Arrow files"]
-    table = Rows({"what": 40, "rows / s": 8, "times raw files": 15, "times bare loop": 15})
+    table = RunningTable({"what": 40, "rows / s": 8, "times raw files": 15, "times bare loop": 15})
     for name, speed in found.items():
         table.add(name, f"{speed:.0f}", f"{speed / raw_speed:.1f}", f"{speed / bare_speed:.2f}")
     print("KB a row in the shards: " + ", ".join(f"{name} {size / 1000:.0f}" for name, size in sizes.items()))
@@ -210,7 +210,7 @@ def sharing(raw: Path, temporary: Path) -> None:
             return most
 
     columns = {"readers at once": 15, "object store": 12, "mapped files": 12}
-    table = Rows(columns, f"memory of a reader: {size / 2**20:.0f} MiB of data")
+    table = RunningTable(columns, f"memory of a reader: {size / 2**20:.0f} MiB of data")
     for count in (1, 2, 4):
         shares = []
         for argument in ([held], None):
@@ -224,7 +224,9 @@ def sharing(raw: Path, temporary: Path) -> None:
 def preparing(raw: Path, temporary: Path) -> None:
     """Peak memory and speed of the job on few and on many rows."""
     columns = {"rows": 14, "rows / s": 8, "peak memory, MiB": 16, "of that beside Ray's own": 24}
-    table = Rows(columns, "prepare: 3 s of sound and one image a row; the first row, and the last ones, by medians")
+    table = RunningTable(
+        columns, "prepare: 3 s of sound and one image a row; the first row, and the last ones, by medians"
+    )
     found = []
     # The first one starts Ray's workers, and does not count; of the short ones, before and after the long one, the
     # median does.
@@ -247,7 +249,7 @@ def preparing(raw: Path, temporary: Path) -> None:
     table.add("20,000 / 1,000", f"{fast / slow:.2f}", f"{high / low:.2f}", "")
 
 
-def show_job(table: Rows, rows: float, speed: float, peak: float, own: float) -> None:
+def show_job(table: RunningTable, rows: float, speed: float, peak: float, own: float) -> None:
     """One line of `preparing`."""
     table.add(f"{rows:,.0f}", f"{speed:.0f}", f"{peak / 2**20:.0f}", f"{own / 2**20:.0f}")
 

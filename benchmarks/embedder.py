@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from rows import Rows, gather
+from rows import RunningTable, gather
 
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.models.embedding import Embedder, frozen_encoder
@@ -43,7 +43,7 @@ def main() -> None:
     cuda = torch.cuda.is_available() if given.device == "auto" else given.device == "cuda"
     samples = given.samples or (1024 if cuda else 32)
     transformers.utils.logging.disable_progress_bar()
-    table = Rows(COLUMNS, f"{samples} samples, {torch.cuda.get_device_name() if cuda else 'CPU'}")
+    table = RunningTable(COLUMNS, f"{samples} samples, {torch.cuda.get_device_name() if cuda else 'CPU'}")
     with tempfile.TemporaryDirectory() as scratch:
         for name, (make, card) in models(given.size).items():
             make(Path(scratch) / name)

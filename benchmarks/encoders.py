@@ -100,7 +100,7 @@ def docstrings() -> list[tuple[str, str]]:
 
 
 def emoji() -> list[tuple[str, str]]:
-    """Names with their block; skin tones apart, each is another sample."""
+    """Names with their block, without those of skin tones."""
     from rich._emoji_codes import EMOJI
 
     starts = sorted(BLOCKS)
@@ -111,7 +111,7 @@ def emoji() -> list[tuple[str, str]]:
 
 
 def split(texts: list[tuple[str, str]], size: int) -> tuple[Rows, Rows]:
-    """Rows to train on, and others to validate on, at most 1,000, both as frequent as they are by class."""
+    """Rows to train on, and up to 1,000 others to validate on, drawn at random."""
     shuffled = random.Random(0).sample(texts, len(texts))
     rows = [(tokens(text, TextSettings(length=128)), label) for text, label in shuffled]
     return rows[:size], rows[size : size + 1000]

@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from rows import Rows, gather
+from rows import RunningTable, gather
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -56,7 +56,7 @@ def main() -> None:
     for encoder in ("small", "resnet18") if given.encoder == "both" else (given.encoder,):
         sizes = dict(SMALL if encoder == "small" else LARGE)
         sizes |= {name: value for name in sizes if (value := getattr(given, name)) is not None}
-        table = Rows(COLUMNS, f"{encoder} encoders, {sizes}")
+        table = RunningTable(COLUMNS, f"{encoder} encoders, {sizes}")
         for solver, product, K in [row for row in cases(given.steps) if row[0] in given.solvers]:
             settings = [f"alpha.solver={solver}", f"alpha.product={product}", f"alpha.solver_steps={K}"]
             settings += [f"alpha.rank={max(K, 1)}", f"device={given.device}"]

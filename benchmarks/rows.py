@@ -13,7 +13,7 @@ from pathlib import Path
 GATHERED = {"part": 14, "case": 34, "time": 12, "goal": 6, "memory": 8, "its goal": 8}
 
 
-class Rows:
+class RunningTable:
     """A table on standard output: column -> its width. The first is aligned to the left, the others to the right."""
 
     def __init__(self, columns: Mapping[str, int], title: str = "") -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     if row:
         gather(Path(file), *row)
         return
-    table = Rows(GATHERED)
+    table = RunningTable(GATHERED)
     with Path(file).open(newline="", encoding="utf-8") as lines:
         for cells in csv.reader(lines):
             table.add(*cells)

@@ -41,7 +41,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from rows import Rows, gather
+from rows import RunningTable, gather
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -83,11 +83,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         settings += encoder_settings(given.encoders, Path(scratch))
         print(f"{given.encoders}: starting", flush=True)
-        table: Rows | None = None
+        table: RunningTable | None = None
         for batch_size in given.batch_size or BATCHES[given.encoders]:
             for name in given.variants:
                 with Turns(("ours", name), settings, batch_size) as turns:
-                    table = table or Rows(COLUMNS, turns.description)
+                    table = table or RunningTable(COLUMNS, turns.description)
                     (ours, peak_of_ours), (other, peak) = turns.measure(given.steps, given.seconds)
                 ratio = f"{statistics.median(own / its for its, own in zip(other, ours, strict=True)):.3f}"
                 speed = [f"{batch_size / statistics.median(times):.2f}" for times in (ours, other)]

@@ -54,7 +54,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         "  loss.matching: {choice: [infonce, js], when: {method.name: lfm}}\n"
         "  optimizer.learning_rate: {loguniform: [0.01, 0.05]}\n"
     )
-    small = [*SMALL_FLAGS, "--set", "epochs=4"]
+    small = [*SMALL_FLAGS, "--set", "epochs=2"]
     found = run(tmp_path, "tune", "space.yaml", "--data", "shards", "--name", "mine", "--trials", "3", *small)
     assert found.returncode == 0, found.stderr + found.stdout
     assert f"left out of method.name: ogm_ge, agm, mla; defined for classes, and the dataset's targets are {kind}" in (
@@ -66,7 +66,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         r"<style.*?</style>|<script.*?</script>", "", page, flags=re.S
     )
 
-    confirmed = run(tmp_path, "confirm", "sweeps/mine", "--seeds", "2")
+    confirmed = run(tmp_path, "confirm", "sweeps/mine", "--seeds", "2", "--top", "1")
     assert confirmed.returncode == 0, confirmed.stderr
     unit = " in %" if kind == "multilabel" else ""
     assert f"test {lead}{unit}, mean ± std over 2 seeds" in confirmed.stdout
@@ -98,6 +98,10 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
             assert prediction.unimodal_values["picture"] == pytest.approx(row["picture"], abs=1e-3)
             assert prediction.probabilities == {}
 
+    trained = run(tmp_path, "train", "sweeps/mine/best.yaml", "--name", "again")
+    assert trained.returncode == 0, trained.stderr
+    assert {"multilabel": "micro F1", "regression": "MAE"}[kind] in trained.stdout
+
     for refused, why in (
         (["--set", "method=ogm_ge"], "method: ogm_ge compares modalities by the probability of the class"),
         (["--set", "loss.matching=js"], "loss.matching: js compares predictions of classes"),
@@ -106,5 +110,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         ended = run(tmp_path, "train", "sweeps/mine/best.yaml", "--name", "no", *refused)
         assert ended.returncode == 2 and why in ended.stderr and len(ended.stderr.splitlines()) == 1
         assert not (tmp_path / "runs/no").exists()
+    ended = run(tmp_path, "report", "--gradcam", "sweeps/mine")
+    assert ended.returncode != 0 and "Grad-CAM explains a class" in ended.stderr, ended.stderr
     ended = run(tmp_path, "reproduce", "table1", "--data", "shards", "--trials", "1")
     assert ended.returncode == 2 and f"are of classes, not of {kind}" in ended.stderr

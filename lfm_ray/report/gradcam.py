@@ -267,8 +267,6 @@ def gradcam_figure(
     gives the predicted class and the probability of the sample's label. See `look`.
     """
     shards = Shards(data or kept[0].config.data.path)
-    if shards.card.target.kind != "classes":
-        raise UserError(f"Grad-CAM explains a class, and the targets of this run are {shards.card.target.kind}")
     chosen = choose(shards, samples)
     seen = list(track(look(kept, samples, class_of, data)))
     modalities = list(dict.fromkeys(name for one in seen for heat in one.heat.values() for name in heat))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_of_large_splits_rows_are_drawn(shards: Shards, monkeypatch: pytest.Monk
     monkeypatch.setattr(linear_baselines, "MOST_ROWS", 80)
     found = linear_baselines.fit(shards)
     assert (found.train_rows, found.val_rows) == (80, 60)
+
+
+def test_inspect_of_a_folder_that_cannot_be_written_shows_what_it_found(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "contact_sheet.png")
+
+    monkeypatch.setattr("lfm_ray.report.inspection.contact_sheet", refused)
+    console = Console(width=100, record=True, file=io.StringIO())
+    inspect(shards.path, console)
+    printed = console.export_text()
+    assert "all checksums are right" in printed
+    assert "no picture of samples is drawn: " in printed and "Read-only file system" in printed
 
 
 def test_inspect_shows_them_and_writes_them_beside_the_shards(shards: Shards) -> None:
