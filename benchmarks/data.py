@@ -1,8 +1,12 @@
 """Is data ever the bottleneck? Reading shards against decoding raw media, memory of readers, and `prepare` at scale.
 
-    python benchmarks/data.py                    all parts, about 5 minutes on 2 cores, 8 GB of disk
-    python benchmarks/data.py reading            one of: reading, sharing, preparing
+    python benchmarks/data.py                    all parts, about 6 minutes on 2 cores, 8 GB of disk
+    python benchmarks/data.py tiny               one of: tiny, rows, reading, sharing, preparing
 
+tiny        `python -m lfm_ray.prepare` of 3,000 tiny files, 1,500 sounds of half a second and as many pictures
+            of 8 x 8 pixels, from the start of the process to its end
+rows        the memory of the process that runs `prepare` on 1,000, 10,000 and 100,000 rows: simulated by
+            short texts, whose decoding costs nothing, in shards made by Ray
 reading     clips like CREMA-D's (3 s of sound, ten frames of 480 x 360 as JPEG files, of which three are
             used): an epoch of batches from shards, prepared by one thread, against decoding the raw
             files at every epoch by two workers the way the field's scripts do, and against a bare loop
@@ -10,28 +14,37 @@ reading     clips like CREMA-D's (3 s of sound, ten frames of 480 x 360 as JPEG 
 sharing     what 1, 2 and 4 readers at once on one node need beside the one copy of the dataset
 preparing   the job's peak memory and speed on 1,000 and on 20,000 rows
 
-Ratios within one run are meant to be read; rows a second only show their order of magnitude.
+Each row is printed when it is measured. Ratios within one run are meant to be read; rows a second only show their
+order of magnitude.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageFilter
-from progress import Rows, begin, say
+from rows import RunningTable
 
-from lfm_ray.console import console
+from lfm_ray.datasets.preparing import build as job
 from lfm_ray.datasets.preparing.build import build
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import read_manifest
@@ -43,6 +56,7 @@ from lfm_ray.ray_session import ray_session
 from lfm_ray.settings import build as settings
 
 CLIPS, FRAMES, BATCH, CORES, REPEATS = 400, 10, 64, 2, 3
+TINY = 1500  # sounds, and as many pictures
 PREPARE = {"audio": {"sample_rate": 16000, "seconds": 3, "n_fft": 512, "hop": 159, "padding": "repeat"}}
 STORAGES = {"tensor": {}, "compressed": {"audio": "waveform", "video": "jpeg"}}
 AUGMENTATION = {"smallest_crop": 0.08, "flip": 0.5, "time_mask": 0.2, "frequency_mask": 0.2, "random_frames": True}
@@ -51,18 +65,85 @@ AUGMENTATION = {"smallest_crop": 0.08, "flip": 0.5, "time_mask": 0.2, "frequency
 def main() -> None:
     """Runs the benchmark."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("part", nargs="?", choices=("reading", "sharing", "preparing"))
+    arguments.add_argument("part", nargs="?", choices=("tiny", "rows", "reading", "sharing", "preparing"))
     given = arguments.parse_args()
-    begin("5 minutes on 2 cores and 8 GB of disk for all parts")
     torch.set_num_threads(1)
+    for name, part in {"tiny": tiny, "rows": rows_of_the_driver}.items():
+        if given.part in (None, name):
+            with tempfile.TemporaryDirectory() as temporary:
+                part(Path(temporary))
     parts = {"reading": reading, "sharing": sharing, "preparing": preparing}
+    if given.part is not None and given.part not in parts:
+        return
     with tempfile.TemporaryDirectory() as temporary, ray_session():
         raw = Path(temporary) / "raw"
         write_raw(raw)
-        say(f"{CLIPS} clips are written")
         for name, part in parts.items():
             if given.part in (None, name):
                 part(raw, Path(temporary))
+
+
+def tiny(temporary: Path) -> None:
+    """Seconds of the command on many small files, with those of Python's imports."""
+    import soundfile
+
+    random = np.random.default_rng(0)
+    for number in range(TINY):
+        soundfile.write(temporary / f"{number}.wav", random.normal(0, 0.1, 4000).clip(-1, 1), 8000, subtype="PCM_16")
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(temporary / f"{number}.png")
+    lines = [(f"{number}.wav", f"{number}.png", number % 10) for number in range(TINY)]
+    pd.DataFrame(lines, columns=["audio", "image", "label"]).to_csv(temporary / "manifest.csv", index=False)
+    words = ["-m", "lfm_ray.prepare", "manifest.csv", "--audio", "audio", "--image", "image"]
+    words += ["--set", "audio.n_fft=256", "--set", "audio.hop=80"]
+    table = RunningTable({"what": 28, "s": 6, "s of CPU": 8, "goal": 5}, f"prepare: {2 * TINY:,} tiny files")
+    for name, command in {
+        "imports alone": ["-c", "import lfm_ray.workflows.preparing, lfm_ray.report.inspection, torchaudio"],
+        "prepare, first time": [*words, "--out", "first"],
+        "prepare, other folder": [*words, "--out", "second"],
+    }.items():
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run([sys.executable, *command], cwd=temporary, env=with_this_package(), check=True, stdout=DEVNULL)
+        seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        table.add(name, f"{seconds:.1f}", f"{cpu:.1f}", "15" if "prepare" in name else "")
+
+
+def with_this_package() -> dict[str, str]:
+    """The environment, in which processes in any folder find the package that this file belongs to."""
+    return os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+def rows_of_the_driver(temporary: Path) -> None:
+    """Private memory of the driver, MiB: with the manifest read, and the most that it needs more while Ray works."""
+    columns = {"rows": 8, "rows / s": 9, "before": 8, "manifest": 9, "B a row": 8, "job, more": 10}
+    table = RunningTable(columns, "prepare: memory of the process that runs it, MiB, on simulated rows")
+    for count in (1_000, 10_000, 100_000):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            speed, *memory = pool.submit(driver, temporary / f"{count}", count).result()
+        before, manifest, more = (value / 2**20 for value in memory)
+        each = 2**20 * (manifest - before) / count
+        table.add(f"{count:,}", f"{speed:.0f}", f"{before:.0f}", f"{manifest:.0f}", f"{each:.0f}", f"{more:.1f}")
+
+
+def driver(folder: Path, count: int) -> tuple[float, int, int, int]:
+    """Rows a second of one job; memory of this process before it, with its manifest, and the most beyond that."""
+    folder.mkdir()
+    texts = [f"row {number} of a simulated dataset" for number in range(count)]
+    lines = pd.DataFrame({"text": texts, "label": np.arange(count) % 10, "split": "train"})
+    lines.loc[: max(10, count // 10), "split"] = "val"
+    lines.to_csv(folder / "manifest.csv", index=False)
+    del texts, lines
+    job.RAY_STARTS = 0.0  # as for media, which take longer
+    most = [0]
+    with ray_session():
+        gc.collect()
+        before = private_bytes()
+        manifest = read_manifest(folder / "manifest.csv", {"text": "text"})
+        gc.collect()
+        held, started = private_bytes(), time.perf_counter()
+        with watched(lambda: most.append(max(most.pop(), private_bytes()))):
+            build(manifest, PrepareConfig(), folder / "shards", progress=False)
+        return count / (time.perf_counter() - started), before, held, max(0, most[0] - held)
 
 
 def reading(raw: Path, temporary: Path) -> None:
@@ -88,15 +169,15 @@ def reading(raw: Path, temporary: Path) -> None:
         )
         if name == "tensor":
             rows["bare loop over mapped Arrow files"] = lambda shards=shards, order=order: bare(shards, order)
+    print(
+        f"reading {CLIPS} clips in batches of {BATCH}; each way in turn, {REPEATS} times after a first one", flush=True
+    )
     found = interleaved(rows)
     raw_speed, bare_speed = found["raw files, DataLoader of 2 workers"], found["bare loop over mapped Arrow files"]
-    table = Rows(title=f"reading {CLIPS} clips in batches of {BATCH}", title_justify="left")
-    for title in ("what", "rows / s", "times raw files", "times bare loop"):
-        table.add_column(title, justify="left" if title == "what" else "right")
+    table = RunningTable({"what": 40, "rows / s": 8, "times raw files": 15, "times bare loop": 15})
     for name, speed in found.items():
-        table.add_row(name, f"{speed:.0f}", f"{speed / raw_speed:.1f}", f"{speed / bare_speed:.2f}")
-    console.print(table)
-    console.print("KB a row in the shards: " + ", ".join(f"{name} {size / 1000:.0f}" for name, size in sizes.items()))
+        table.add(name, f"{speed:.0f}", f"{speed / raw_speed:.1f}", f"{speed / bare_speed:.2f}")
+    print("KB a row in the shards: " + ", ".join(f"{name} {size / 1000:.0f}" for name, size in sizes.items()))
 
 
 def sharing(raw: Path, temporary: Path) -> None:
@@ -128,9 +209,8 @@ def sharing(raw: Path, temporary: Path) -> None:
                 most = max(most, private_bytes() - before)
             return most
 
-    table = Rows(title=f"memory of a reader: {size / 2**20:.0f} MiB of data", title_justify="left")
-    for title in ("readers at once", "object store", "mapped files"):
-        table.add_column(title, justify="right")
+    columns = {"readers at once": 15, "object store": 12, "mapped files": 12}
+    table = RunningTable(columns, f"memory of a reader: {size / 2**20:.0f} MiB of data")
     for count in (1, 2, 4):
         shares = []
         for argument in ([held], None):
@@ -138,15 +218,15 @@ def sharing(raw: Path, temporary: Path) -> None:
             shares.append(statistics.mean(ray.get([reader.read.remote(argument) for reader in readers])) / size)
             for reader in readers:
                 ray.kill(reader)
-        table.add_row(str(count), *(f"{share:.1%}" for share in shares))
-    console.print(table)
+        table.add(str(count), *(f"{share:.1%}" for share in shares))
 
 
 def preparing(raw: Path, temporary: Path) -> None:
     """Peak memory and speed of the job on few and on many rows."""
-    table = Rows(title="prepare: 3 s of sound and one image a row", title_justify="left")
-    for title in ("rows", "rows / s", "peak memory, MiB", "of that beside Ray's own"):
-        table.add_column(title, justify="right")
+    columns = {"rows": 14, "rows / s": 8, "peak memory, MiB": 16, "of that beside Ray's own": 24}
+    table = RunningTable(
+        columns, "prepare: 3 s of sound and one image a row; the first row, and the last ones, by medians"
+    )
     found = []
     # The first one starts Ray's workers, and does not count; of the short ones, before and after the long one, the
     # median does.
@@ -161,16 +241,17 @@ def preparing(raw: Path, temporary: Path) -> None:
             build(manifest, config, temporary / "many")
             seconds = time.perf_counter() - started
         found.append((rows, rows / seconds, memory["peak"], memory["peak"] - memory["before"]))
-        say(
-            f"prepare of {rows} rows: {rows / seconds:.0f} rows / s{'' if number else ' (starts workers; not counted)'}"
-        )
+        show_job(table, *found[-1])
     long = found.pop(3)
     few = [statistics.median(values) for values in zip(*found[1:], strict=True)]
-    for rows, speed, peak, own in (few, long):
-        table.add_row(f"{rows:,.0f}", f"{speed:.0f}", f"{peak / 2**20:.0f}", f"{own / 2**20:.0f}")
     (_, slow, low, _), (_, fast, high, _) = few, long
-    table.add_row("20,000 / 1,000", f"{fast / slow:.2f}", f"{high / low:.2f}", "", style="bold")
-    console.print(table)
+    show_job(table, *few)
+    table.add("20,000 / 1,000", f"{fast / slow:.2f}", f"{high / low:.2f}", "")
+
+
+def show_job(table: RunningTable, rows: float, speed: float, peak: float, own: float) -> None:
+    """One line of `preparing`."""
+    table.add(f"{rows:,.0f}", f"{speed:.0f}", f"{peak / 2**20:.0f}", f"{own / 2**20:.0f}")
 
 
 def write_raw(folder: Path) -> None:
@@ -270,10 +351,10 @@ def interleaved(ways: dict[str, Callable[[], Iterable[Any]]]) -> dict[str, float
             started = time.perf_counter()
             for _ in way():
                 pass
+            speed = rows / (time.perf_counter() - started)
             if turn:  # the first round warms up
-                speeds[name].append(rows / (time.perf_counter() - started))
-            what = f"round {turn} of {REPEATS}" if turn else "warming up"
-            say(f"{what}: {name}: {rows / (time.perf_counter() - started):.0f} rows / s")
+                speeds[name].append(speed)
+            print(f"  turn {turn} of {REPEATS}: {speed:7.0f} rows / s, {name}", flush=True)
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -289,7 +370,6 @@ def private_bytes(process: int | str = "self") -> int:
 @contextmanager
 def peak_memory() -> Iterator[dict[str, int]]:
     """Private memory of this process and of all that it started: before, and the highest until the end."""
-    import os
 
     def total() -> int:
         parents = {}
@@ -305,16 +385,27 @@ def peak_memory() -> Iterator[dict[str, int]]:
         return sum(private_bytes(process) for process in family)
 
     memory = {"before": total(), "peak": 0}
+
+    def look() -> None:
+        memory["peak"] = max(memory["peak"], total())
+
+    with watched(look):
+        yield memory
+
+
+@contextmanager
+def watched(look: Callable[[], Any]) -> Iterator[None]:
+    """Calls a function five times a second, in a thread."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.2):
-            memory["peak"] = max(memory["peak"], total())
+            look()
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield memory
+        yield
     finally:
         ended.set()
         thread.join()

@@ -1,6 +1,6 @@
 """What does one update of alpha cost, in units of one training step? Time and peak memory.
 
-    python benchmarks/hypergradient.py                     about 5 minutes on 2 cores
+    python benchmarks/hypergradient.py                     about 5 minutes on 2 cores; the first row in 20 seconds
     python benchmarks/hypergradient.py --encoder small --batch-size 64
     python benchmarks/hypergradient.py --encoder resnet18 --image 224 --frames 1004       on a GPU
 
@@ -20,10 +20,10 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
-from progress import Rows, begin
-from rich.console import Console
+from rows import RunningTable, gather
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -34,10 +34,11 @@ from lfm_ray.training.trainer import Trainer
 
 SMALL = {"image": 32, "frames": 64, "bins": 32, "batch_size": 64}
 LARGE = {"image": 112, "frames": 151, "bins": 129, "batch_size": 16}
+COLUMNS = {"solver": 8, "product": 12, "K": 2, "time / step": 11, "2 + 2.5 K": 9, "memory / step": 13, "share": 6}
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints each row when it is measured."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--encoder", choices=("small", "resnet18", "both"), default="both")
     arguments.add_argument("--batch-size", type=int, help="default 64 for small, 16 for resnet18")
@@ -50,27 +51,24 @@ def main() -> None:
     arguments.add_argument("--solvers", nargs="+", default=["identity", "neumann", "cg", "nystrom"])
     arguments.add_argument("--repeats", type=int, default=7)
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    arguments.add_argument("--gather", type=Path, metavar="FILE", help="add the rows to a file of benchmarks/gpu.sh")
     given = arguments.parse_args()
-    begin("5 minutes on 2 cores")
-    console = Console(width=100, highlight=False)
     for encoder in ("small", "resnet18") if given.encoder == "both" else (given.encoder,):
         sizes = dict(SMALL if encoder == "small" else LARGE)
         sizes |= {name: value for name in sizes if (value := getattr(given, name)) is not None}
-        table = Rows(title=f"{encoder} encoders, {sizes}", title_justify="left")
-        for column in ("solver", "product", "K", "time / step", "2 + 2.5 K", "memory / step", "share"):
-            table.add_column(column, justify="left" if column in ("solver", "product") else "right")
-        rows = [row for row in cases(given.steps) if row[0] in given.solvers]
-        for solver, product, K in rows:
+        table = RunningTable(COLUMNS, f"{encoder} encoders, {sizes}")
+        for solver, product, K in [row for row in cases(given.steps) if row[0] in given.solvers]:
             settings = [f"alpha.solver={solver}", f"alpha.product={product}", f"alpha.solver_steps={K}"]
             settings += [f"alpha.rank={max(K, 1)}", f"device={given.device}"]
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 ratio, memory = pool.submit(measure, encoder, sizes, settings, given.repeats).result()
             goal = "2.0" if solver == "identity" else f"{2 + 2.5 * K:.1f}"
-            table.add_row(
+            table.add(
                 solver, "-" if solver == "identity" else product, str(K) if K else "-", f"{ratio:.2f}", goal,
                 f"{memory:.2f}", f"{100 * ratio / (10 + ratio):.0f} %",
             )  # fmt: skip
-        console.print(table)
+            case = f"{encoder}, {solver}" + (f", {product}, K = {K}" if K else "")
+            gather(given.gather, "hyper-gradient", case, f"{ratio:.2f}", goal, f"{memory:.2f}")
 
 
 def cases(steps: list[int]) -> list[tuple[str, str, int]]:

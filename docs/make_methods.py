@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import make_combinations
+
 from lfm_ray.methods import METHODS, Method
 
 PAGE = Path(__file__).parent / "methods.md"
@@ -42,6 +44,7 @@ def page() -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(name, method) for name, method in classes.items()]
+    lines += ["", *make_combinations.section()]
     for name, method in classes.items():
         lines += ["", f"## {name}", "", *_body(method)]
     return "\n".join(lines) + "\n"

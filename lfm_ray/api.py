@@ -91,7 +91,7 @@ def prepare(
             file or a folder of frames, a feature a .npy file. A modality is named like its column.
         dataset: instead of a manifest, a dataset of the field that has a card, such as "crema_d".
         folders: instead of a manifest, a folder that has one for each class, or for each split and class.
-        label: the column of the classes.
+        label: the column of the labels.
         root: of `dataset`, its raw folder; of a data frame, where relative paths start (default: here).
         settings: of `lfm_ray.datasets.preparing.config.PrepareConfig`, such as {"audio.sample_rate": 8000}.
         config: a YAML file of such settings.

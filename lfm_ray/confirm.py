@@ -8,7 +8,8 @@ The best of many noisy trials looks better than it is, so what was selected on t
 is trained anew with other seeds. Of each sweep it takes the best trials, and the best trials of
 alpha = 0 and of the heuristic; all are compared, seed by seed, with the best alpha = 0 and the best
 heuristic of the given sweeps: difference, 95 % interval, paired tests, corrected for their number
-(Holm), in fused accuracy and in the first sweep's objective. The tables are also written to the
+(Holm), in fused accuracy and in the first sweep's objective. Further tables have what each modality
+contributes, how well predictions are calibrated, and what a step costs. The tables are also written to the
 first sweep's folder, as CSV, Markdown and LaTeX.
 
 Where the strategies had equal shares of the trials (`fair` of a space), the best of each is trained. The
@@ -38,6 +39,7 @@ def main() -> None:
     # After the command line has been read, so that --help answers at once.
     from lfm_ray.console import console
     from lfm_ray.report.confirmation import rich_table, tables
+    from lfm_ray.report.measure_tables import note_of
     from lfm_ray.settings import parse_overrides
     from lfm_ray.workflows.confirming import confirm
 
@@ -47,6 +49,8 @@ def main() -> None:
     )  # fmt: skip
     for title, cells in tables(done.runs, done.split, done.objective).items():
         console.print(rich_table(title, cells))
+        if note := note_of(title):
+            console.print(note)
     for sentence in done.verdict.sentences if done.verdict else []:
         console.print(sentence, soft_wrap=True)
     names = ",".join(file.name for file in done.files)

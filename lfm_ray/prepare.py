@@ -83,7 +83,7 @@ def arguments() -> Namespace:
         add(f"--{kind}", metavar="COLUMN", action="append", nargs="?", const=kind, default=[],
             help=f"a column of {kind}; repeatable; default: {kind}")  # fmt: skip
     add("--folders", metavar="ROOT", type=Path, help="instead of a manifest: ROOT/CLASS/FILE or ROOT/SPLIT/CLASS/FILE")
-    add("--label", metavar="COLUMN", default="label", help="the column of the classes; default: label")
+    add("--label", metavar="COLUMN", default="label", help="the column of the labels; default: label")
     add("--dataset", metavar="NAME",
         help=f"a dataset with a card in data/: {', '.join(shipped_names(DATA))}; or a card's .yaml")  # fmt: skip
     add("--root", metavar="FOLDER", type=Path, help="the raw folder of --dataset")

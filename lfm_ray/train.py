@@ -26,7 +26,8 @@ def main() -> None:
     # After the command line has been read, so that --help answers at once.
     from lfm_ray.console import console, notice
     from lfm_ray.optimization.schedules import Polynomial, formula
-    from lfm_ray.report.tables import metrics_table, profile_table
+    from lfm_ray.report.imbalance import contribution_table
+    from lfm_ray.report.tables import metrics_table, modalities_of, profile_table
     from lfm_ray.storage import shown
     from lfm_ray.training.run_folder import STOPPED_EARLY
 
@@ -38,6 +39,8 @@ def main() -> None:
     )  # fmt: skip
     folder = done.folder
     console.print(metrics_table(done.metrics))
+    if contributed := contribution_table(done.metrics, modalities_of(done.metrics)):
+        console.print(contributed)
     if done.best_metrics:
         console.print(metrics_table(done.best_metrics))
         console.print(f"the best epoch by {done.config.checkpoint.best}, on the split that chose it: too good a figure")

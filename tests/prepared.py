@@ -17,10 +17,16 @@ from lfm_ray.datasets.shards import Shards
 def prepared(manifest: Manifest, config: PrepareConfig, out: Path) -> Shards:
     """Makes the shards of a manifest in `out`."""
 
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        job.build(manifest, config, out)
+    return Shards(out)
+
+
+def in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Lets no Ray task decode."""
+
     def run(plan: dict[str, Any], folder: Path, work: job.Job, address: str | None) -> Iterator[dict[str, Any]]:
         return (job.make_shard(folder / name, rows, work.cards, work.config) for name, rows in plan.items())
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_run", run)
-        job.build(manifest, config, out)
-    return Shards(out)
+    patch.setattr(job, "_run", run)

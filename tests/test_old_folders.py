@@ -17,8 +17,9 @@ import lfm_ray
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.runtime import checkpoint
-from lfm_ray.search.sweep import Sweep
-from lfm_ray.settings import build
+from lfm_ray.search.sweep import Sweep, SweepFile
+from lfm_ray.settings import build, load, read_yaml
+from lfm_ray.training.execution import Launch, Workers, execute
 from lfm_ray.training.run_folder import CHECKPOINT
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
@@ -65,6 +66,21 @@ def test_a_checkpoint_has_the_losses_that_were_measured_then(work: Path, folder:
     written = json.loads((work / folder / "epochs.jsonl").read_text().splitlines()[-1])
     for name in ("fused", "audio", "image"):
         assert metrics[f"{name}/loss"] == pytest.approx(written[f"val/{name}/loss"], rel=1e-5)
+
+
+def test_its_encoders_are_those_that_it_began_with(work: Path) -> None:
+    """What `model.encoder` meant where it is open was another encoder for text then."""
+    values = read_yaml(work / "sweeps/old/sweep.yaml")
+    assert SweepFile.model_validate(values).space.base.model.encoder == "small"
+    new = SweepFile.model_validate(values | {"open_encoder": "by kind"})
+    assert new.space.base.model.encoder is None
+    assert "open_encoder: by kind" in new.to_yaml()
+
+
+def test_a_run_goes_on_with_the_encoders_that_it_began_with(work: Path) -> None:
+    config = load(RunConfig, work / "runs/run/config.yaml", ["model.encoder=null"])
+    launch = Launch(config, DataSource(Shards(work / "shards/tiny"), {}), work / "runs/run", Workers())
+    assert len(execute(launch, lambda row: None)) == config.epochs
 
 
 def test_a_sweep_goes_on(work: Path, without_workers: None) -> None:

@@ -6,6 +6,7 @@ import media_files
 import pytest
 import small_shards
 from commands import run
+from prepared import in_this_process
 
 from lfm_ray.datasets.shards import CARD, Shards
 from lfm_ray.report.inspection import rows_beside_the_papers
@@ -68,6 +69,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_folders_of_classes_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)
+    for label in ("cat", "dog"):
+        (tmp_path / "raw" / label).mkdir(parents=True)
+        for number in range(5):
+            media_files.png(tmp_path / "raw" / label / f"{number}.png", seed=number)
+            media_files.wav(tmp_path / "raw" / label / f"{number}.wav", seconds=0.1, seed=number)
+    (tmp_path / "raw" / "dog" / "again").symlink_to(tmp_path / "raw")
+    given = ["--folders", "raw", "--image", "--audio", "sound", "--out", "out", "--set", "audio.n_fft=128"]
+    (tmp_path / "raw" / "dog" / "3.wav").unlink()
+    refused = run(tmp_path, "prepare", *given)
+    assert refused.returncode == 2
+    assert "1 rows cannot be used; the first: dog/3: sound: : the sample has only png" in refused.stderr
+    done = run(tmp_path, "prepare", *given, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert "dog/3,sound,,the sample has only png" in (tmp_path / "out" / "bad_rows.csv").read_text()
+    assert set(Shards(tmp_path / "out").card.modalities) == {"image", "sound"}
 
 
 def test_inspect_finds_an_altered_shard(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         "  loss.matching: {choice: [infonce, js], when: {method.name: lfm}}\n"
         "  optimizer.learning_rate: {loguniform: [0.01, 0.05]}\n"
     )
-    small = [*SMALL_FLAGS, "--set", "epochs=4"]
+    small = [*SMALL_FLAGS, "--set", "epochs=2"]
     found = run(tmp_path, "tune", "space.yaml", "--data", "shards", "--name", "mine", "--trials", "3", *small)
     assert found.returncode == 0, found.stderr + found.stdout
     assert f"left out of method.name: ogm_ge, agm, mla; defined for classes, and the dataset's targets are {kind}" in (
@@ -66,7 +66,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, k
         r"<style.*?</style>|<script.*?</script>", "", page, flags=re.S
     )
 
-    confirmed = run(tmp_path, "confirm", "sweeps/mine", "--seeds", "2")
+    confirmed = run(tmp_path, "confirm", "sweeps/mine", "--seeds", "2", "--top", "1")
     assert confirmed.returncode == 0, confirmed.stderr
     unit = " in %" if kind == "multilabel" else ""
     assert f"test {lead}{unit}, mean ± std over 2 seeds" in confirmed.stdout

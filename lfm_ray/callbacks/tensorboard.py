@@ -6,7 +6,7 @@ The driver writes what trials report, so it does not matter which node they run 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,25 @@ def metrics(kind: TargetKind) -> dict[str, str]:
         f"val/unimodal_{lead}": f"mean unimodal {name}",
         f"val/{lead}_gap": f"{name} gap",
         "val/modality_gap": "modality gap",
+        **({"val/shapley_gap": "Shapley gap", "val/fused/calibration_error": "ECE"} if kind == "classes" else {}),
+        "val/fused/loss": "fused loss",
     }
 
 
-def layout(modalities: Iterable[str], lead: str = "accuracy") -> dict[str, dict[str, list[Any]]]:
+def layout(modalities: Collection[str], lead: str = "accuracy") -> dict[str, dict[str, list[Any]]]:
     """The layout of the Custom Scalars page: alpha(t) of all runs beside their accuracies."""
 
     def overlay(*tags: str) -> list[Any]:
         return ["Multiline", [f"^{tag}$" for tag in tags]]
 
+    of_classes = {
+        "contributions": {f"Shapley value of {name}": overlay(f"val/{name}/shapley") for name in modalities}
+        | {f"accuracy without {name}": overlay(f"val/{name}/missing_accuracy") for name in modalities},
+        "calibration": {
+            "NLL": overlay("val/fused/loss"),
+            "calibration error": overlay("val/fused/calibration_error"),
+        },
+    }
     return {
         "strategies": {
             "alpha(t)": overlay("alpha"),
@@ -62,6 +72,7 @@ def layout(modalities: Iterable[str], lead: str = "accuracy") -> dict[str, dict[
         },
         "modalities": {f"{name} {lead}": overlay(f"val/{name}/{lead}") for name in modalities}
         | {f"{lead} gap": overlay(f"val/{lead}_gap"), "modality gap": overlay("val/modality_gap")},
+        **(of_classes if lead == LEADING["classes"] else {}),
         "losses": {
             "classification loss (training)": overlay("train/classification_loss"),
             "matching loss (training)": overlay("train/matching_loss"),
@@ -120,7 +131,7 @@ class TensorBoardCallback(DriverOnly, Callback):
     reports its earlier epochs again, and its TensorBoard run is rewritten.
     """
 
-    def __init__(self, sweep: Path, space: Space, modalities: Iterable[str], kind: TargetKind = "classes") -> None:
+    def __init__(self, sweep: Path, space: Space, modalities: Collection[str], kind: TargetKind = "classes") -> None:
         self.sweep, self.folder, self.space = sweep, sweep / "tensorboard", space
         self._writers: dict[str, RunWriter] = {}
         shutil.rmtree(self.folder / "layout", ignore_errors=True)

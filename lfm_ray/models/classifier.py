@@ -36,7 +36,10 @@ def _settings_of_its_class(value: Any, info: ValidationInfo) -> Any:
 class ModelSettings(Settings):
     """The encoders and the fusion head."""
 
-    encoder: str = Field("small", validate_default=False, description="of every modality that `encoders` leaves open")
+    encoder: str | None = Field(
+        None,
+        description="of every modality that `encoders` leaves open; null: ngrams for text, small for all else",
+    )
     encoders: dict[str, Annotated[SerializeAsAny[EncoderSettings], BeforeValidator(_settings_of_its_class)]] = Field(
         {}, description="modality -> its encoder, or only the encoder's name"
     )
@@ -62,8 +65,8 @@ class ModelSettings(Settings):
 
     @field_validator("encoder")
     @classmethod
-    def _known_encoder(cls, name: str) -> str:
-        return ENCODERS.check(name)
+    def _known_encoder(cls, name: str | None) -> str | None:
+        return name if name is None else ENCODERS.check(name)
 
     @field_validator("fusion")
     @classmethod
@@ -78,11 +81,16 @@ class ModelSettings(Settings):
         return FUSION_HEADS[head].settings_class.model_validate(value).model_dump(mode="json")
 
     def of(self, modality: str) -> EncoderSettings:
-        """The settings of a modality's encoder, with `name`, `dropout` and a small encoder's `width` filled in."""
-        own = self.encoders.get(modality) or ENCODERS[self.encoder].settings_class()
+        """The settings of a modality's encoder, with `name`, `dropout` and a small encoder's `width` filled in.
+
+        `name` stays null where it is open, since it is then up to the kind of the modality (`default_encoder`).
+        """
+        own = self.encoders.get(modality)
+        if own is None:
+            own = EncoderSettings() if self.encoder is None else ENCODERS[self.encoder].settings_class()
         filled: dict[str, Any] = {"name": own.name or self.encoder}
         filled["dropout"] = self.dropout if own.dropout is None else own.dropout
-        if filled["name"] == "small" and own.width is None:
+        if filled["name"] in (None, "small", "ngrams") and own.width is None:
             filled["width"] = self.width
         return own.model_copy(update=filled)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from lfm_ray.datasets.kinds import TargetKind
 
 Direction = Literal["maximize", "minimize"]
-LOWER_IS_BETTER = ("loss", "gap", "mae")
+LOWER_IS_BETTER = ("loss", "gap", "mae", "error")
 
 LEADING: dict[TargetKind, str] = {"classes": "accuracy", "multilabel": "map", "regression": "correlation"}
 """Kind of target -> the metric that tables show, higher being better, and whose gap between modalities is measured.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.contribution import contribution_names
 from lfm_ray.models.directions import LEADING
 from lfm_ray.models.metrics import modality_gap
 from lfm_ray.models.targets import TARGETS, target_of
@@ -25,13 +26,18 @@ def metric_names(modalities: Iterable[str], kind: TargetKind = "classes") -> lis
     return [*each, f"unimodal_{lead}", f"{lead}_gap", "modality_gap", TARGETS[kind].probe_name]
 
 
+def evaluated_names(modalities: Sequence[str], kind: TargetKind = "classes") -> list[str]:
+    """What is known of an evaluated split: the keys of `evaluate`, and of `contribution.contributions` of classes."""
+    return [*metric_names(modalities, kind), *(contribution_names(modalities) if kind == "classes" else [])]
+
+
 def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor, unit: float = 1.0) -> dict[str, float]:
     """All metrics of a split.
 
     fused: (N, C), the logits by which the method predicts; outputs and labels of the whole split. unit: of targets
     that are numbers, what 1 is in their own unit. Keys, for targets that are classes: `fused/accuracy`, `fused/map`,
-    `fused/macro_f1`, `fused/balanced_accuracy`, `fused/worst_class_accuracy`, `fused/loss`, the same for each modality,
-    and
+    `fused/macro_f1`, `fused/balanced_accuracy`, `fused/worst_class_accuracy`, `fused/loss`, `fused/calibration_error`,
+    the same for each modality, and
 
     - `unimodal_accuracy`: the mean over modalities of their accuracies;
     - `accuracy_gap`: the highest of those accuracies minus the lowest;

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfm_ray.datasets.kinds import TargetKind
+from lfm_ray.models.calibration import expected_calibration_error
 from lfm_ray.models.metrics import (
     classification_metrics,
     confusion,
@@ -62,7 +63,9 @@ class Classes(Target):
     """One of C classes: cross-entropy."""
 
     kind = "classes"
-    metric_names = ("loss", "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy")
+    metric_names = (
+        "loss", "accuracy", "map", "macro_f1", "balanced_accuracy", "worst_class_accuracy", "calibration_error"
+    )  # fmt: skip
     probe_name = "probe_map"
 
     def loss(self, logits: Tensor, labels: Tensor, settings: LossSettings) -> Tensor:
@@ -88,9 +91,11 @@ class Classes(Target):
         return logits.softmax(dim=-1)
 
     def metrics(self, logits: Tensor, labels: Tensor, unit: float) -> dict[str, float]:
-        """`lfm_ray.models.metrics.classification_metrics`, and the cross-entropy."""
+        """`lfm_ray.models.metrics.classification_metrics`, the cross-entropy, and the calibration error."""
         loss = float(F.cross_entropy(logits, labels))
-        return {"loss": loss} | classification_metrics(self.said(logits).cpu().numpy(), labels.cpu().numpy())
+        chances, truth = self.said(logits).cpu().numpy(), labels.cpu().numpy()
+        error = expected_calibration_error(chances, truth)
+        return {"loss": loss} | classification_metrics(chances, truth) | {"calibration_error": error}
 
     def probe(self, embeddings: dict[str, Tensor], labels: Tensor) -> float:
         """MAP of the probe's scores."""

@@ -14,6 +14,8 @@ from rich.table import Table
 from lfm_ray.files import write_atomically
 from lfm_ray.models.directions import leading
 from lfm_ray.report.cells import latex, markdown, measured
+from lfm_ray.report.cost_cells import cost_columns
+from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
 from lfm_ray.search.selection import COMPARED
@@ -24,7 +26,8 @@ from lfm_ray.training.run_folder import read_confusions, read_epochs
 # Metrics shown in per cent.
 PER_CENT = (
     "accuracy", "map", "macro_f1", "micro_f1", "balanced_accuracy", "worst_class_accuracy", "accuracy_gap", "map_gap",
-    "unimodal_accuracy", "unimodal_map", "probe_map",
+    "unimodal_accuracy", "unimodal_map", "probe_map", "shapley", "shapley_gap", "preferred", "missing_accuracy",
+    "calibration_error",
 )  # fmt: skip
 ACCURACY_ALONE = (FUSED_ACCURACY,)
 BESIDE = {"accuracy": (), "map": ("fused/micro_f1", "fused/macro_f1"), "correlation": ("fused/mae",)}
@@ -46,12 +49,13 @@ class Confirmed:
 
 
 def confirm_frame(confirmed: list[Confirmed], seeds: list[int]) -> pd.DataFrame:
-    """One row per confirmation run: sweep, trial, strategy, selected_by, seed, metrics."""
+    """One row per confirmation run: sweep, trial, strategy, selected_by, seed, metrics, costs."""
     return pd.DataFrame(
         [
             {"sweep": one.sweep.folder.name, "trial": one.trial.number, "strategy": one.trial.strategy}
             | {"selected_by": one.selected_by, "seed": seed}
             | read_epochs(folder)[-1]
+            | cost_columns(folder)
             for one in confirmed
             for seed, folder in zip(seeds, one.folders, strict=True)
         ]
@@ -117,7 +121,7 @@ def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[st
 def tables(
     frame: pd.DataFrame, split: str = "test", objective: Iterable[str] = ACCURACY_ALONE
 ) -> dict[str, pd.DataFrame]:
-    """Title -> cells as text, for the terminal, Markdown and LaTeX."""
+    """Title -> cells as text, for the terminal, Markdown and LaTeX; `note_of` explains some of them."""
     figures, differences = summary(frame, split, objective), comparisons(frame, split, objective)
     seeds, lead = frame["seed"].nunique(), leading(frame, split)
     digits = _digits(lead)
@@ -146,7 +150,8 @@ def tables(
             compared[label] = [p_value(value) for value in of_metric[column]]
         in_points = ", in points" if unit == "points" else ""
         result[f"{metric_name(metric)} compared, seed by seed{in_points}"] = compared
-    return result
+    named = [({name: str(group[name].iloc[0]) for name in identity}, group) for group in _groups(frame)]
+    return result | measure_tables(named, split)
 
 
 def rich_table(title: str, cells: pd.DataFrame) -> Table:
@@ -154,7 +159,8 @@ def rich_table(title: str, cells: pd.DataFrame) -> Table:
     table = Table(title=title, title_justify="left")
     for name in cells:
         text = name in ("sweep", "strategy", "minus")
-        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=name != "sweep")
+        wraps = name == "sweep" or cells[name].str.contains(" / ").any()
+        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not wraps)
     for row in cells.itertuples(index=False):
         table.add_row(*row)
     return table
@@ -200,7 +206,10 @@ def write_confirmation(
     if classes is not None and len(classes):
         texts["-classes"] = classes.to_csv(index=False)
     files = {stem.with_name(f"{stem.name}{suffix}.csv"): text for suffix, text in texts.items()}
-    files[stem.with_suffix(".md")] = "\n".join(f"{title}\n\n{markdown(cells)}" for title, cells in shown.items())
+    files[stem.with_suffix(".md")] = "\n".join(
+        f"{title}\n\n{markdown(cells)}{note_of(title) and chr(10) + note_of(title) + chr(10)}"
+        for title, cells in shown.items()
+    )
     files[stem.with_suffix(".tex")] = "\n".join(latex(title, cells) for title, cells in shown.items())
     for file, text in files.items():
         write_atomically(file, text)

@@ -35,6 +35,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, written_anew
 from lfm_ray.methods import Method
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.models.encoders import default_encoder
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
 from lfm_ray.report.plots import PLAIN_TEXT
@@ -220,7 +221,9 @@ def look(
             raise UserError(f"{config.data.path}: not the same shards as those of the first run, {shards.path}")
         model, method = build_model(config, shards.card), config.method
         if not any(has_map(encoder) for encoder in model.encoders.values()):
-            kinds = ", ".join(f"{name} ({config.model.of(name).name})" for name in model.encoders)
+            cards = shards.card.modalities
+            named = {name: config.model.of(name).name or default_encoder(cards[name].kind) for name in model.encoders}
+            kinds = ", ".join(f"{name} ({encoder})" for name, encoder in named.items())
             raise UserError(f"Grad-CAM needs an encoder with a spatial feature map; the encoders are {kinds}")
         batch = _batch(shards, config, chosen)
 

@@ -16,6 +16,7 @@ from lfm_ray.models.directions import leading
 from lfm_ray.models.metrics import class_accuracies
 from lfm_ray.settings import load, nearest
 from lfm_ray.storage import fetch, shown
+from lfm_ray.training.costs import Costs, read_costs
 from lfm_ray.training.run_folder import (
     CONFIG,
     EPOCHS,
@@ -115,6 +116,11 @@ class LoadedRun:
         schedule, T = self.fitted.alpha, self.config.epochs
         squares = [(schedule.alpha(t, T) - alpha) ** 2 for t, alpha in enumerate(self.epochs["alpha"], start=1)]
         return math.sqrt(sum(squares) / len(squares))
+
+    @property
+    def costs(self) -> Costs | None:
+        """Parameters, operations, time and memory of a step; None if the run has not ended."""
+        return read_costs(self.folder)
 
     @property
     def profile(self) -> dict[str, Any] | None:

@@ -27,3 +27,13 @@ def setting(value: object, digits: int = 4, none: str = "None") -> str:
     if isinstance(value, list):
         return f"[{', '.join(setting(entry, digits, none) for entry in value)}]"
     return none if value is None else str(value)
+
+
+def quantity(value: float) -> str:
+    """`1.41 k`, `23.5 M`, `4.1 G`: three significant digits; `-` for nan."""
+    if math.isnan(value):
+        return "-"
+    power = min(4, max(0, int(math.log10(abs(value)) // 3))) if value else 0
+    if power < 4 and float(f"{value / 1000**power:.3g}") >= 1000:
+        power += 1
+    return f"{value / 1000**power:.3g} {' kMGT'[power]}".strip()

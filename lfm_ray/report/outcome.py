@@ -38,7 +38,7 @@ def print_outcome(folder: Path, console: Console, typed: Callable[[str], str]) -
         console.print(
             notice("no finished trial satisfies the constraints;", f" the nearest breaks {', '.join(broken)}")
         )
-    console.print(headline(trials, best, f"{typed('confirm')} {shown(folder)}"), soft_wrap=True)
+    console.print(headline(trials, best))
     for name, was in sweep.space.widened.items():
         console.print(f"{name}: widened from {was} to {sweep.space.search[name]}", soft_wrap=True)
     console.print(settings_table(best, sweep.space.searched_in(best.config)))

@@ -55,6 +55,7 @@ def render(figures: Figures, folder: str) -> str:
         summaries=[sentences.summary(view) for view in views],
         warnings=sentences.warnings(views),
         strategies=page_tables.strategy_table(page_tables.strategy_frame(views), views),
+        measures=page_tables.measured_tables(views),
         formulas=[formula for view in views for formula in sentences.formulas(view)],
         confirmations=[table for view in views for table in page_tables.confirmed_tables(view)],
         groups=figures.groups,

@@ -12,12 +12,14 @@ import pandas as pd
 
 from lfm_ray.models.directions import leading
 from lfm_ray.report import confirmation
+from lfm_ray.report.cost_cells import cost_columns
+from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import decimal, setting
 from lfm_ray.report.sweep_view import SweepView, shared_objective
 from lfm_ray.report.tables import BASELINES
 from lfm_ray.search.selection import by_strategy, ranked
 from lfm_ray.search.spaces.objective import metric_name, signed
-from lfm_ray.search.sweep import Trial
+from lfm_ray.search.sweep import Trial, trial_folder
 from lfm_ray.settings import flatten
 from lfm_ray.training.trainer import Row
 
@@ -108,6 +110,27 @@ def strategy_table(frame: pd.DataFrame, views: Sequence[SweepView]) -> Table:
     return Table("strategies", "Strategies", list(frame), rows, frozenset({"sweep", "strategy"}), best, note)
 
 
+def measured_tables(views: Sequence[SweepView]) -> list[Table]:
+    """Imbalance, calibration and costs of the best finished trial of each strategy, the best first."""
+    groups = [
+        (
+            {**({"sweep": view.name} if len(views) > 1 else {}), "strategy": name},
+            pd.DataFrame([{**trial.rows[-1], **cost_columns(trial_folder(view.sweep.folder, trial.number))}]),
+        )
+        for view in views
+        for name, trial in reversed(by_strategy(view.trials).items())
+    ]
+    return [
+        _measure_table(f"measures-{i}", title, cells)
+        for i, (title, cells) in enumerate(measure_tables(groups, "val").items())
+    ]
+
+
+def _measure_table(name: str, title: str, cells: pd.DataFrame) -> Table:
+    texts = frozenset({"sweep", "strategy", "minus"})
+    return Table(name, title, list(cells), cells.to_numpy().tolist(), texts, note=note_of(title))
+
+
 def confirmed_runs(view: SweepView) -> list[tuple[str, pd.DataFrame]]:
     """The results of `lfm_ray.confirm` for a sweep: each split with a frame of one row per run."""
     files = {"test": view.sweep.folder / "confirm.csv", "val": view.sweep.folder / "confirm-val.csv"}
@@ -127,7 +150,7 @@ def confirmed_tables(view: SweepView) -> list[Table]:
             list(cells),
             cells.to_numpy().tolist(),
             frozenset({"sweep", "strategy", "minus"}),
-            note=note if i == 0 else "",
+            note=note if i == 0 else note_of(title),
         )
         for split, frame in confirmed_runs(view)
         for i, (title, cells) in enumerate(confirmation.tables(frame, split, view.sweep.space.objective).items())

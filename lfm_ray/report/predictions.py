@@ -1,16 +1,17 @@
 """What a run says of each sample of the validation split: a table, and a page with what it gets wrong.
 
 `predictions.csv` has a row for each sample: id, label, what the fusion and each modality take it for, whether that is
-right, their probabilities of every class, and `disagreement`, the mean divergence of the modalities' predictions from
-their mean, in nats. `predictions.html` has the confusion matrices, the accuracy of each class by the fusion and by each
-modality, and the samples on which the modalities disagree most, with their pictures and their sound. What takes their
-place for several labels or numbers is in `lfm_ray.report.predicted`.
+right, their probabilities of every class, what each modality contributes to the probability of the true class and which
+contributes the most (`lfm_ray.models.contribution`), and `disagreement`, the mean divergence of the modalities'
+predictions from their mean, in nats. `predictions.html` has the confusion matrices, the accuracy of each class by the
+fusion and by each modality, and the samples on which the modalities disagree most, with their pictures and their sound.
+What takes their place for several labels or numbers is in `lfm_ray.report.predicted`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, write_atomically
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.contribution import Coalitions, sample_contributions
 from lfm_ray.models.metrics import confusion
 from lfm_ray.models.targets import TARGETS
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS
@@ -53,6 +55,7 @@ class Predictions:
 
     labels: those of the shards; probabilities: `fused` or a modality -> (N, C), or (N, 1) numbers in their unit.
     said: why it is not the best trial of a sweep.
+    contributed: of classes, modality -> (N,), its Shapley value for each sample.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class Predictions:
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
     said: str = ""
+    contributed: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, data: Path | None = None) -> Predictions:
@@ -83,12 +87,12 @@ class Predictions:
         if state["card"]["fingerprint"] != shards.card.fingerprint:
             raise UserError(f"{shown_path(shards.path)}: are not the shards of this run; name them with --data")
         shards.fetch([SPLIT])
-        outputs, labels = _outputs(state, config, shards)
+        outputs, labels, contributed = _outputs(state, config, shards)
         logits = {"fused": config.method.predict(outputs), **outputs.unimodal}
         target = shards.card.target
         found = {name: TARGETS[target.kind].said(value.float()).cpu().numpy() for name, value in logits.items()}
         found = {name: target.in_its_unit(value) for name, value in found.items()}
-        return cls(folder, state["epoch"], config, shards, labels, found, said)
+        return cls(folder, state["epoch"], config, shards, labels, found, said, contributed)
 
     @property
     def modalities(self) -> list[str]:
@@ -117,6 +121,10 @@ class Predictions:
             columns[name] = self.words(self.kind.chosen(chances))
             verdict, values = self.kind.verdict(chances, self.labels)
             columns[f"{name} {verdict}"] = values
+        if self.contributed:
+            columns |= {f"{name} contributes": values for name, values in self.contributed.items()}
+            most = np.stack(list(self.contributed.values())).argmax(axis=0)
+            columns["preferred"] = np.array(list(self.contributed), dtype=object)[most]
         columns["disagreement"] = self.disagreement
         for name, chances in self.probabilities.items():
             columns |= {f"{name}: {label}": chances[:, i] for i, label in enumerate(self.shards.card.classes)}
@@ -159,8 +167,10 @@ def render(found: Predictions) -> str:
     )
 
 
-def _outputs(state: Mapping[str, Any], config: RunConfig, shards: Shards) -> tuple[Outputs, np.ndarray]:
-    """What the evaluated weights of a checkpoint say of the whole split, and the labels."""
+def _outputs(
+    state: Mapping[str, Any], config: RunConfig, shards: Shards
+) -> tuple[Outputs, np.ndarray, dict[str, np.ndarray]]:
+    """What the evaluated weights of a checkpoint say of the whole split, the labels, and the contributions."""
     model = build_model(config, shards.card)
     model.load_state_dict(checkpoint.evaluated_weights(state))
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
@@ -173,7 +183,11 @@ def _outputs(state: Mapping[str, Any], config: RunConfig, shards: Shards) -> tup
         for batch in ReadBatches(from_shards(shards, SPLIT, list(inputs.modalities)), order, inputs).epoch(1):
             parts.append(model(compute.on_device(batch, device).inputs))
             labels.append(batch.labels.numpy())
-    return Outputs.join(parts), np.concatenate(labels)
+    whole, truth = Outputs.join(parts), np.concatenate(labels)
+    if shards.card.target.kind != "classes":
+        return whole, truth, {}
+    values = Coalitions(model.head, config.method.predict, whole, torch.from_numpy(truth).to(device))
+    return whole, truth, sample_contributions(values)
 
 
 def _cells(matrix: np.ndarray) -> list[list[tuple[int, int]]]:

@@ -30,8 +30,8 @@ def counts(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{states[state]} {state}" for state in (*ENDED, "running") if states[state])
 
 
-def headline(trials: list[Trial], best: Trial, confirm: str) -> str:
-    """How the best trial stands to joint training as tuned in the same sweep. confirm: the command that confirms it."""
+def headline(trials: list[Trial], best: Trial) -> str:
+    """How the best trial stands to joint training as tuned in the same sweep."""
     joint = by_strategy(trials).get("alpha = 0")
     tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
     by = f"alpha = 0, as tuned by {tuned} trial{'s' if tuned > 1 else ''}"
@@ -39,10 +39,10 @@ def headline(trials: list[Trial], best: Trial, confirm: str) -> str:
     if joint is None:
         return f"no finished trial has alpha = 0, so this does not say whether {best.strategy} is better than none"
     if joint.number == best.number:
-        return f"joint training wins: no strategy is better than {by}; unconfirmed, see {confirm}"
+        return f"joint training wins: no strategy is better than {by}; unconfirmed"
     objective = next(iter(best.space.objective))
     difference = best.rows[-1][objective] - joint.rows[-1][objective]
-    return f"{best.strategy}: {name} {difference:+.3f} against {by}; unconfirmed until {confirm} has run"
+    return f"{best.strategy}: {name} {difference:+.3f} against {by}; unconfirmed until confirm has run"
 
 
 def summary(view: SweepView) -> list[str | Markup]:

@@ -20,7 +20,8 @@ BASELINES = ("alpha = 0", "heuristic", "learned")
 OF_EACH = ("accuracy", "map", "macro_f1", "micro_f1", "correlation")  # metrics of each modality, higher is better
 TITLES = {
     "accuracy": "accuracy", "map": "MAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy", "correlation": "correlation", "mae": "MAE",
+    "balanced_accuracy": "balanced accuracy", "correlation": "correlation", "mae": "MAE", "loss": "loss",
+    "calibration_error": "ECE",
 }  # fmt: skip
 FEW = 4  # modalities, up to which a table has a column for each
 

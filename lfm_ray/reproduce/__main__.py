@@ -4,6 +4,8 @@
     python -m lfm_ray.reproduce figure2 --data shards/mine --budget 1h     embeddings and the modality gap
     python -m lfm_ray.reproduce table4 --data shards/mine --trials 10 --seeds 5 --rows "alpha = 0" "LFM learned"
 
+    python -m lfm_ray.reproduce table1 --data shards/a --data shards/b --budget 4h   a leaderboard over datasets
+
     table1   every method, alone and fused          figure1  label mixing: accuracies and gaps against u
     table3   ablation of LFM                        figure2  embeddings in the plane, with the modality gap
     table4   constant, stepwise, dynamic alpha      figure3  alpha(t): heuristic, found, learned
@@ -12,6 +14,10 @@
 Every row is tuned with the same number of trials and epochs, then its best trial is retrained with
 several seeds and evaluated on the test split (figure3 and figure4 do not read it). The same command
 resumes after an interruption. All results are in STORAGE/NAME.
+
+A table of several datasets is made for each, and its methods are ranked over datasets and seeds: a page
+with a critical-difference diagram, wins and losses, imbalance and costs, and LaTeX. --add METHOD, a built-in
+one or package.module:Name, gives it a row of table1, also of one that is there already; nothing is repeated.
 """
 
 from __future__ import annotations
@@ -29,9 +35,14 @@ def main() -> None:
     given = arguments()
 
     # After the command line has been read, so that --help answers at once.
+    if len(given.data) > 1:
+        from lfm_ray.reproduce.leaderboard import lead
+
+        lead(given)
+        return
     from lfm_ray.reproduce.comparison import compare
 
-    compare(given)
+    compare(Namespace(**{**vars(given), "data": given.data[0]}))
 
 
 def arguments() -> Namespace:
@@ -39,12 +50,16 @@ def arguments() -> Namespace:
     result = parser("reproduce", __doc__ or "")
     add = result.add_argument
     add("paper", choices=PAPERS, metavar="WHAT", help="the table or figure, see above")
-    add("--data", type=storage_folder, metavar="FOLDER", required=True, help="shards of lfm_ray.prepare")
+    add("--data", type=storage_folder, metavar="FOLDER", required=True, action="append",
+        help="shards of lfm_ray.prepare; given several times, a leaderboard over the datasets")  # fmt: skip
     add("--budget", type=seconds, metavar="TIME", help="time for everything, such as 4h; determines the trials per row")
     add("--trials", type=positive, help="trials per row, instead of --budget")
     add("--epochs", type=positive, help="epochs per trial; default 20")
     add("--seeds", type=positive, help="how many seeds retrain the best trial of each row; default 3 (figure4: 1)")
     add("--rows", nargs="+", default=[], metavar="ROW", help='only these rows, such as Concat MLA "LFM learned"')
+    add("--add", action="append", default=[], metavar="METHOD",
+        help="a further method for table1, such as opm or my_lab.methods:Tilt, with its default settings; its learning"
+        " rate is tuned as for the others; repeatable")  # fmt: skip
     add("--split", choices=("test", "val"), help="the split to evaluate on; default test")
     add("--samples", nargs="+", default=["3"], metavar="SAMPLE",
         help="for figure4: a number of samples, ids, or rows such as val/7; default 3")  # fmt: skip
@@ -59,6 +74,10 @@ def arguments() -> Namespace:
         raise UserError("give --budget or --trials")
     if given.split and given.paper in OF_TRAINING:
         raise UserError(f"{given.paper} does not read the test split; leave out --split")
+    if len(given.data) > 1 and not given.paper.startswith("table"):
+        raise UserError(f"{given.paper}: several --data are for tables; give one")
+    if given.add and given.paper != "table1":
+        raise UserError(f"{given.paper}: --add is for table1, which compares methods")
     return given
 
 

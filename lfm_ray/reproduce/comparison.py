@@ -6,7 +6,7 @@ import datetime
 import math
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +14,20 @@ from pathlib import Path
 import pandas as pd
 from ray.tune import Callback
 
-from lfm_ray import storage
+from lfm_ray import storage, trust
 from lfm_ray.callbacks.progress import RunsProgress
 from lfm_ray.config import RunConfig
 from lfm_ray.console import console, notice
 from lfm_ray.datasets.shards import Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.files import appending, check_name, write_atomically
+from lfm_ray.methods import METHODS
 from lfm_ray.ray_session import ray_session
+from lfm_ray.registry import short_name
 from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
+from lfm_ray.report.imbalance import groups_of
+from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.plots import save, write
 from lfm_ray.reproduce.figures import (
     Embedded,
@@ -83,12 +87,19 @@ class Comparison:
         """One line per row that the data rule out."""
         return [f"{row} is left out: {reason}" for row, reason in self.planned.items() if isinstance(reason, str)]
 
-    def write_page(self, shown: pd.DataFrame, notes: list[str]) -> Path:
-        """Writes PAPER.md: the table `shown`, notes, and the best settings of each row."""
+    @property
+    def measures(self) -> dict[str, pd.DataFrame]:
+        """Title -> cells of the tables of imbalance, calibration and costs."""
+        return measure_tables(groups_of(self.frame, ["row"], ["method"]), self.split)
+
+    def write_page(self, shown: pd.DataFrame, notes: list[str], more: Mapping[str, pd.DataFrame] | None = None) -> Path:
+        """Writes PAPER.md: the table `shown`, notes, the tables `more`, and the best settings of each row."""
         spaces = {row: space for row, space in self.planned.items() if isinstance(space, Space)}
         settings = markdown(settings_cells(self.best, spaces))
         lines = "\n".join([*notes, *self.left_out])
-        text = [self.title, markdown(shown), *([lines] if lines else []), "Best settings of each row:", settings]
+        text = [self.title, markdown(shown), *([lines] if lines else [])]
+        text += [part for title, cells in (more or {}).items() for part in (title, markdown(cells), note_of(title))]
+        text += ["Best settings of each row:", settings]
         page = self.folder / f"{self.file.paper}.md"
         write_atomically(page, "\n\n".join(text))
         return page
@@ -97,7 +108,7 @@ class Comparison:
 def compare(given: Namespace) -> None:
     """Runs what is missing for a table or figure of the paper, and shows the result.
 
-    given: paper, data, name, storage, overrides, rows, epochs, trials, budget (seconds), seeds, split,
+    given: paper, data, name, storage, overrides, rows, add, epochs, trials, budget (seconds), seeds, split,
     address and concurrency, as the command line has them; of Figure 4 samples and class_of.
     """
     started = time.monotonic()
@@ -117,7 +128,9 @@ def run_comparison(given: Namespace) -> Comparison:
     if card.target.kind != "classes":
         raise UserError(f"--data {data}: the paper's tables and figures are of classes, not of {card.target.kind}")
     settings = [f"data.path={data}", *given.overrides, *([f"epochs={given.epochs}"] if given.epochs else [])]
-    planned = plan(given.paper, card, settings, given.rows)
+    trust.ask(given.add)
+    only = [*given.rows, *(short_name(METHODS, name) for name in given.add if given.rows)]
+    planned = plan(given.paper, card, settings, only, given.add)
     spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     split = "val" if given.paper in OF_TRAINING else given.split or "test"
     for row, space in spaces.items():
@@ -131,9 +144,12 @@ def run_comparison(given: Namespace) -> Comparison:
     seeds = [1 + i for i in range(given.seeds or (1 if given.paper == "figure4" else 3))]
     wanted = ComparisonFile(
         paper=given.paper, data=data, fingerprint=card.fingerprint, settings=settings, epochs=base.epochs,
-        trials=given.trials, seeds=seeds,
+        trials=given.trials, seeds=seeds, added=given.add,
     )  # fmt: skip
     file = open_comparison(folder, wanted)
+    if file.added != given.add:  # those of earlier calls
+        planned = plan(given.paper, card, settings, only, file.added)
+        spaces = {row: space for row, space in planned.items() if isinstance(space, Space)}
     for row, reason in planned.items():
         if isinstance(reason, str):
             console.print(notice(f"{row} is left out:", f" {reason}"), soft_wrap=True)
@@ -156,8 +172,11 @@ def run_comparison(given: Namespace) -> Comparison:
     return Comparison(folder, file, planned, best, runs, split, hardware)
 
 
-def show_table(done: Comparison) -> None:
-    """Prints a table of the paper and writes it as CSV, Markdown and LaTeX."""
+def show_table(done: Comparison, brief: bool = False) -> None:
+    """Prints a table of the paper and writes it as CSV, Markdown and LaTeX.
+
+    brief: the tables of imbalance, calibration and costs are written only.
+    """
     frame, paper, split = done.frame, done.file.paper, done.split
     baseline = baseline_of(paper)
     second = second_metric(Shards(done.file.data).card, frame, split)
@@ -168,10 +187,15 @@ def show_table(done: Comparison) -> None:
     if baseline in done.best and len(done.best) > 1:
         notes.append(f"p: compared with {baseline}, paired by seed, with Holm's correction.")
     write_atomically(done.folder / f"{paper}.csv", frame.to_csv(index=False))
-    write_atomically(done.folder / f"{paper}.tex", latex(done.title, shown))
-    page = done.write_page(shown, notes)
+    more = done.measures
+    texts = [latex(title, each) for title, each in ({done.title: shown} | more).items()]
+    write_atomically(done.folder / f"{paper}.tex", "\n".join(texts))
+    page = done.write_page(shown, notes, more)
     console.print(paper_table(done.title, shown))
     console.print("\n".join(notes))
+    for title, each in () if brief else more.items():
+        console.print(paper_table(title, each))
+        console.print(note_of(title))
     console.print(f"each run        {done.folder / f'{paper}.csv'}", soft_wrap=True)
     console.print(f"with settings   {page}", soft_wrap=True)
 

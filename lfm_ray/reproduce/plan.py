@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from pydantic import Field
 from ray.tune import Callback
 
 from lfm_ray.config import RunConfig
@@ -28,6 +29,7 @@ from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.files import write_atomically
 from lfm_ray.methods import METHODS
 from lfm_ray.models.classifier import check_model
+from lfm_ray.registry import short_name
 from lfm_ray.reproduce.papers import PAPERS
 from lfm_ray.resources import shipped_file
 from lfm_ray.search.ray_tune.resources import Resources
@@ -72,7 +74,10 @@ Watch = Callable[[str, int], AbstractContextManager[Callback]]
 
 
 class ComparisonFile(Settings):
-    """What `comparison.yaml` holds. trials: per row; null until first trials have been timed."""
+    """What `comparison.yaml` holds. trials: per row; null until first trials have been timed.
+
+    added: methods that have rows beside those of the paper.
+    """
 
     paper: str
     data: str
@@ -81,6 +86,7 @@ class ComparisonFile(Settings):
     epochs: int
     trials: int | None
     seeds: list[int]
+    added: list[str] = Field([])
 
 
 def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
@@ -123,6 +129,26 @@ def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
     return own | {row: [*settings, *encoders.values()] for row, settings in chosen.items()}
 
 
+def added_rows(names: Sequence[str], taken: Sequence[str]) -> dict[str, list[str]]:
+    """Rows of further methods, such as `opm` or `my_lab.methods:Tilt`; taken: rows that there are already.
+
+    Raises:
+        UserError: there is no such method, nobody has asked for its code, or a row has its name.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        try:
+            METHODS.check(name)
+            settings = _method(name)
+        except ValueError as error:
+            raise UserError(f"--add {name}: {error}") from None
+        row = short_name(METHODS, name)
+        if _plain(row) in map(_plain, [*taken, *found]):
+            raise UserError(f"--add {name}: there is a row of that name already")
+        found[row] = settings
+    return found
+
+
 def _method(name: str) -> list[str]:
     head = [] if METHODS[name].heads else ["model.fusion=concat"]
     return [f"method.name={name}", *JOINT[1:], *head]
@@ -151,16 +177,21 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
     return space
 
 
-def plan(paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence[str] = ()) -> dict[str, Space | str]:
-    """The rows of a table or figure, in order: name -> space, or why the data rule the row out. only: these rows.
+def plan(
+    paper: str, card: DatasetCard, overrides: Sequence[str], only: Sequence[str] = (), added: Sequence[str] = ()
+) -> dict[str, Space | str]:
+    """The rows of a table or figure, in order: name -> space, or why the data rule the row out.
+
+    only: these rows; added: methods that have a row beside those of the paper.
 
     Raises:
-        UserError: `only` names none of the rows, or the data rule out every row.
+        UserError: `only` names none of the rows, there is no such method, or the data rule out every row.
     """
     used = load_space(shipped_file(SPACE), overrides).base.data.modalities
     if used:
         card = card.model_copy(update={"modalities": {name: card.modalities[name] for name in used}})
     wanted = rows(paper, card)
+    wanted |= added_rows(added, list(wanted))
     for row in only:
         if row not in wanted:
             raise UserError(f"--rows {row}: there is no such row{nearest(row, list(wanted))}")
@@ -304,10 +335,11 @@ def open_comparison(folder: Path, wanted: ComparisonFile) -> ComparisonFile:
     for name in ("paper", "fingerprint", "settings", "epochs", "seeds"):
         if getattr(found, name) != getattr(wanted, name):
             raise UserError(f"{folder}: is a comparison with other {name} ({getattr(found, name)}); use another --name")
-    if wanted.trials is not None and wanted.trials != found.trials:
-        found = found.model_copy(update={"trials": wanted.trials})
-        write_atomically(path, found.to_yaml())
-    return found
+    changes = {"added": list(dict.fromkeys([*found.added, *wanted.added])), "trials": wanted.trials or found.trials}
+    changed = found.model_copy(update=changes)
+    if changed != found:
+        write_atomically(path, changed.to_yaml())
+    return changed
 
 
 def row_folder(folder: Path, row: str) -> Path:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.report.cells import measured
+from lfm_ray.report.cost_cells import cost_columns
 from lfm_ray.report.numbers import p_value, setting, spread
 from lfm_ray.report.statistics import holm, paired
 from lfm_ray.reproduce.plan import CONCAT
@@ -22,14 +23,16 @@ from lfm_ray.training.run_folder import read_epochs
 
 
 def paper_frame(best: Mapping[str, Trial], folders: Mapping[str, Sequence[Path]], seeds: Sequence[int]) -> pd.DataFrame:
-    """One row per confirmation run: the table's row, trial, validation accuracy, seed, seconds per epoch, metrics."""
+    """A row per confirmation run: the table's row, trial, validation accuracy, seed, seconds, metrics, costs."""
     return pd.DataFrame(
         [
             {"row": row, "trial": best[row].number, "selected_by": best[row].reached, "seed": seed}
             | {"seconds_an_epoch": float(np.median([epoch["seconds"] for epoch in epochs]))}
             | {key: value for key, value in epochs[-1].items() if "/" in key}
+            | cost_columns(run)
             for row, runs in folders.items()
-            for seed, epochs in zip(seeds, map(read_epochs, runs), strict=True)
+            for seed, run in zip(seeds, runs, strict=True)
+            for epochs in [read_epochs(run)]
         ]
     )
 
@@ -88,7 +91,8 @@ def paper_table(title: str, shown: pd.DataFrame) -> Table:
     """A table for the terminal."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+        wraps = name == "method" or shown[name].str.contains(" / ").any()
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=not wraps)
     for line in shown.itertuples(index=False):
         table.add_row(*line)
     return table

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
@@ -71,6 +71,21 @@ class SweepFile(Settings):
     from_learned: bool = Field(
         False, description="the learned run has yet to finish; its fit then becomes a known point"
     )
+    open_encoder: Literal["by kind"] = Field(
+        "by kind",
+        description="what model.encoder: null means; files of earlier versions lack this: they meant small",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encoders_as_they_were(cls, values: Any) -> Any:
+        """A sweep of an earlier version goes on, and is confirmed, with the encoders that it began with."""
+        if isinstance(values, dict) and isinstance(values.get("space"), dict) and "open_encoder" not in values:
+            run = values["space"].get("run") or {}
+            if isinstance(run, dict) and isinstance(run.get("model") or {}, dict):
+                run = run | {"model": {"encoder": "small"} | (run.get("model") or {})}
+                values = values | {"space": values["space"] | {"run": run}}
+        return values
 
     @model_validator(mode="before")
     @classmethod

@@ -24,6 +24,7 @@ from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
 from lfm_ray.settings import build
 from lfm_ray.storage import patiently
+from lfm_ray.training.costs import Meter, write_costs
 from lfm_ray.training.failures import told
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs, write_confusions
@@ -91,13 +92,16 @@ def execute(
     """
     config, source, folder = launch.config, launch.source, launch.folder
     rank, _ = distributed.rank_and_world_size()
+    state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
+    stored = None if state is None else build(RunConfig, state["config"])  # an earlier version's lacks newer settings
+    if stored is not None and config.model.encoder is None:  # which meant another encoder for text then
+        config = config.model_copy(update={"model": config.model.model_copy(update={"encoder": stored.model.encoder})})
     trainer = Trainer(config, source.shards.card, wrap)
     if config.loss.class_weights == "balanced":
         trainer.know_classes(source.class_counts())
-    state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
     recorder = Recorder(trainer, folder, troubles, launch.save_every)
     if state is not None:
-        if build(RunConfig, state["config"]) != config:  # one of an earlier version lacks newer settings
+        if stored != config:
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
         if state["card"]["fingerprint"] != source.shards.card.fingerprint:
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")
@@ -121,6 +125,7 @@ def execute(
                 counted[launch.measure] = trainer.confusions
             if rank == 0:
                 patiently(lambda: write_confusions(folder, trainer, counted), folder)
+                patiently(lambda: write_costs(folder, meter.costs()), folder)
         if rank == 0:
             notices: list[str] = []
             patiently(recorder.write, folder, notices.append)
@@ -128,9 +133,13 @@ def execute(
                 add_notice(folder, notice)
         report(trainer.history[-1])
 
-    splits = source.splits(config)
+    meter, splits = Meter(trainer), source.splits(config)
+    splits = replace(splits, train=meter.steps_of(splits.train))
     if not launch.profile:
-        return fit(trainer, splits, on_epoch)
+        try:
+            return fit(trainer, splits, on_epoch)
+        finally:
+            meter.stop()
     measured = Profile(trainer.device)
     with measured.on():
         rows = fit(trainer, replace(splits, train=measured.steps_of(splits.train)), on_epoch)

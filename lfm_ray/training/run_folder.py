@@ -10,6 +10,7 @@
     weights/        the model after the epochs that `checkpoint.keep_every` names: epoch-0001.pt, ...
     best.pt         the model after the best epoch, where `checkpoint.best` names a metric
     confusion.json  the confusion matrices of the last epoch (`read_confusions`)
+    costs.json      parameters, operations, time and memory of a step (`lfm_ray.training.costs`)
     profile.json    where the time of its steps went, with `train --profile`
 
 Where an object store keeps it, this is the copy that a node works in (`lfm_ray.storage`).

@@ -21,7 +21,7 @@ from lfm_ray.datasets.reading.stream import StreamBatches
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import check_model
-from lfm_ray.models.evaluation import metric_names
+from lfm_ray.models.evaluation import evaluated_names
 from lfm_ray.optimization.schedules import Adaptive
 from lfm_ray.runtime import distributed
 from lfm_ray.settings import nearest
@@ -35,7 +35,7 @@ def check_best(config: RunConfig, modalities: Iterable[str], kind: TargetKind = 
         UserError: it has none of that name.
     """
     best = config.checkpoint.best
-    known = [f"val/{name}" for name in (*metric_names(modalities, kind), *config.metrics)]
+    known = [f"val/{name}" for name in (*evaluated_names(list(modalities), kind), *config.metrics)]
     if best is not None and best not in known:
         raise UserError(f"checkpoint.best: unknown metric {best}{nearest(best, known)}")
 

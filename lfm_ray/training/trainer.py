@@ -21,7 +21,9 @@ from lfm_ray.errors import TrainingFailed
 from lfm_ray.methods import Losses, State, checks, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
+from lfm_ray.models.contribution import contributions
 from lfm_ray.models.evaluation import confusions, evaluate
+from lfm_ray.models.targets import target_of
 from lfm_ray.optimization.alpha import AlphaController
 from lfm_ray.optimization.hypergradient import (
     flat_gradient,
@@ -337,7 +339,9 @@ class Trainer:
         return [one / self.scaler.get_scale() for one in gradients]
 
     def evaluate(self, batches: Batches) -> Row:
-        """The metrics of a whole split, the same on every rank; see `lfm_ray.models.evaluation.evaluate`.
+        """The metrics of a whole split, the same on every rank.
+
+        Those of `measured`, of classes also `lfm_ray.models.contribution.contributions`, and the user's own.
 
         Of the moving average of the weights, where there is one (`optimizer.ema_decay`).
 
@@ -350,7 +354,13 @@ class Trainer:
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
         own = {name: checks.metric(name, fused, labels, whole) for name in self.config.metrics}
-        return self.measured(whole, labels) | own
+        return self.measured(whole, labels) | self._contributions(whole, labels) | own
+
+    def _contributions(self, outputs: Outputs, labels: Tensor) -> Row:
+        if target_of(labels).kind != "classes":
+            return {}
+        head = self.evaluated.get_submodule("head")
+        return contributions(head, lambda some: checks.predict(self.method, some), outputs, labels)
 
     def measured(self, outputs: Outputs, labels: Tensor) -> Row:
         """`lfm_ray.models.evaluation.evaluate` of outputs, and what the method measures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,9 @@ def test_wandb_has_them_too_and_the_key_is_on_no_disk(
     callback.on_trial_complete(0, [], trial)
     callback.on_experiment_end([trial])
     (file,) = (tmp_path / "mine/wandb").glob("offline-run-*-t17/run-t17.wandb")
+    until = time.monotonic() + 60
+    while b"lfm_ray" not in file.read_bytes() and time.monotonic() < until:
+        time.sleep(0.2)  # W&B writes it from a process of its own
     content = file.read_bytes()
     for expected in (b"017-polynomial", b"alpha.coefficients.1", b"val/fused/accuracy", b"lfm_ray"):
         assert expected in content

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import media_files
@@ -83,13 +84,56 @@ def test_shards_hold_the_decoded_rows_in_the_manifests_order(source: Path, tmp_p
     assert not list(out.parent.glob("out.*"))
 
 
-def test_equal_input_gives_equal_bytes_and_nothing_is_done_twice(source: Path, tmp_path: Path) -> None:
-    assert job.build(read(source), CONFIG, tmp_path / "a")
-    assert job.build(read(source), CONFIG, tmp_path / "b")
+def test_equal_input_gives_equal_bytes_by_ray_or_without_and_nothing_is_done_twice(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_by_ray", None)  # a short job does not start it
+        assert job.build(read(source), CONFIG, tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "RAY_STARTS", 0.0)
+        assert job.build(read(source), CONFIG, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
     assert not job.build(read(source), CONFIG, tmp_path / "a")
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+
+
+def test_a_job_is_short_if_its_rows_are_decoded_before_ray_would_begin(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, now = read(source), [0.0]
+    rows = [row for rows in manifest.splits.values() for row in rows]
+
+    def slow(*_: Any) -> None:
+        now[0] += 0.3
+
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0]))
+    monkeypatch.setattr(job, "decode", slow)
+    what = job.Job.of(manifest, CONFIG)
+    assert job.is_short(rows[:13], what)  # 0.6 s a row: 7.8 s
+    assert not job.is_short(rows[:14], what)
+    before = now[0]
+    assert not job.is_short(rows * 100, what)
+    assert now[0] - before == pytest.approx(1.8)  # the first one, and two more
+
+
+def test_a_job_that_is_longer_than_it_seemed_goes_on_by_ray(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, by_ray = read(source), []
+
+    def rest(plan: dict[str, Any], *others: Any) -> Iterator[dict[str, Any]]:
+        by_ray.extend(plan)
+        return in_process(plan, *others)
+
+    monkeypatch.setattr(job, "_by_ray", rest)
+    monkeypatch.setattr(job, "is_short", lambda *_: True)
+    clock = itertools.count(step=2 * job.RAY_STARTS - 1)
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: 0.0, process_time=lambda: next(clock)))
+    assert job.build(manifest, CONFIG, tmp_path / "out")
+    assert len(by_ray) == len(job.Job.of(manifest, CONFIG).plan()) - 1
+    Shards(tmp_path / "out").verify()
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(

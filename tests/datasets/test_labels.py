@@ -10,7 +10,9 @@ import pytest
 
 from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.preparing.build import _target, make_shard
-from lfm_ray.datasets.preparing.manifest import Manifest, check_manifest
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.manifest import Manifest, check_manifest, read_manifest
+from lfm_ray.datasets.preparing.sources import of_manifest
 from lfm_ray.datasets.shards import CARD, DatasetCard, ShardFile, Shards, write_shard
 from lfm_ray.datasets.targets import TargetCard
 from lfm_ray.errors import UserError
@@ -93,6 +95,28 @@ def test_a_split_that_is_made_has_the_rarest_labels_and_the_range_of_numbers_eve
     numbers = manifest([float(i) for i in random.permutation(100)], "regression")
     for split in ("val", "test"):  # one of each tenth
         assert sorted(int(label) // 10 for label in stored(numbers, split)) == list(range(10))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "regression"])
+def test_parquet_files_of_splits_without_val_have_other_targets_too(tmp_path: Path, kind: TargetKind) -> None:
+    several: list[object] = [["a"] if i % 2 else ["a", "b"] for i in range(40)]
+    numbers: list[object] = [i / 10 for i in range(40)]
+    for split, rows in (("train", 40), ("test", 8)):
+        labels = several if kind == "multilabel" else numbers
+        table = pd.DataFrame({"words": [f"word {i}" for i in range(rows)], "tags": labels[:rows]})
+        table.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    found = of_manifest(tmp_path, {"words": "text"}, PrepareConfig(), label="tags", target=kind)
+    assert not found.bad and {split: len(rows) for split, rows in found.splits.items()} == {
+        "train": 36, "val": 4, "test": 8
+    }  # fmt: skip
+    if kind == "multilabel":
+        assert sorted(stored(found, "val")) == [[1, 0], [1, 0], [1, 1], [1, 1]]  # type: ignore[type-var]
+        assert stored(found, "test")[:2] == [[1, 1], [1, 0]]
+    else:
+        assert sorted(int(label) for label in stored(found, "val")) == [0, 1, 2, 3]  # type: ignore[call-overload]
+    file = tmp_path / "train-00000-of-00001.parquet"  # as a manifest, which has one column of labels as well
+    again = read_manifest(file, {"words": "text"}, label="tags", target=kind)
+    assert {split: len(rows) for split, rows in again.splits.items()} == {"train": 32, "val": 4, "test": 4}
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "regression"])

@@ -1,4 +1,4 @@
-"""Tables with columns that are there twice, with more fields than columns, and with paths that cannot be."""
+"""Tables of other makes: what is no text, number or date is refused by name, and so is a column that is there twice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import media_files
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,27 @@ import pytest
 
 from lfm_ray.datasets.preparing.manifest import check_manifest, read_manifest
 from lfm_ray.errors import UserError
+
+ODD = {
+    "bytes": ([b"a.png", b"b.png", b"c.png"], "bytes that are not UTF-8"),
+    "structs": ([{"bytes": b"", "path": "a.png"}] * 3, "a structure"),
+    "lists": ([["a.png"], ["b.png"], []], "(a list|an array)"),  # pandas makes arrays of lists that it reads
+    "arrays": ([np.arange(2)] * 3, "an array"),
+}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("column", ["image", "label", "split", "id"])
+@pytest.mark.parametrize("what", ODD)
+def test_a_column_of_something_else_is_named(tmp_path: Path, what: str, column: str, stored: bool) -> None:
+    values, said = ODD[what]
+    table = pd.DataFrame({"image": ["a.png"] * 3, "label": list("xyx"), column: pd.Series(values, dtype=object)})
+    path = tmp_path / "m.parquet"
+    if stored:
+        table.to_parquet(path)
+        table = pd.read_parquet(path)
+    with pytest.raises(UserError, match=rf"3 rows are bad.*{column}: holds {said} where a path, a text or a number"):
+        check_manifest(path, table, {"image": "image"})
 
 
 def test_columns_that_are_not_read_may_hold_anything(tmp_path: Path) -> None:
@@ -35,9 +57,9 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> N
     tables = [pa.array(["a.png"])] * 5
     pq.write_table(pa.Table.from_arrays(tables, names=names), tmp_path / "m.parquet")
     for file in ("m.csv", "m.parquet"):
-        with pytest.raises(UserError, match=rf"{file}: .*has 2 columns '{name}'; rename them"):
+        with pytest.raises(UserError, match=rf"{file}: .*has 2 columns named '{name}'; rename or remove all but one"):
             read_manifest(tmp_path / file, {"image": "image"})
-    with pytest.raises(UserError, match=f"has 2 columns '{name}'; rename them"):
+    with pytest.raises(UserError, match=f"has 2 columns named '{name}'; rename or remove all but one"):
         check_manifest(tmp_path / "frame", pd.DataFrame([list("abcde")], columns=names), {"image": "image"})
 
 

@@ -117,7 +117,7 @@ def test_lists_are_no_label_split_or_id(tmp_path: Path, name: str) -> None:
 def test_two_columns_of_one_name_are_refused_and_unused_ones_do_not_matter(tmp_path: Path) -> None:
     columns = [LABELS, SPLIT, pa.array(["x"] * ROWS), pa.array([[1]] * ROWS), LABELS]
     pq.write_table(pa.table(columns, ["label", "split", "t", "other", "t"]), tmp_path / "m.parquet")
-    with pytest.raises(UserError, match="has 2 columns 't'; rename them"):
+    with pytest.raises(UserError, match="has 2 columns named 't'; rename or remove all but one"):
         read_manifest(tmp_path / "m.parquet", {"t": "text"})
     pq.write_table(pa.table(columns, ["label", "split", "t", "other", "other"]), tmp_path / "m.parquet")
     assert not read_manifest(tmp_path / "m.parquet", {"t": "text"}).bad

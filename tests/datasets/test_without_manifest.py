@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
@@ -393,3 +395,43 @@ def test_a_damaged_or_compressed_tar_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no \.parquet, \.arrow or \.tar file.*--folders"):
         of(tmp_path / "empty", {"jpg": "image"})
+
+
+# Damage
+
+
+@pytest.mark.parametrize("form", ["parquet", "stream", "file", "tar"])
+def test_a_damaged_file_is_refused_in_one_line_or_loses_rows(tmp_path: Path, form: str) -> None:
+    """Alters byte ranges: the file is refused in one line, or rows are bad, or it did not matter."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    path = folder / f"all.{form if form in ('parquet', 'tar') else 'arrow'}"
+    table = pa.table(rows_of(24, tmp_path), SCHEMA)
+    if form == "tar":
+        members = []
+        for number in range(24):
+            members += [(f"{number}.img", picture(number, tmp_path)), (f"{number}.kind", b"ab"[number % 2 :][:1])]
+        tar(path, members)
+    elif form == "parquet":
+        pq.write_table(table, path, row_group_size=7, write_page_checksum=True)
+    elif form == "stream":
+        write_arrow(path, table, 7)
+    else:
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=7)
+    whole, random, lines = path.read_bytes(), np.random.default_rng(0), list[str]()
+    for _ in range(int(os.environ.get("FUZZ_EXAMPLES", "25"))):
+        data = bytearray(whole)
+        at, length = int(random.integers(len(data))), int(random.choice([1, 8, 200]))
+        data[at : at + length] = random.bytes(len(data[at : at + length]))
+        path.write_bytes(data)
+        try:
+            manifest = of(folder, {"img": "image"}, label="kind")
+        except UserError as error:
+            lines.append(str(error))
+            continue
+        for row in [row for rows in manifest.splits.values() for row in rows]:
+            cell, target = row.values["img"], io.BytesIO()
+            with contextlib.suppress(ValueError):
+                cell.copy_to(target)  # type: ignore[union-attr]
+    assert not any("\n" in line for line in lines)

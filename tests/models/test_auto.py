@@ -89,6 +89,20 @@ def test_sound_is_prepared_by_the_models_own_extractor(name: str, folders: dict[
     torch.testing.assert_close(encoder(value), encoder.project(pooled), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", list(EXTRACTORS))
+def test_sound_is_prepared_in_float32_even_where_the_model_computes_in_less(
+    name: str, folders: dict[str, Path]
+) -> None:
+    encoder = encoder_of(name, folders[name]).eval()
+    value = values(card_for(name))
+    expected = encoder.sound(value, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder.sound(value, torch.float32)
+        assert encoder(value).isfinite().all()
+    for key, one in expected.items():
+        assert torch.equal(found[key], one)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta", "modernbert", "mpnet"])
 @pytest.mark.parametrize("pooling", ["auto", "mean"])
 def test_padding_of_a_text_has_no_effect(name: str, pooling: str, folders: dict[str, Path]) -> None:
@@ -177,6 +191,18 @@ def test_checkpointed_states_give_the_same_gradient(folders: dict[str, Path]) ->
     torch.testing.assert_close(gradients[0], gradients[1])
     with pytest.raises(UserError, match=r"model\.encoders\.m\.gradient_checkpointing: convnext has none"):
         encoder_of("convnext", folders["convnext"], gradient_checkpointing=True)
+
+
+def test_models_of_other_libraries_are_named(tmp_path: Path) -> None:
+    files = {
+        "adapter_config.json": ({"peft_type": "LORA", "base_model_name_or_path": "vit"}, "is an adapter of peft"),
+        "config.json": ({"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}}, "is a model of timm"),
+    }
+    for name, (content, said) in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"model\.encoders\.m\.pretrained: {tmp_path} {said}"):
+            check_encoder("m", card_for("vit"), AutoSettings(name="auto", pretrained=str(tmp_path)))
+        (tmp_path / name).unlink()
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_built(folders: dict[str, Path], tmp_path: Path) -> None:

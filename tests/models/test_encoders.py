@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier
-from lfm_ray.models.encoders import ENCODERS, build_encoder, check_encoder
+from lfm_ray.models.encoders import ENCODERS, build_encoder, check_encoder, ngrams, small
 from lfm_ray.models.encoders.base import EncoderSettings
 from lfm_ray.models.encoders.clip_image import CLIP_MEAN, CLIP_STD
 from lfm_ray.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
@@ -115,7 +117,7 @@ def test_encoders_have_the_derivatives_that_the_solvers_take(name: str) -> None:
     assert float((found - expected).norm() / expected.norm()) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["bert", "clip_text"])
+@pytest.mark.parametrize("name", ["bert", "clip_text", "ngrams"])
 def test_padding_of_a_text_has_no_effect(name: str) -> None:
     torch.manual_seed(0)
     short, long = card_of("text", shape=[4]), card_of("text", shape=[9])
@@ -127,6 +129,40 @@ def test_padding_of_a_text_has_no_effect(name: str) -> None:
     changed = padded.clone()
     changed[:, 3] = 1 + tokens[:, 3] % 19
     assert not torch.allclose(encoder(changed), encoder(padded))
+
+
+def test_n_grams_are_those_of_the_text_and_of_nothing_else() -> None:
+    """Any two texts have as many buckets in common as n-grams, which are listed one by one."""
+    card = card_of("text", shape=[12], vocabulary=257)
+
+    def tokens(text: str) -> list[int]:
+        return [byte + 1 for byte in text.encode()] + [0] * (12 - len(text))
+
+    def found(text: str) -> Counter[int]:
+        row = torch.tensor([tokens(text)])
+        buckets, present = ngrams.hashed(row, row != card.padding)
+        return Counter(buckets[present].tolist())
+
+    def listed(text: str) -> Counter[str]:
+        return Counter(text[at : at + n] for n in (1, 2, 3, 4) for at in range(len(text) - n + 1))
+
+    texts = ["abcabc", "abc", "a", "", "cabcab", "zz zz", "zzzz", "ab-cd-ab-cd"]
+    for one, other in itertools.product(texts, texts):
+        assert (found(one) & found(other)).total() == (listed(one) & listed(other)).total(), (one, other)
+    encoder = build_encoder("m", card, EncoderSettings(name="ngrams", width=2), D)
+    one, other, third = encoder(torch.tensor([tokens(text) for text in ("Ab cD", "aB Cd", "ab cE")]))
+    assert torch.equal(one, other) and not torch.allclose(one, third)
+
+
+def test_an_open_encoder_is_small_and_for_text_n_grams_and_a_stored_name_is_kept() -> None:
+    cards = {kind: card_of(kind) for kind in SHAPES}
+    kinds = {name: type(one) for name, one in MultimodalClassifier(cards, 2, ModelSettings()).encoders.items()}
+    assert kinds.pop("text") is ngrams.NGramEncoder
+    small_ones = MultimodalClassifier(cards, 2, ModelSettings(encoder="small")).encoders  # as earlier versions wrote it
+    assert type(small_ones["text"]) is small.TextEncoder
+    assert kinds == {name: type(one) for name, one in small_ones.items() if name != "text"}
+    own = ModelSettings(encoders={"text": EncoderSettings(width=3)})
+    assert MultimodalClassifier(cards, 2, own).encoders["text"].embed.embedding_dim == 12
 
 
 def test_clip_text_reads_the_end_token_that_it_is_padded_with(tmp_path: Path) -> None:
@@ -240,7 +276,7 @@ def test_pretrained_models_that_do_not_fit_are_refused_in_one_line(tmp_path: Pat
     ResNetConfig().save_pretrained(tmp_path / "empty")
     cases = [
         ("resnet18", "nowhere", card_of("image"), "cannot be loaded"),
-        ("resnet18", "broken", card_of("image"), "cannot be loaded"),
+        ("resnet18", "broken", card_of("image"), "config.json cannot be read"),
         ("resnet18", "empty", card_of("image"), "cannot be loaded"),
         ("resnet18", "bert", card_of("image"), "is a bert, not a resnet"),
         ("bert", "resnet", card_of("text"), "is a resnet, not a bert"),

@@ -127,21 +127,23 @@ def test_embeddings_that_cancel_out_have_no_centroid_of_length_one() -> None:
 
 
 def test_every_metric_of_an_evaluation_worked_out_by_hand() -> None:
-    """Four samples of two classes; audio has one of class 1 wrong, by the logits (ln 3, 0)."""
+    """Four samples of two classes; audio has one of class 1 wrong, by the logits (ln 1.5, 0)."""
     labels = torch.tensor([0, 0, 1, 1])
     sure = float(torch.tensor(4.0).log())
     right = torch.tensor([[sure, 0.0], [sure, 0.0], [0.0, sure], [0.0, sure]])  # probabilities 4/5 and 1/5
     audio = right.clone()
-    audio[2] = torch.tensor([float(torch.tensor(3.0).log()), 0.0])  # 3/4 and 1/4
+    audio[2] = torch.tensor([float(torch.tensor(1.5).log()), 0.0])  # 3/5 and 2/5
     embeddings = {"audio": torch.eye(2)[labels], "image": torch.eye(2)[labels]}
     found = evaluate(right, Outputs(right, {"audio": audio, "image": right}, embeddings), labels)
     assert list(found) == metric_names(["audio", "image"])
     perfect = {"loss": np.log(5 / 4), "accuracy": 1.0, "map": 1.0, "macro_f1": 1.0}
-    perfect |= {"balanced_accuracy": 1.0, "worst_class_accuracy": 1.0}
-    # Ranked for class 0: 4/5, 4/5, 3/4, 1/5; for class 1: 4/5, 1/4, 1/5, 1/5. F1: 4/5 and 2/3.
+    perfect |= {"balanced_accuracy": 1.0, "worst_class_accuracy": 1.0, "calibration_error": 1 / 5}
+    # Ranked for class 0: 4/5, 4/5, 3/5, 1/5; for class 1: 4/5, 2/5, 1/5, 1/5. F1: 4/5 and 2/3.
+    # Calibration: three confidences of 4/5 are right, one of 3/5 is not.
     one_wrong = {
-        "loss": (3 * np.log(5 / 4) + np.log(4)) / 4, "accuracy": 0.75, "map": 1.0, "macro_f1": (4 / 5 + 2 / 3) / 2,
+        "loss": (3 * np.log(5 / 4) + np.log(5 / 2)) / 4, "accuracy": 0.75, "map": 1.0, "macro_f1": (4 / 5 + 2 / 3) / 2,
         "balanced_accuracy": 0.75, "worst_class_accuracy": 0.5,
+        "calibration_error": (3 / 5 + 3 / 5) / 4,
     }  # fmt: skip
     expected = {f"{name}/{key}": value for name in ("fused", "image") for key, value in perfect.items()}
     expected |= {f"audio/{key}": value for key, value in one_wrong.items()}

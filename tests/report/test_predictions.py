@@ -43,6 +43,10 @@ def test_every_sample_has_a_row_that_agrees_with_the_metrics(shards: Shards, tmp
         chances = frame[[f"{name}: {label}" for label in shards.card.classes]]
         np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-4)
         assert list(chances.idxmax(axis=1).str.removeprefix(f"{name}: ")) == list(frame[name].astype(str))
+    assert (frame["preferred"] == "audio").mean() == pytest.approx(rows[-1]["val/audio/preferred"])
+    assert (frame["audio contributes"] > frame["image contributes"]).tolist() == (
+        frame["preferred"] == "audio"
+    ).tolist()
     assert (frame["fused"] == frame["label"]).tolist() == frame["fused correct"].tolist()
     text = page.read_text()
     most = frame.sort_values("disagreement", ascending=False, kind="stable")["id"].head(12)

@@ -47,10 +47,10 @@ def test_the_headline_compares_with_tuned_joint_training_and_not_with_itself(tmp
     trials = make_sweep(tmp_path / "two", 40).trials()
     best, joint = best_of(trials), by_strategy(trials)["alpha = 0"]
     assert best is not None and best.strategy != "alpha = 0"
-    said = headline(trials, best, "confirm it")
+    said = headline(trials, best)
     tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
     assert f"{best.reached - joint.reached:+.3f} against alpha = 0, as tuned by {tuned} trial" in said
-    assert "unconfirmed until confirm it has run" in said
-    assert headline(trials, joint, "x").startswith("joint training wins")
+    assert "unconfirmed until confirm has run" in said
+    assert headline(trials, joint).startswith("joint training wins")
     others = [trial for trial in trials if trial.strategy != "alpha = 0"]
-    assert "no finished trial has alpha = 0" in headline(others, best, "x")
+    assert "no finished trial has alpha = 0" in headline(others, best)

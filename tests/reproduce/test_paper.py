@@ -216,7 +216,7 @@ def test_a_comparison_runs_and_goes_on_where_it_was(
     tmp_path: Path, shards: Shards, without_workers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = Namespace(
-        paper="table1", data=shards.path, name="try", storage=tmp_path, rows=["Concat", "MLA"],
+        paper="table1", data=shards.path, name="try", storage=tmp_path, rows=["Concat", "MLA"], add=[],
         overrides=["model.width=4", "model.embedding_size=8"], epochs=1, trials=1, budget=None, seeds=2, split="test",
         address=None, concurrency=1,
     )  # fmt: skip

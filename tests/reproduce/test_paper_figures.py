@@ -228,7 +228,7 @@ def test_figure_2_from_runs_to_its_files(tmp_path: Path, shards: Shards, capsys:
         run = train(shards, f"alpha.value={alpha}")
         checkpoint.save(tmp_path / row / "checkpoint.pt", run.state_dict())
         (tmp_path / row / "epochs.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in run.history))
-        best[row] = SimpleNamespace(number=0, accuracy=0.5, config=run.config)
+        best[row] = SimpleNamespace(number=0, accuracy=0.5, reached=0.5, config=run.config)
     file = ComparisonFile(
         paper="figure2", data=str(shards.path), fingerprint="", settings=[], epochs=4, trials=1, seeds=[1]
     )

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from made_batches import CARD, LEARNED, RESNETS, SGD, TINY, Made, run_of, trained
 from synthetic import write_dataset
-from tiny_run import SMALL, train_until_killed
+from tiny_run import train_until_killed
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lfm_ray.config import RunConfig
-from lfm_ray.datasets.reading.batches import Batch
-from lfm_ray.datasets.shards import DatasetCard, ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import Outputs
 from lfm_ray.optimization.hypergradient import flatten
-from lfm_ray.runtime import checkpoint, compute, distributed
+from lfm_ray.runtime import checkpoint, compute
 from lfm_ray.settings import load
 from lfm_ray.training.execution import Launch, Workers
 from lfm_ray.training.loop import Splits, fit
@@ -29,52 +25,6 @@ from lfm_ray.training.ray_train import run_on_workers
 from lfm_ray.training.run_folder import PROFILE, read_epochs
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
-
-TINY = [*SMALL, "data.batch_size=8", "device=cpu"]
-RESNETS = ["model.encoders={audio: {name: resnet18, width: 4}, image: {name: resnet18, width: 4}}"]
-SGD = ["optimizer.name=sgd", "optimizer.schedule=constant", "optimizer.learning_rate=0.05"]
-LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.1"]
-CARD = DatasetCard(
-    modalities={
-        "audio": ModalityCard(kind="audio", shape=[1, 33, 40], dtype="float32", mean=0.1, std=1.1),
-        "image": ModalityCard(kind="image", shape=[3, 32, 32], dtype="float32", mean=-0.1, std=0.9),
-    },
-    classes=["a", "b", "c"],
-    splits={},
-    preprocessing={},
-    fingerprint="0",
-)
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def run_of(*overrides: str) -> Trainer:
-    return Trainer(load(RunConfig, None, [*TINY, *overrides]), CARD)
-
-
-class Made:
-    """The same three batches in every epoch."""
-
-    steps = 3
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.batches = []
-        for _ in range(self.steps):
-            labels = torch.randint(0, 3, (8,), generator=generator)
-            inputs = {
-                name: torch.randn(8, *card.shape, generator=generator) + labels.view(8, 1, 1, 1)
-                for name, card in CARD.modalities.items()
-            }
-            self.batches.append(Batch(inputs, labels))
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        yield from self.batches
-
-
-def trained(*overrides: str) -> Trainer:
-    run = run_of(*overrides)
-    fit(run, Splits(Made(), Made(), Made()))
-    return run
 
 
 def test_twenty_steps_in_float32_equal_a_plain_loop() -> None:
@@ -311,83 +261,8 @@ def test_batch_norm_is_synchronised_where_that_can_be_done(
     assert compute.synchronised(torch.device(device), world_size, second, micro) is expected
 
 
-@on_gpu
-def test_batches_reach_the_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned: list[torch.Tensor] = []
-    pin = torch.Tensor.pin_memory
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or pin(self))
-    copies: list[bool] = []
-    to = torch.Tensor.to
-    monkeypatch.setattr(
-        torch.Tensor,
-        "to",
-        lambda self, *a, **named: copies.append(named.get("non_blocking", False)) or to(self, *a, **named),
-    )
-    batch = Made().batches[0]
-    moved = compute.on_device(batch, torch.device("cuda"))
-    assert len(pinned) == 3
-    assert copies == [True] * 3  # does not wait for the copy
-    assert moved.labels.is_cuda
-    torch.testing.assert_close(moved.inputs["image"].cpu(), batch.inputs["image"])
-    compute.on_device(moved, torch.device("cuda"))
-    assert len(pinned) == 3  # what is there is not copied again
-
-
-@on_gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("micro", [[], ["data.micro_batch_size=3"]])
-def test_on_a_gpu_every_precision_trains_and_learns_alpha(precision: str, micro: list[str]) -> None:
-    settings = [*SGD, *LEARNED, *micro, "device=cuda", "optimizer.gradient_clip=null"]
-    exact = run_of(*settings, "compute.precision=fp32")
-    found = run_of(*settings, f"compute.precision={precision}")
-    values = []
-    for run in (exact, found):
-        run.prepare(3)
-        run.alpha.value = 0.5
-        batches = Made().batches
-        before = [parameter.detach().clone() for parameter in run.parameters]
-        taken = run.training_step(batches[0], before_alpha=True)
-        step = [after.detach() - was for after, was in zip(run.parameters, before, strict=True)]
-        by_alpha = run.alpha_gradient(batches[0], iter([batches[1]]), taken.d).value
-        values.append((torch.cat([one.flatten() for one in step]), by_alpha))
-    assert F.cosine_similarity(values[0][0], values[1][0], dim=0) > 0.98
-    assert values[1][1] == pytest.approx(values[0][1], rel=0.1)
-    assert found.scaler.is_enabled() == (precision == "fp16")
-
-
-@on_gpu
-def test_on_a_gpu_a_run_in_float16_resumes_with_its_scale(tmp_path: Path) -> None:
-    run = trained("device=cuda", "compute.precision=fp16")
-    run.scaler.update(1024.0)
-    checkpoint.save(tmp_path / "checkpoint.pt", run.state_dict())
-    again = run_of("device=cuda", "compute.precision=fp16")
-    again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
-    again.prepare(3)
-    assert again.scaler.get_scale() == 1024.0
-
-
-@on_gpu
-def test_on_a_gpu_ddp_over_nccl_trains_as_one_process_does(tmp_path: Path) -> None:
-    settings = [*SGD, *LEARNED, "device=cuda", "compute.precision=bf16"]
-    alone = trained(*settings)
-    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        config = load(RunConfig, None, [*TINY, *settings])
-        run = Trainer(config, CARD, wrap=lambda model: DistributedDataParallel(model, device_ids=[0]))
-        fit(run, Splits(Made(), Made(), Made()))
-        rows = torch.randn(4, 3, device="cuda", requires_grad=True)
-        gathered = distributed._GatherRows.apply(rows)  # the collectives themselves, which one rank alone leaves out
-        (slope,) = torch.autograd.grad(gathered.square().sum(), rows)
-    finally:
-        dist.destroy_process_group()
-    assert torch.equal(gathered, rows)
-    torch.testing.assert_close(slope, 2 * rows)
-    for one, other in zip(run.history, alone.history, strict=True):
-        for key in ("train/loss", "val/fused/loss", "alpha_end"):
-            assert one[key] == pytest.approx(other[key], rel=1e-2), key
-
-
-@on_gpu
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_profiled_run_goes_through_ray_train(tmp_path: Path, ray_local: None) -> None:
     config = load(RunConfig, None, [*TINY, f"data.path={write_dataset(tmp_path / 'shards')}", "device=cuda"])
     run_on_workers(Launch(config, DataSource.open(config), tmp_path / "run", Workers(1, 1, 1), profile=True), [])

@@ -6,10 +6,13 @@ import optuna
 import pytest
 from synthetic import write_dataset
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.resources import shipped_file
-from lfm_ray.search.spaces.applicability import for_modalities
+from lfm_ray.models.directions import LEADING
+from lfm_ray.resources import SPACES, shipped_file, shipped_names
+from lfm_ray.search.spaces.applicability import for_modalities, for_target
+from lfm_ray.search.spaces.objective import check_metrics
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import merge
@@ -73,3 +76,25 @@ def test_fusion_heads_of_two_modalities_are_left_out_too(tmp_path: Path, three: 
     file.write_text("search: {model.fusion: {choice: [gated, affine]}}\n")
     with pytest.raises(UserError, match=r"search: model\.fusion: gated, affine: defined for two modalities"):
         for_modalities(load_space(file), three)
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "regression"])
+@pytest.mark.parametrize("name", shipped_names(SPACES))
+def test_what_a_shipped_space_draws_can_be_learned_with_other_targets(name: str, kind: TargetKind) -> None:
+    whole = load_space(shipped_file(f"{SPACES}/{name}.yaml"))
+    if whole.base.method.name == "official":
+        with pytest.raises(UserError, match="official matches softmaxed predictions"):
+            whole.base.method.check_target(kind)
+        return
+    space, lines = for_target(whole, kind)
+    assert for_target(whole, "classes") == (whole, [])
+    assert space.objective == {f"val/fused/{LEADING[kind]}": "maximize"}
+    check_metrics(space.objective, [], ["audio"], kind, space.pruning.by)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for drawn in [*space.points.values(), *(space.suggest(study.ask()) for _ in range(20))]:
+        config = space.config(drawn)
+        config.method.check_target(kind)
+        config.loss.check_target(kind, 2)
+    if name == "methods":
+        assert any(line.startswith("left out of method.strategy: dynamic;") for line in lines)
+        assert {"lfm", "mslr", "g_blend", "dgl"} <= set(space.search["method.name"].choice or [])

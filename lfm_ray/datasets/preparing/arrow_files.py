@@ -10,7 +10,7 @@ import bisect
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,12 +18,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.parquet as pq
 
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.preparing.embedded import Embedded
 from lfm_ray.errors import UserError
 
+DAMAGED = (pa.ArrowException, OSError, EOFError, ValueError)  # what is raised of files that are no longer whole
 BYTES_AT_ONCE = 4 * 2**20  # of a column, that a cursor reads
 ROWS_AT_ONCE = 1024
 BUFFER = 2**20  # bytes; without one, a whole column of a row group is read into memory
@@ -47,7 +49,7 @@ class Cell(Embedded):
         status = os.stat(self.file)
         try:
             value = _cursor(self.file, self.column, status.st_size, status.st_mtime_ns).value(self.row)
-        except (pa.ArrowException, OSError, EOFError, IndexError):
+        except (*DAMAGED, IndexError):
             raise ValueError("is damaged: the file around it cannot be read there") from None
         value = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(value, bytes):
@@ -78,25 +80,29 @@ class ArrowFile:
                 self.schema: pa.Schema = self._parquet.schema_arrow
             else:
                 self.schema = self._reader().schema
+            for field in self.schema:
+                _check_names(field)
         except FileNotFoundError:
             raise UserError(f"{self.path}: there is no such file") from None
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except DAMAGED as error:
             raise UserError(f"{self.path}: cannot be read: {_first_line(error)}") from None
 
     def check_columns(self, names: Sequence[str]) -> None:
         """Raises a UserError if the file has two columns of one of these names."""
         for name in names:
-            if self.schema.names.count(name) > 1:
-                raise UserError(f"{self.path}: has {self.schema.names.count(name)} columns {name!r}; rename them")
+            if (count := self.schema.names.count(name)) > 1:
+                raise UserError(f"{self.path}: has {count} columns named {name!r}; rename or remove all but one")
 
-    def frame(self, columns: Sequence[str]) -> pd.DataFrame:
-        """These columns, in memory; bytes are read as UTF-8.
+    def frame(self, columns: Sequence[str], lists: Collection[str] = ()) -> pd.DataFrame:
+        """These columns, in memory; bytes are read as UTF-8. lists: those that may hold lists of texts or numbers.
 
         Raises:
             UserError: a column holds lists or structures, or the file is damaged.
         """
         for name in columns:
             kind = self.schema.field(name).type
+            if name in lists and pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
+                continue
             if pa.types.is_nested(kind) or isinstance(kind, pa.ExtensionType):
                 raise UserError(f"{self.path}: column {name!r} holds {_in_words(kind)}, not one text or number a row")
         try:
@@ -105,8 +111,9 @@ class ArrowFile:
             else:
                 batches = [batch.select(list(columns)) for batch in self._batches()]
                 table = pa.Table.from_batches(batches, pa.schema([self.schema.field(name) for name in columns]))
+                table.validate(full=True)
             frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except DAMAGED as error:
             raise UserError(f"{self.path}: cannot be read: {_first_line(error)}") from None
         for name in columns:
             if _is_bytes(self.schema.field(name).type):
@@ -129,13 +136,14 @@ class ArrowFile:
                     " structures of bytes and path"
                 )
             return list(self.frame([name])[name])
-        if self.parquet and self._is_full(name):
-            return [Cell(str(self.path), size, name, row) for row in range(self._parquet.metadata.num_rows)]
         found: list[object] = []
         try:
+            if self.parquet and self._is_full(name):
+                return [Cell(str(self.path), size, name, row) for row in range(self._parquet.metadata.num_rows)]
             for batch in self._batches([name]):
+                batch.validate(full=True)
                 found += self._cells(batch.column(batch.schema.get_field_index(name)), name, size, len(found))
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except DAMAGED as error:
             raise UserError(f"{self.path}: cannot be read: {_first_line(error)}") from None
         return found
 
@@ -165,7 +173,7 @@ class ArrowFile:
         paths = None
         if pa.types.is_struct(column.type):
             names = [column.type.field(index).name for index in range(column.type.num_fields)]
-            there = pa.compute.and_(there, column.field("bytes").is_valid())
+            there = compute.and_(there, column.field("bytes").is_valid())
             paths = column.field("path") if "path" in names else None
         for offset, full in enumerate(there.to_pylist()):
             if full:
@@ -260,6 +268,13 @@ def bytes_field(column: pa.DataType) -> pa.DataType | None:
     return None
 
 
+def _check_names(field: pa.Field) -> None:
+    """Raises a UnicodeDecodeError if the name of a field, or of one within it, is no text."""
+    str(field.name)
+    for index in range(field.type.num_fields):
+        _check_names(field.type.field(index))
+
+
 def _is_bytes(column: pa.DataType) -> bool:
     return (
         pa.types.is_binary(column)
@@ -298,6 +313,7 @@ def _decoded(value: object) -> object:
 
 def _numbered(first: int, pieces: Iterator[pa.Array]) -> Iterator[tuple[int, pa.Array]]:
     for piece in pieces:
+        piece.validate(full=True)  # or what a damaged file says of positions would be believed
         yield first, piece
         first += len(piece)
 

@@ -1,4 +1,4 @@
-"""Manifest -> shards, by Ray tasks on all cores of the machine or the cluster.
+"""Manifest -> shards, by Ray tasks on all cores of the machine or the cluster, or without Ray where that is quicker.
 
 It can be interrupted at any moment and resumes when it is run again (`lfm_ray.datasets.preparing.staging`).
 On a cluster, the media and `OUT` must be on storage that every node reaches under the same path.
@@ -6,10 +6,12 @@ On a cluster, the media and `OUT` must be on storage that every node reaches und
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,9 @@ SHARDS = 64  # shards of a larger split, if they stay below SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
 JPEG_RATIO = 8  # bytes of pixels per byte of JPEG, assumed only for the size of shards
 MOST_SHOWN = 20
+RAY_STARTS = 8.0  # s that two cores compute until Ray has started and its workers have imported the decoders
+LONGEST_ALONE = 60.0  # s, whatever the reason; a disk may answer several at once more quickly
+TRIED, LONGEST_TRIAL = 16, 1.0  # rows, and s, that tell how long a job is
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,70 @@ def _make(job: Job, staging: StagingFolder, skip_bad: bool, address: str | None,
 
 
 def _run(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None) -> Iterator[dict[str, Any]]:
-    """Yields the results of `make_shard` for all of `plan` as they finish."""
-    if not plan:
+    """Yields the results of `make_shard` for all of `plan` as they finish.
+
+    This process makes them alone while that takes no longer than to start Ray, and only then starts it.
+    """
+    left = dict(plan)
+    if address is None and is_short([row for rows in plan.values() for row in rows], job):
+        began, computed = time.monotonic(), time.process_time()
+        with _one_thread(job):
+            while left and time.process_time() - computed < 2 * RAY_STARTS and time.monotonic() - began < LONGEST_ALONE:
+                name = next(iter(left))
+                with _readable():
+                    result = make_shard(folder / name, left.pop(name), job.cards, job.config)
+                yield result
+    if left:
+        yield from _by_ray(left, folder, job, address)
+
+
+def is_short(rows: Sequence[Row], job: Job) -> bool:
+    """Whether one process decodes all rows before Ray's workers would decode their first; tries some of them.
+
+    What counts is the time of the processor: on a busy machine all takes longer, the start of Ray too.
+    """
+    took, done, started = 0.0, 0, time.monotonic()
+    for number, row in enumerate(rows[:: max(1, len(rows) // TRIED)]):
+        began = time.process_time()
+        for name, card in job.cards.items():
+            with _readable(), contextlib.suppress(BrokenMedia):
+                decode(row, name, card.kind, job.config)
+        if number:  # the first one imports the decoders
+            took, done = took + time.process_time() - began, done + 1
+            if time.monotonic() - started > LONGEST_TRIAL:
+                break
+        else:
+            started = time.monotonic()
+    return took * len(rows) < RAY_STARTS * max(1, done)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """What is neither a file's fault nor a setting's, in one line, as when it happens in a worker."""
+    try:
+        yield
+    except (NameError, ImportError) as error:
+        raise UserError(f"decoding stopped: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _one_thread(job: Job) -> Iterator[None]:
+    """PyTorch, which makes spectrograms, has one thread, as in Ray's workers: more may round sums otherwise."""
+    if not any(card.kind == "audio" for card in job.cards.values()):
+        yield
         return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _by_ray(plan: dict[str, list[Row]], folder: Path, job: Job, address: str | None) -> Iterator[dict[str, Any]]:
+    """The same, on all cores of the machine or the cluster."""
     with ray_session(address):
         import ray
 

@@ -63,7 +63,7 @@ def _samples(folder: Path, root: Path, kinds: Mapping[str, Kind]) -> dict[str, P
     wanted = {suffix for kind in kinds.values() for suffix in SUFFIXES[kind]}
     if "audio" in kinds.values():
         wanted |= set(SUFFIXES["video"])
-    for path in _files(folder, frames="video" in kinds.values()):
+    for path in _files(folder, "video" in kinds.values(), (os.path.realpath(root),)):
         if path.is_dir():
             samples.setdefault(path.relative_to(root).as_posix(), {}).setdefault("", str(path))
             continue
@@ -85,15 +85,20 @@ def _divided(name: str, kinds: Mapping[str, Kind]) -> tuple[str, str]:
     return stem, suffix.lower()
 
 
-def _files(folder: Path, frames: bool) -> Iterator[Path]:
-    """All files below a folder, in order. frames: a folder that holds pictures is one clip, and not looked into."""
+def _files(folder: Path, frames: bool, above: tuple[str, ...]) -> Iterator[Path]:
+    """All files below a folder, in order. frames: a folder that holds pictures is one clip, and not looked into.
+
+    above: the real paths of the folders that it lies in, to which a link may lead back.
+    """
+    if (here := os.path.realpath(folder)) in above:
+        return
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if not path.is_dir() or (frames and _holds_pictures(path)):
             yield path
         else:
-            yield from _files(path, frames)
+            yield from _files(path, frames, (*above, here))
 
 
 def _holds_pictures(folder: Path) -> bool:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.preparing import splits
 from lfm_ray.datasets.preparing.arrow_files import ArrowFile, bytes_field
+from lfm_ray.datasets.preparing.labels import strata_of
 from lfm_ray.datasets.preparing.manifest import BadRow
 from lfm_ray.datasets.preparing.readers.annotations import files_below
 from lfm_ray.datasets.preparing.samples import Found
@@ -82,8 +83,9 @@ def _name(name: object, source: Path) -> str:
 
 
 def read(
-    folder: Path, files: Sequence[tuple[Path, str | None]], kinds: Mapping[str, Kind], label: str, group: str | None
-) -> Found:
+    folder: Path, files: Sequence[tuple[Path, str | None]], kinds: Mapping[str, Kind], label: str, group: str | None,
+    target: TargetKind = "classes",
+) -> Found:  # fmt: skip
     """The rows of a dataset as a table, media as `Cell`; where no file is named after a split, a column of it counts.
 
     A modality is a column of the dataset; one that is named like its kind may also be the only column of that kind.
@@ -114,7 +116,8 @@ def read(
                 hint = "; --label COLUMN names the one with the classes" if name == label else ""
                 known = ", ".join(file.schema.names)
                 raise UserError(f"{path}: has no column {name!r}; columns of the file: {known}{hint}")
-        table = arrow_table(file, {column: kinds[name] for column, name in columns.items()}, others)
+        lists = [label] if target == "multilabel" else []
+        table = arrow_table(file, {column: kinds[name] for column, name in columns.items()}, others, lists)
         classes = features.get(label, {}).get("names")
         if classes:
             table[label] = [_class(value, classes) for value in table[label]]
@@ -131,7 +134,8 @@ def read(
     whole = pd.concat([table.astype(object) for table in tables], ignore_index=True)
     if ID not in whole or not whole[ID].is_unique:
         whole[ID] = whole["place"]
-    return Found(splits.completed(whole.drop(columns="place")) if stated else whole, unread, names)
+    whole = whole.drop(columns="place")
+    return Found(splits.completed(whole, strata_of(target)) if stated else whole, unread, names)
 
 
 def _states(folder: Path) -> list[Path]:

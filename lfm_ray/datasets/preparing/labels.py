@@ -7,7 +7,8 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -169,9 +170,16 @@ LABELS: dict[TargetKind, Labels] = {
 }
 
 
-def joined(labels: Collection[object]) -> str:
-    """Labels of a row that are a list, as a manifest writes them."""
-    return ";".join(map(str, labels)) or NO_LABEL
+def joined(value: object) -> object:
+    """Labels of a row that are a list, as a manifest writes them; anything else as it is."""
+    return ";".join(map(str, value)) or NO_LABEL if isinstance(value, list | tuple | set | np.ndarray) else value
+
+
+def strata_of(target: TargetKind) -> Callable[[pd.Series[Any]], list[str]] | None:
+    """What `splits.with_validation` takes as the group of a row; None: its class."""
+    if target == "classes":
+        return None
+    return lambda labels: LABELS[target].strata([str(joined(value)) for value in labels])
 
 
 def _row(number: object) -> int:

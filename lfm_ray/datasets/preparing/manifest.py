@@ -108,16 +108,12 @@ def read_manifest(
     """
     path = Path(path)
     check_kinds(kinds)
-    table = read_table(path, kinds, [*(name for name in _used(kinds, group) if name not in kinds), label])
+    others = [str(name) for name in _used(kinds, label, group) - {*kinds, None}]
+    table = read_table(path, kinds, others, [label] if target == "multilabel" else [])
     return check_manifest(
         path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside,
         target=target,
     )  # fmt: skip
-
-
-def _used(kinds: Mapping[str, Kind], group: str | None) -> list[str]:
-    """The columns of a table that are read, if it has them, beside that of the labels."""
-    return [*kinds, *RESERVED, *(f"{name}.{time}" for name in kinds for time in TIMES), *([group] if group else [])]
 
 
 def check_kinds(kinds: Mapping[str, Kind]) -> None:
@@ -154,11 +150,11 @@ def check_manifest(
     Raises:
         UserError: see `read_manifest`.
     """
-    refuse_twice(path, table.columns, [*_used(kinds, group), label])
     if unread and table.empty:
         first = unread[0]
         raise UserError(f"{path}: no sample in it can be read; the first: {first.id}: {first.reason}")
     folder = _normal(path.absolute().parent if folder is None else folder.absolute())
+    refuse_twice(path, table.columns, _used(kinds, label, group))
     table = _with_label(path, table, label)
     labels = LABELS[target]
     given, order = table, classes or _categories(table)
@@ -231,6 +227,11 @@ def _with_label(path: Path, table: pd.DataFrame, label: str) -> pd.DataFrame:
     return table.drop(columns="label", errors="ignore").rename(columns={label: "label"})
 
 
+def _used(kinds: Mapping[str, Kind], label: str, group: str | None) -> set[object]:
+    """The columns of a table that are read, if it has them."""
+    return {*kinds, *RESERVED, *(f"{name}.{time}" for name in kinds for time in TIMES), label, group}
+
+
 def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
     """The relevant columns, all as text; nulls become the empty string."""
     for name in [*modalities, "label"]:
@@ -247,9 +248,7 @@ def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataF
 
 
 def _label(value: object, target: TargetKind) -> str:
-    if target == "multilabel" and isinstance(value, list | tuple | set | np.ndarray):
-        return joined(value)
-    return str(_text(value, strip=False))
+    return str(_text(joined(value) if target == "multilabel" else value, strip=False))
 
 
 def nearest_column(name: str, table: Iterable[Any]) -> str:

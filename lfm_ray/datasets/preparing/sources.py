@@ -91,18 +91,18 @@ def _of_collection(
     folder = path if path.is_dir() else path.parent
     tars = sorted(file for file in files_below(path) if ".tar" in file.suffixes[-2:] or file.suffix == ".tgz")
     if tars or not path.is_dir():
-        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label)
+        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label, target)
     else:
         files, unread = hugging_face.files_of(path)
         if not files and not unread:
             raise UserError(
                 f"{path}: holds no .parquet, .arrow or .tar file; a folder of files for each class is --folders {path}"
             )
-        found = hugging_face.read(path, files, kinds, label, group)
+        found = hugging_face.read(path, files, kinds, label, group, target)
         found.unread[:0] = unread
     return check_manifest(
-        path, found.table, kinds, classes=found.classes, limit=config.limit, seed=config.seed, group=group,
-        allow_outside=allow_outside, folder=folder, unread=found.unread, target=target,
+        path, found.table, kinds, classes=found.classes if target == "classes" else None, limit=config.limit,
+        seed=config.seed, group=group, allow_outside=allow_outside, folder=folder, unread=found.unread, target=target,
     )  # fmt: skip
 
 

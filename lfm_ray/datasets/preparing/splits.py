@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lfm_ray.errors import UserError
+
+Strata = Callable[[pd.Series], list[str]] | None
 
 PARTS = 10  # of which val and test get one each
 # Those of huggingface/datasets, src/datasets/data_files.py (SPLIT_KEYWORDS, NON_WORDS_CHARS).
@@ -37,25 +39,30 @@ def named_in(path: str) -> str | None:
     return None
 
 
-def completed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose splits come from names: without any where they are all one, and with a tenth of train as val."""
+def completed(table: pd.DataFrame, strata: Strata = None) -> pd.DataFrame:
+    """A table whose splits come from names: without any where they are all one, and with a tenth of train as val.
+
+    strata: see `with_validation`.
+    """
     if "split" not in table:
         return table
     found = set(table["split"])
     if len(found) == 1:
         return table.drop(columns="split")
-    return with_validation(table) if "train" in found else table
+    return with_validation(table, strata=strata) if "train" in found else table
 
 
-def with_validation(table: pd.DataFrame, share: float = 0.1) -> pd.DataFrame:
+def with_validation(table: pd.DataFrame, share: float = 0.1, strata: Strata = None) -> pd.DataFrame:
     """If there is no validation split, makes it from this share of each class of train; always the same rows.
 
-    A class with one row keeps it in train.
+    A class with one row keeps it in train. strata: labels -> what takes the place of the classes.
     """
     if (table["split"] == "val").any():
         return table
     random = np.random.default_rng(0)
-    for _, rows in table[table["split"] == "train"].groupby("label", sort=True):
+    train = table[table["split"] == "train"]
+    classes = train["label"] if strata is None else pd.Series(strata(train["label"]), index=train.index, dtype=object)
+    for _, rows in train.groupby(classes, sort=True):
         most = min(max(1, round(share * len(rows))), len(rows) - 1)
         drawn = random.permutation(rows.index.to_numpy())[:most]
         table.loc[drawn, "split"] = "val"

@@ -14,21 +14,23 @@ from lfm_ray.datasets.preparing.arrow_files import ArrowFile
 from lfm_ray.errors import UserError
 
 
-def read_table(path: Path, kinds: Mapping[str, Kind], others: Collection[str]) -> pd.DataFrame:
+def read_table(
+    path: Path, kinds: Mapping[str, Kind], others: Collection[str], lists: Collection[str] = ()
+) -> pd.DataFrame:
     """A CSV or Parquet file; bytes and arrays in Parquet stay there, as `Embedded`.
 
     kinds: modality -> kind. others: columns that are read where they are there; the rest of a Parquet file is
-    left out, and that of a CSV file comes along.
+    left out, and that of a CSV file comes along. lists: of these, those that may hold lists, in Parquet.
 
     Raises:
-        UserError: the file cannot be read, or a column's type is none that it can have.
+        UserError: the file cannot be read, a column is there twice, or its type is none that it can have.
     """
     try:
         if path.suffix == ".parquet":
-            return arrow_table(ArrowFile(path), kinds, others)
+            return arrow_table(ArrowFile(path), kinds, others, lists)
         if path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:
-                refuse_twice(path, next(csv.reader(file), []), [*kinds, *others])  # pandas renames the second
+                refuse_twice(path, next(csv.reader(file), []), {*kinds, *others})  # of which pandas renames the second
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
             if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first fields for names of the rows
                 raise UserError(f"{path}: its rows have more fields than its first line has names")
@@ -42,15 +44,10 @@ def read_table(path: Path, kinds: Mapping[str, Kind], others: Collection[str]) -
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def refuse_twice(path: Path, names: Iterable[object], used: Collection[str]) -> None:
-    """Raises a UserError if a column that is `used` is there twice."""
-    for name, count in Counter(map(str, names)).items():
-        if count > 1 and name in used:
-            raise UserError(f"{path}: has {count} columns {name!r}; rename them")
-
-
-def arrow_table(file: ArrowFile, kinds: Mapping[str, Kind], others: Collection[str]) -> pd.DataFrame:
-    """The modalities that a Parquet or Arrow file has, and its other columns of these names.
+def arrow_table(
+    file: ArrowFile, kinds: Mapping[str, Kind], others: Collection[str], lists: Collection[str] = ()
+) -> pd.DataFrame:
+    """The modalities that a Parquet or Arrow file has, and its other columns of these names; `lists` may hold lists.
 
     Without any modality the columns are all empty, but known by name.
 
@@ -63,8 +60,15 @@ def arrow_table(file: ArrowFile, kinds: Mapping[str, Kind], others: Collection[s
     file.check_columns([*kinds, *others])
     plain = [name for name in names if name not in kinds and name in others]
     texts = [name for name, kind in kinds.items() if kind == "text"]
-    table = file.frame([*plain, *texts])
+    table = file.frame([*plain, *texts], lists)
     for name, kind in kinds.items():
         if kind != "text":
             table[name] = pd.Series(file.media(name, kind), dtype=object, index=table.index if len(table) else None)
     return table
+
+
+def refuse_twice(path: Path, names: Iterable[object], used: Collection[object]) -> None:
+    """Raises a UserError if one of the columns that are used is there twice."""
+    for name, count in Counter(map(str, names)).items():
+        if count > 1 and name in used:
+            raise UserError(f"{path}: has {count} columns named {name!r}; rename or remove all but one")

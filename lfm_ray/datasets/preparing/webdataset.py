@@ -14,8 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.preparing import splits
+from lfm_ray.datasets.preparing.labels import strata_of
 from lfm_ray.datasets.preparing.manifest import BadRow
 from lfm_ray.datasets.preparing.samples import Found, Parts, choose, read_text
 from lfm_ray.datasets.preparing.tar_members import CutTar, members
@@ -23,7 +24,9 @@ from lfm_ray.datasets.preparing.tar_members import CutTar, members
 LABELS = ("cls", "label")  # what follows the name of a file that holds the class
 
 
-def read(folder: Path, tars: Sequence[Path], kinds: Mapping[str, Kind], label: str) -> Found:
+def read(
+    folder: Path, tars: Sequence[Path], kinds: Mapping[str, Kind], label: str, target: TargetKind = "classes"
+) -> Found:
     """The samples of tars, as a table of their members, with `id`, `label`, and `split` where their names state one.
 
     label: what follows the name of the file that holds the class, or its key in the .json; for the default
@@ -50,7 +53,7 @@ def read(folder: Path, tars: Sequence[Path], kinds: Mapping[str, Kind], label: s
         table["id"] = table["tar"] + "/" + table["id"]
     if table["split"].isna().all():
         table = table.drop(columns="split")
-    return Found(splits.completed(table.drop(columns="tar")), unread)
+    return Found(splits.completed(table.drop(columns="tar"), strata_of(target)), unread)
 
 
 def _samples(path: Path) -> Iterator[tuple[str, Parts]]:

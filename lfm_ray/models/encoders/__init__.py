@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from torch import nn
 
+from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.base import ENCODERS, Encoder, EncoderSettings
 from lfm_ray.own_parts import called, returned
 
-__all__ = ["ENCODERS", "Encoder", "EncoderSettings", "build_encoder", "check_encoder"]
+__all__ = ["ENCODERS", "Encoder", "EncoderSettings", "build_encoder", "check_encoder", "default_encoder"]
+
+
+def default_encoder(kind: Kind) -> str:
+    """The encoder of a modality where the settings leave it open."""
+    return "ngrams" if kind == "text" else "small"
 
 
 def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) -> None:
@@ -24,20 +30,20 @@ def check_encoder(modality: str, card: ModalityCard, settings: EncoderSettings) 
     Raises:
         UserError: it does not; names the setting.
     """
-    assert settings.name is not None
-    encoder, where = ENCODERS[settings.name], f"model.encoders.{modality}"
+    name, where = settings.name or default_encoder(card.kind), f"model.encoders.{modality}"
+    encoder = ENCODERS[name]
     if card.kind not in encoder.kinds:
-        fitting = ", ".join(name for name, other in ENCODERS.items() if card.kind in other.kinds)
+        fitting = ", ".join(one for one, other in ENCODERS.items() if card.kind in other.kinds)
         raise UserError(
-            f"{where}.name: {settings.name} takes {', '.join(encoder.kinds)}, and {modality} is {card.kind};"
+            f"{where}.name: {name} takes {', '.join(encoder.kinds)}, and {modality} is {card.kind};"
             f" choose one of {fitting}"
         )
     for setting in ("pretrained", "width", "layers"):
         if getattr(settings, setting) is not None and setting not in encoder.settings:
-            raise UserError(f"{where}.{setting}: {settings.name} has no such setting")
+            raise UserError(f"{where}.{setting}: {name} has no such setting")
     if card.kind == "audio" and len(card.shape) == 1 and not encoder.waveforms:
         raise UserError(
-            f"{where}.name: {settings.name} takes spectrograms, and {modality} holds waveforms; prepare with"
+            f"{where}.name: {name} takes spectrograms, and {modality} holds waveforms; prepare with"
             " --set audio.form=spectrogram, or choose auto with a pretrained model"
         )
     if encoder.check:
@@ -53,10 +59,10 @@ def build_encoder(modality: str, card: ModalityCard, settings: EncoderSettings, 
     Raises:
         UserError: its pretrained weights cannot be loaded or do not fit, or it is no module.
     """
-    assert settings.name is not None
-    part = f"encoder {settings.name} (model.encoders.{modality})"
+    name = settings.name or default_encoder(card.kind)
+    part = f"encoder {name} (model.encoders.{modality})"
     try:
-        encoder = called(part, ENCODERS[settings.name].build, card, settings, embedding_size)
+        encoder = called(part, ENCODERS[name].build, card, settings, embedding_size)
     except UserError as error:
         raise error if str(error).startswith(part) else UserError(f"model.encoders.{modality}.{error}") from None
     returned(part, encoder, isinstance(encoder, nn.Module), "a torch.nn.Module")

@@ -22,8 +22,8 @@ class EncoderSettings(Settings):
         None,
         validate_default=False,
         description="small: a CNN for spectrograms, images and video, a GRU for text, two layers for features;"
-        " resnet18, resnet50; bert; clip_image, clip_text; sequence; auto: any pretrained model of transformers"
-        " (lfm_ray/models/encoders); null: model.encoder",
+        " ngrams: hashed n-grams of a text; resnet18, resnet50; bert; clip_image, clip_text; sequence; auto: any"
+        " pretrained model of transformers (lfm_ray/models/encoders); null: model.encoder",
     )
     pretrained: str | None = Field(
         None, description="a folder written by save_pretrained, or a name on the Hugging Face hub; null: random weights"
@@ -37,7 +37,7 @@ class EncoderSettings(Settings):
         None,
         ge=1,
         description="channels of the first block of a CNN, size of a transformer's states; null: model.width for"
-        " small, else as published",
+        " small and ngrams, else as published",
     )
     layers: int | None = Field(None, ge=1, description="layers of a transformer; null: as published")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -127,14 +127,29 @@ def load_config(source: str) -> Any:
     """The config of a `transformers` model; code that comes with it is never executed.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or is what other libraries than `transformers` load.
     """
     from transformers import AutoConfig
 
+    if Path(source, "adapter_config.json").is_file():
+        raise UserError(
+            f"pretrained: {source} is an adapter of peft, such as LoRA's, not a whole model; add it to its model with"
+            " merge_and_unload(), and save that"
+        )
+    if _of_timm(source):
+        raise UserError(f"pretrained: {source} is a model of timm; give one of transformers")
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of many kinds: no network, no file, a broken file, no such name
         raise _not_there(source, error) from None
+
+
+def _of_timm(source: str) -> bool:
+    """Whether a folder holds a model of timm; one whose config is broken does not."""
+    if Path(source).is_dir():
+        with suppress(UserError):
+            return not {"architecture", "pretrained_cfg"}.isdisjoint(read_json(source, "config.json"))
+    return False
 
 
 def _be_quiet() -> None:

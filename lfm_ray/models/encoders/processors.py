@@ -78,7 +78,9 @@ class SoundProcessor:
     def __call__(self, waveforms: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """waveforms: (B, samples) int16. Returns the model's inputs, in `dtype` and on the same device."""
         sound = [one.numpy() for one in from_pcm(waveforms.cpu())]
-        found = self.extractor(sound, sampling_rate=self.rate, return_tensors="pt")
+        # In half precision the spectra would be others, and NumPy has no bfloat16.
+        with torch.autocast("cpu", enabled=False):
+            found = self.extractor(sound, sampling_rate=self.rate, return_tensors="pt")
         inputs = {
             name: value.to(waveforms.device, dtype)
             for name, value in found.items()

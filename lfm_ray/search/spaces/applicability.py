@@ -9,13 +9,14 @@ from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.shards import DatasetCard
 from lfm_ray.errors import UserError
 from lfm_ray.methods import METHODS
+from lfm_ray.methods.losses import DIVERGENCES
 from lfm_ray.models.directions import LEADING
 from lfm_ray.models.fusion import FUSION_HEADS
 from lfm_ray.models.targets import TARGETS
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.settings import merge
+from lfm_ray.settings import flatten, merge
 
 CHOSEN: Mapping[str, Mapping[str, Any]] = {"method.name": METHODS, "model.fusion": FUSION_HEADS}
 
@@ -45,7 +46,7 @@ def for_modalities(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
 
 
 def for_target(space: Space, kind: TargetKind) -> tuple[Space, list[str]]:
-    """Unless targets are classes, removes methods and matching losses that are defined only for classes.
+    """Unless targets are classes, removes methods, forms of them, matching losses and points that are only for classes.
 
     Where the objective and the measure of pruning are the usual ones, those of the targets take their place. Returns
     the space and lines as `for_modalities`.
@@ -56,16 +57,20 @@ def for_target(space: Space, kind: TargetKind) -> tuple[Space, list[str]]:
     if kind == "classes":
         return space, []
     lines: list[str] = []
-    for setting, takes in {"method.name": _takes, "loss.matching": lambda value, kind: value == "infonce"}.items():
+    why = f"defined for classes, and the dataset's targets are {kind}"
+    forms = [name for name in space.search if name.startswith("method.") and name != "method.name"]
+    for setting in ("method.name", "loss.matching", *forms):
         values = (space.search[setting].choice if setting in space.search else None) or []
-        others = [value for value in values if not takes(value, kind)]
-        why = f"defined for classes, and the dataset's targets are {kind}"
+        others = [value for value in values if not _takes(space, setting, value, kind)]
         if others and len(others) == len(values):
             raise UserError(f"search: {setting}: {', '.join(others)}: {why}")
         if others:
             space = _without(space, setting, others)
             lines.append(f"left out of {setting}: {', '.join(others)}; {why}")
-    lead, update = LEADING[kind], dict[str, Any]()
+    points = {label: point for label, point in space.points.items() if _is_defined(space, point, kind)}
+    if left_out := [label for label in space.points if label not in points]:
+        lines.append(f"left out of points: {', '.join(left_out)}; {why}")
+    lead, update = LEADING[kind], dict[str, Any](points=points)
     if space.objective == {FUSED_ACCURACY: "maximize"}:
         update["objective"] = {f"val/fused/{lead}": "maximize"}
         lines.append(f"objective: val/fused/{lead}, as targets that are {kind} have no accuracy")
@@ -76,13 +81,29 @@ def for_target(space: Space, kind: TargetKind) -> tuple[Space, list[str]]:
     return Space.model_validate({**space.model_dump(), **update}), lines
 
 
-def _takes(method: str, kind: TargetKind) -> bool:
-    """Whether a method, as it is by default, takes targets of this kind."""
+def _takes(space: Space, setting: str, value: Any, kind: TargetKind) -> bool:
+    """Whether targets of this kind can be learned with a choice: a method as it is by default, or a form of one."""
+    if setting == "loss.matching":
+        return value not in DIVERGENCES
+    base, key = space.base.method, setting.removeprefix("method.")
+    when = space.search[setting].when.get("method.name", base.name)
+    name = value if key == "name" else when[0] if isinstance(when, list) else when
+    own = base.model_dump() if name == base.name else {"name": name}
     try:
-        METHODS[method].model_validate({"name": method}).check_target(kind)
+        METHODS[name].model_validate({**own, key: value}).check_target(kind)
     except UserError:
         return False
     return True
+
+
+def _is_defined(space: Space, point: Mapping[str, Any], kind: TargetKind) -> bool:
+    """Whether targets of this kind can be learned with the settings of a point."""
+    config = space.config(point)
+    try:
+        config.method.check_target(kind)
+    except UserError:
+        return False
+    return config.loss.matching not in DIVERGENCES
 
 
 def _without(space: Space, setting: str, values: list[Any]) -> Space:
@@ -101,14 +122,11 @@ def _without(space: Space, setting: str, values: list[Any]) -> Space:
     update = {
         "search": {name: one for name, old in search.items() if (one := narrowed(old))},
         "points": {label: point for label, point in space.points.items() if point.get(setting) not in values},
-        "run": space.run if _base(space, setting) in kept else merge(space.run, {setting: kept[0]}),
+        "run": space.run if _base(space, setting) in (None, *kept) else merge(space.run, {setting: kept[0]}),
     }
     return Space.model_validate({**space.model_dump(), **update})
 
 
 def _base(space: Space, setting: str) -> Any:
-    """The value of a setting when it is not drawn."""
-    base = space.base
-    return {"method.name": base.method.name, "model.fusion": base.model.fusion, "loss.matching": base.loss.matching}[
-        setting
-    ]
+    """The value of a setting when it is not drawn; None: it exists only with others that are drawn."""
+    return flatten(space.base.model_dump(mode="json")).get(setting)

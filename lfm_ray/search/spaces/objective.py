@@ -28,7 +28,7 @@ FUSED_ACCURACY = "val/fused/accuracy"
 def objective_of(given: Any) -> Any:
     """Converts a metric, a list of metrics or a mapping metric -> direction to such a mapping.
 
-    A direction that is left out is `minimize` for losses and gaps, else `maximize`. Metrics are
+    A direction that is left out is `minimize` for losses, gaps and errors, else `maximize`. Metrics are
     those of the validation split; a `METRIC=DIRECTION` (as on the command line) is taken apart. One's
     own metric is named `package.module:function` (`lfm_ray.models.evaluation.METRICS`).
     """
@@ -126,9 +126,9 @@ def check_metrics(
     Raises:
         UserError: a metric is unknown.
     """
-    from lfm_ray.models.evaluation import metric_names  # it imports torch, which reading a space does not need
+    from lfm_ray.models.evaluation import evaluated_names  # it imports torch, which reading a space does not need
 
-    known = [f"val/{name}" for name in metric_names(modalities, kind)]
+    known = [f"val/{name}" for name in evaluated_names(list(modalities), kind)]
     if pruning != "none" and f"val/{pruning}" not in known:
         raise UserError(f"pruning.by: targets that are {kind} have no {pruning}{nearest(f'val/{pruning}', known)}")
     for name in objective:
