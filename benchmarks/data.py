@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageFilter
+from progress import begin
 from rows import RunningTable
 
 from lfm_ray.datasets.preparing import build as job
@@ -67,6 +68,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("part", nargs="?", choices=("tiny", "rows", "reading", "sharing", "preparing"))
     given = arguments.parse_args()
+    begin("5 minutes on 2 cores and 8 GB of disk for all parts")
     torch.set_num_threads(1)
     for name, part in {"tiny": tiny, "rows": rows_of_the_driver}.items():
         if given.part in (None, name):

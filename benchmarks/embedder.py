@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from progress import begin
 from rows import RunningTable, gather
 
 from lfm_ray.datasets.shards import ModalityCard
@@ -40,6 +41,7 @@ def main() -> None:
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--gather", type=Path, metavar="FILE", help="add the rows to a file of benchmarks/gpu.sh")
     given = arguments.parse_args()
+    begin("minutes on 2 cores, seconds on a GPU")
     cuda = torch.cuda.is_available() if given.device == "auto" else given.device == "cuda"
     samples = given.samples or (1024 if cuda else 32)
     transformers.utils.logging.disable_progress_bar()

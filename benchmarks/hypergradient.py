@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from progress import begin
 from rows import RunningTable, gather
 from torch import Tensor, nn
 
@@ -53,6 +54,7 @@ def main() -> None:
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--gather", type=Path, metavar="FILE", help="add the rows to a file of benchmarks/gpu.sh")
     given = arguments.parse_args()
+    begin("5 minutes on 2 cores")
     for encoder in ("small", "resnet18") if given.encoder == "both" else (given.encoder,):
         sizes = dict(SMALL if encoder == "small" else LARGE)
         sizes |= {name: value for name in sizes if (value := getattr(given, name)) is not None}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from progress import begin
 from pydantic import PrivateAttr
 from rich.console import Console
 from rich.progress import track
@@ -75,6 +76,7 @@ def main() -> None:
     arguments.add_argument("--learning-rate", type=float, default=0.01)
     arguments.add_argument("--epochs", type=int, default=20)
     given = arguments.parse_args()
+    begin("about 5 minutes for each folder on 2 cores")
     console = Console(width=100, highlight=False)
     torch.set_num_threads(1)
     for folder in given.data:

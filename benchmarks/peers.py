@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from progress import begin
 from rich.console import Console
 from rich.table import Table
 
@@ -195,6 +196,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("runs/peers.jsonl"))
     arguments.add_argument("--one", nargs=2, metavar=("KIND", "SEED"), help=argparse.SUPPRESS)
     given = arguments.parse_args()
+    begin("about half an hour for 5 seeds of 3 x 110 s, then the tests")
     if given.one:
         print(json.dumps(searched(given.one[0], given.shards, given.time, int(given.one[1]))))
         return

