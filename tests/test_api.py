@@ -171,7 +171,7 @@ def test_what_is_wrong_is_an_exception_of_one_line(work: Path, sweep: LoadedSwee
         "already exists": lambda: lfm_ray.export(sweep, "shards"),
         "holds no run": lambda: lfm_ray.load_run("runs/none"),
         "did you mean text": lambda: lfm_ray.prepare(frame, text="txt", out="out"),
-        "give a manifest or --dataset": lambda: lfm_ray.prepare(out="out"),
+        "give a manifest, --folders ROOT or --dataset": lambda: lfm_ray.prepare(out="out"),
         "no row is in split 'val'": lambda: lfm_ray.prepare(frame, text="text", out="out"),
     }
     for reason, call in wrong.items():

@@ -243,11 +243,11 @@ def test_a_run_goes_on_on_another_machine(machine, tmp_path: Path) -> None:
         def report(row: Row) -> None:
             rows.append({name: value for name, value in row.items() if name != "seconds"})
             if len(rows) == stop_after:
-                raise InterruptedError
+                raise SystemExit
 
         try:
             run_in_process(Launch(config, source, storage.working_folder(uri)), report)
-        except InterruptedError:
+        except SystemExit:
             machine()
         return rows
 

@@ -35,7 +35,7 @@ def raw(folder: Path, kind: str) -> Path:
     return folder / "m.csv"
 
 
-@pytest.mark.parametrize("kind", ["multilabel", "regression"])
+@pytest.mark.parametrize("kind", ["multilabel", pytest.param("regression", marks=pytest.mark.slow)])
 def test_from_a_manifest_to_predictions(tmp_path: Path, without_workers: None, kind: str) -> None:
     manifest = raw(tmp_path, kind)
     said = run(

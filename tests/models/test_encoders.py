@@ -276,7 +276,7 @@ def test_pretrained_models_that_do_not_fit_are_refused_in_one_line(tmp_path: Pat
     ResNetConfig().save_pretrained(tmp_path / "empty")
     cases = [
         ("resnet18", "nowhere", card_of("image"), "cannot be loaded"),
-        ("resnet18", "broken", card_of("image"), "config.json cannot be read"),
+        ("resnet18", "broken", card_of("image"), "cannot be (read|loaded)"),
         ("resnet18", "empty", card_of("image"), "cannot be loaded"),
         ("resnet18", "bert", card_of("image"), "is a bert, not a resnet"),
         ("bert", "resnet", card_of("text"), "is a resnet, not a bert"),
