@@ -20,7 +20,8 @@ import lfm_ray
         (
             "prepare",
             [],
-            "give a manifest, --folders ROOT or --dataset NAME, and --out FOLDER; or --inspect FOLDER; --help shows examples",
+            "give a manifest, --folders ROOT or --dataset NAME, and --out FOLDER; or --inspect FOLDER; --help shows"
+            " examples",
         ),
         ("report", [], "give the folders of sweeps, or --gradcam with runs, or --predictions with one"),
         ("train", ["absent.yaml"], "absent.yaml: there is no such file"),
