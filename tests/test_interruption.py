@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +36,16 @@ def test_the_first_signal_is_noted_and_said_the_second_ends(number: int, capsys:
     assert signal.getsignal(number) is former
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C is heeded, also where the tests run in the background of a shell, which ignores it."""
+    with kept_handlers():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_others_swallow_is_not_lost(number: int) -> None:
+def test_a_signal_that_others_swallow_is_not_lost(number: int, heeded: None) -> None:
     done = []
 
     def swallowing() -> None:

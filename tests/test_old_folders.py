@@ -7,11 +7,11 @@ them (`tune --trials 5 --epochs 3`) and a run of the sweep's best.yaml, without 
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 from commands import run
+from stored_folders import unpack
 
 import lfm_ray
 from lfm_ray.config import RunConfig
@@ -27,8 +27,7 @@ from lfm_ray.training.trainer import Trainer
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with tarfile.open(Path(__file__).parent / "stored" / "9ab4c28.tar.xz") as stored:
-        stored.extractall(tmp_path, filter="data")
+    unpack(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

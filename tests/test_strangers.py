@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
 from commands import run
+from stored_folders import unpack
 
 import lfm_ray
 from lfm_ray.errors import UserError
@@ -18,10 +18,7 @@ from lfm_ray.storage import exclusive
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stored")
-    with tarfile.open(Path(__file__).parent / "stored" / "9ab4c28.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack(tmp_path_factory.mktemp("stored"))
 
 
 COMMANDS = {

@@ -151,8 +151,9 @@ def size(sweep: Sweep, time_budget: float | None) -> str:
     space = sweep.space
     epochs = space.base.epochs if "epochs" not in space.search else max(space.search["epochs"].extremes())
     said = f"{sweep.study.remaining()} trials of at most {epochs} epochs"
-    if arms := arms_of(space):
-        share = first_share(len(arms), space.trials)
+    arms = arms_of(space)
+    share = first_share(len(arms), space.trials)
+    if arms and share * len(arms) <= space.trials:
         said += f", first {share} of each of {len(arms)} strategies"
     return said + (f", for at most {time_budget / 60:.3g} min" if time_budget else "")
 

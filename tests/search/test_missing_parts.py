@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import run
+from stored_folders import unpack
 
 import lfm_ray
 from lfm_ray.search.selection import best_of
 from lfm_ray.search.sweep import Sweep
 
-STORED = Path(__file__).parents[1] / "stored" / "9ab4c28.tar.xz"
-
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    with tarfile.open(STORED) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path
+    return unpack(tmp_path)
 
 
 def cut(trial: Path) -> None:
