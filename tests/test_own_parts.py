@@ -323,7 +323,7 @@ def test_a_reader_that_fails_is_one_line(tmp_path: Path, reader: str, said: str)
     assert one_line_of(run(tmp_path, "prepare", "--dataset", "card.yaml", "--root", ".", "--out", "s")).startswith(said)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_say_it_where_workers_train(tmp_path: Path) -> None:
     write_dataset(tmp_path / "shards")
     flags = ["--data", "shards", "--epochs", "1", *SMALL_FLAGS]

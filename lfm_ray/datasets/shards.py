@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,6 +31,7 @@ from lfm_ray.storage import copied, exists, fetch, in_store, name_of, shown, wor
 
 FORMAT = "lfm_ray shards 1"
 NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
+MOST_NUMBERS = 2**31 - 1  # of a row, in an Arrow column of tensors
 CARD = "dataset.json"
 CONTACT_SHEET = "contact_sheet.png"
 LINEAR_BASELINES = "linear_baselines.json"
@@ -65,6 +67,9 @@ class ModalityCard(Settings):
             raise ValueError(f"dtype must be one of {', '.join(NUMBERS)}, not {self.dtype!r}")
         if self.storage != "tensor" and not self.stored_shape:
             raise ValueError(f"stored_shape is missing; storage {self.storage} needs it")
+        for name, shape in {"shape": self.shape, "stored_shape": self.stored_shape}.items():
+            if math.prod(shape) > MOST_NUMBERS:
+                raise ValueError(f"{name} {shape} is more than Arrow can hold in a row, {MOST_NUMBERS:,} numbers")
         if any(len(one) not in (0, self.entries) for one in (self.means, self.stds)):
             raise ValueError(f"means and stds must have {self.entries} entries, or none")
         return self

@@ -224,6 +224,7 @@ def test_a_label_that_is_no_class_and_a_missing_value_are_named(folder: Path) ->
         (("splits", "val", 0, "file"), "../val-00000.arrow", "file"),
         (("splits", "val", 0, "file"), "/etc/passwd", "file"),
         (("splits", "val"), [], "splits.val"),
+        (("modalities", "sound", "shape"), [2**16, 2**15], "more than Arrow can hold in a row, 2,147,483,647 numbers"),
         (("modalities", "sound", "dtype"), "object", "dtype must be one of float16"),
         (("modalities", "sound", "shape"), [1, -3], "shape"),
         (("modalities", "sound", "storage"), "jpeg", "stored_shape is missing"),
