@@ -16,8 +16,8 @@ import pandas as pd
 
 from lfm_ray.report.statistics import Paired, paired
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, metric_name
+from lfm_ray.search.study.arms import JOINT
 
-JOINT = "alpha = 0"
 SIMPLICITY = (JOINT, "constant", "heuristic", "stepwise", "polynomial", "learned")  # the simplest first
 MOST_SEEDS = 200  # that are looked for, to close an open question
 

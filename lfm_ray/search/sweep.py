@@ -36,13 +36,14 @@ from lfm_ray.optimization.schedules import SCHEDULES, Constant
 from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.arms import JOINT
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.pruning import ARM
 from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials, removed_parts
 from lfm_ray.settings import Settings, flatten, load
 from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown
 from lfm_ray.training.run_folder import EPOCHS as EPOCHS_FILE
-from lfm_ray.training.run_folder import STOPPED_EARLY, epochs_and_trouble, row_of
+from lfm_ray.training.run_folder import epochs_and_trouble, is_last, row_of
 from lfm_ray.training.trainer import Row
 
 SWEEP, JOURNAL = "sweep.yaml", "study.journal"
@@ -127,7 +128,7 @@ class Trial:
     @property
     def ended(self) -> bool:
         """Whether its folder has all its epochs, or those until it ran out of patience."""
-        return self.trained == self.config.epochs or (bool(self.rows) and STOPPED_EARLY in self.rows[-1])
+        return bool(self.rows) and is_last(self.rows[-1], self.config.epochs)
 
     @property
     def violation(self) -> float:
@@ -344,7 +345,7 @@ class Sweep:
         if recorded is not None and row_of(rows[-1]) == recorded:
             return ""
         epochs = int(recorded["epoch"]) if recorded else frozen.user_attrs.get(EPOCHS) or epochs
-        whole = self.space.epochs_a_round or STOPPED_EARLY in rows[-1] or rows[-1].get("epoch") == epochs
+        whole = self.space.epochs_a_round or is_last(rows[-1], epochs)
         if not whole:
             return f"{file} ends with epoch {rows[-1].get('epoch')}, and {says} {epochs}"
         values = recorded or dict(zip(self.space.objective, frozen.values or [], strict=False))
@@ -392,8 +393,8 @@ def _only_trials_need(name: str) -> bool:
 
 def strategy_name(config: RunConfig) -> str:
     """`alpha = 0`, `heuristic`, `learned`, ... of LFM; `ogm_ge`, `ogm_ge + heuristic`, ... of another method."""
-    alpha = "alpha = 0" if config.alpha == Constant() else short_name(SCHEDULES, config.alpha.strategy)
+    alpha = JOINT if config.alpha == Constant() else short_name(SCHEDULES, config.alpha.strategy)
     method = short_name(METHODS, config.method.name)
     if method == "lfm":
         return alpha
-    return method if alpha in ("alpha = 0", method) else f"{method} + {alpha}"
+    return method if alpha in (JOINT, method) else f"{method} + {alpha}"

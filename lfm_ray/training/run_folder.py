@@ -147,6 +147,11 @@ def epochs_and_trouble(folder: Path) -> tuple[list[Row], str]:
 OWN = ("epoch", "seconds", "best_epoch", STOPPED_EARLY)
 
 
+def is_last(row: Mapping[str, object], epochs: int) -> bool:
+    """Whether a run of so many epochs has ended with this row: it has them all, or has run out of patience."""
+    return row.get("epoch") == epochs or STOPPED_EARLY in row
+
+
 def row_of(result: Mapping[str, float]) -> Row:
     """The row of an epoch within what a trial reported to Ray Tune, which adds values of its own."""
     ours = ("val/", "train/", "test/", "alpha", "learning", "tau")

@@ -40,7 +40,7 @@ from lfm_ray.search.sweep import LEARNED, Sweep
 from lfm_ray.search.warm_start import NEIGHBOURS, check_takes_fit, prior_trials_from, with_fitted_point
 from lfm_ray.storage import push, shown, working_folder
 from lfm_ray.training.execution import Workers
-from lfm_ray.training.run_folder import STOPPED_EARLY, read_epochs
+from lfm_ray.training.run_folder import is_last, read_epochs
 from lfm_ray.training.source import DataSource
 
 DEMO_SHARDS = Path("shards/demo")
@@ -261,7 +261,7 @@ def search_around_learned(
         run_configs({folder.absolute(): config}, source, resources, [progress], None, time_budget)
     rows = read_epochs(folder)
     trained = len(rows)
-    if trained < config.epochs and not (rows and STOPPED_EARLY in rows[-1]):
+    if not (rows and is_last(rows[-1], config.epochs)):
         raise TrainingFailed(
             f"the time was up after {trained} of the {config.epochs} epochs of the learned run; go on with"
             f" --resume {sweep.folder.name}"

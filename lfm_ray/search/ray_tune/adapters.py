@@ -24,7 +24,7 @@ from lfm_ray.search.study.study import SETTINGS, Study
 from lfm_ray.search.sweep import JOURNAL, Sweep, trial_folder
 from lfm_ray.storage import fetch, patiently, push, remove
 from lfm_ray.training.ray_train import DIED, died_reason
-from lfm_ray.training.run_folder import BEST, CHECKPOINT, EPOCHS, STOPPED_EARLY, add_notice
+from lfm_ray.training.run_folder import BEST, CHECKPOINT, EPOCHS, add_notice, is_last
 
 NUMBER, FAILED = "number", "failed"
 
@@ -88,7 +88,7 @@ class StudySearcher(DriverOnly, Searcher):
             self.study.fail(number, died_reason(trial_folder(self.folder, number)))
         elif result and FAILED in result:
             self.study.fail(number, result[FAILED])
-        elif result and (result.get("epoch") == self.study.epochs(number) or STOPPED_EARLY in result):
+        elif result and is_last(result, self.study.epochs(number)):
             self.study.finish(number, result)
 
     def save(self, checkpoint_path: str) -> None:

@@ -39,7 +39,7 @@ from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.failures import told
 from lfm_ray.training.packing import Packed
 from lfm_ray.training.ray_train import RETRIES, first_reason, run_on_workers
-from lfm_ray.training.run_folder import STOPPED_EARLY
+from lfm_ray.training.run_folder import is_last
 from lfm_ray.training.source import DataSource
 
 
@@ -142,7 +142,7 @@ def run_each(
         metrics = result.metrics or {}
         if result.error or FAILED in metrics:
             failures[folder] = str(metrics.get(FAILED, result.error))
-        ended += folder in failures or metrics.get("epoch") == run.epochs or STOPPED_EARLY in metrics
+        ended += folder in failures or is_last(metrics, run.epochs)
     if ended < len(runs) and not (time_budget and time_budget.stop_all()):
         raise KeyboardInterrupt
     return failures

@@ -236,9 +236,9 @@ class Study:
     def standings(self) -> dict[str, Standing]:
         """How each arm stands."""
         sign = 1 if self._study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else -1
-        found = {}
+        found, started = {}, self.started()
         for name in self.arms:
-            own = [trial for trial in self.started() if trial.user_attrs.get(ARM) == name]
+            own = [trial for trial in started if trial.user_attrs.get(ARM) == name]
             values = [
                 sign * trial.values[0]
                 for trial in own
@@ -252,8 +252,9 @@ class Study:
         arm = arm_of(self.arms, settings, self.space)
         if arm is not None:
             share = first_share(len(self.arms), self.expected)
+            had = sum(one.user_attrs.get(ARM) == arm for one in self.started())
             trial.set_user_attr(ARM, arm)
-            trial.set_user_attr(FIRST_SHARE, self.standings()[arm].trials < share)
+            trial.set_user_attr(FIRST_SHARE, had < share)
 
     def change(self, number: int, settings: dict[str, Any]) -> None:
         """Replaces the settings of a running trial, as members of a population do."""
