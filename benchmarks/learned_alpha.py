@@ -72,11 +72,13 @@ class Logit(Learned):
 
 FIXED = {"initial": 0.95}  # the official code's start
 RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
-    "balanced 0.5": (Learned, {}),
     "balanced 0.25": (Learned, {"balance": 0.25}),
+    "balanced 0.5": (Learned, {"balance": 0.5}),
     "balanced 1": (Learned, {"balance": 1.0}),
-    "balanced 0.5, 0.015": (Learned, {"eta_alpha": 0.015}),
-    "balanced 0.5, 0.06": (Learned, {"eta_alpha": 0.06}),
+    "balanced 0.25, 0.015": (Learned, {"balance": 0.25, "eta_alpha": 0.015}),
+    "balanced 0.25, 0.06": (Learned, {"balance": 0.25, "eta_alpha": 0.06}),
+    "balanced 0.5, 0.015": (Learned, {"balance": 0.5, "eta_alpha": 0.015}),
+    "balanced 0.5, 0.06": (Learned, {"balance": 0.5, "eta_alpha": 0.06}),
     "plain 0.01": (Learned, FIXED | {"update": "plain", "eta_alpha": 0.01}),
     "cosine 0.05": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.05}),
     "cosine 0.1": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1}),
