@@ -14,6 +14,9 @@ known follows. No Ray is needed.
     rms         gradient / the root of its running mean square, as Adam divides
     logit       the cosine, and eta_alpha times it is added to logit(alpha)
     ... inner   the outer loss on the batch that theta was just trained on: no rows are held out
+    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha (0.03)
+
+All but the last start at 0.95.
 """
 
 from __future__ import annotations
@@ -67,15 +70,23 @@ class Logit(Learned):
         return 1 / (1 + math.exp(-moved))
 
 
+FIXED = {"initial": 0.95}  # the official code's start
 RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
-    "plain 0.01": (Learned, {"update": "plain", "eta_alpha": 0.01}),
-    "cosine 0.05": (Learned, {"update": "cosine", "eta_alpha": 0.05}),
-    "cosine 0.1": (Learned, {"update": "cosine", "eta_alpha": 0.1}),
-    "cosine 0.2": (Learned, {"update": "cosine", "eta_alpha": 0.2}),
-    "cosine 0.1 inner": (Learned, {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
-    "sign 0.03": (Learned, {"eta_alpha": 0.03}),
-    "rms 0.03": (RootMeanSquare, {"eta_alpha": 0.03}),
-    "logit 0.5": (Logit, {"eta_alpha": 0.5}),
+    "balanced 0.25": (Learned, {"balance": 0.25}),
+    "balanced 0.5": (Learned, {"balance": 0.5}),
+    "balanced 1": (Learned, {"balance": 1.0}),
+    "balanced 0.25, 0.015": (Learned, {"balance": 0.25, "eta_alpha": 0.015}),
+    "balanced 0.25, 0.06": (Learned, {"balance": 0.25, "eta_alpha": 0.06}),
+    "balanced 0.5, 0.015": (Learned, {"balance": 0.5, "eta_alpha": 0.015}),
+    "balanced 0.5, 0.06": (Learned, {"balance": 0.5, "eta_alpha": 0.06}),
+    "plain 0.01": (Learned, FIXED | {"update": "plain", "eta_alpha": 0.01}),
+    "cosine 0.05": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.05}),
+    "cosine 0.1": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1}),
+    "cosine 0.2": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.2}),
+    "cosine 0.1 inner": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
+    "sign 0.03": (Learned, FIXED | {"eta_alpha": 0.03}),
+    "rms 0.03": (RootMeanSquare, FIXED | {"eta_alpha": 0.03}),
+    "logit 0.5": (Logit, FIXED | {"eta_alpha": 0.5}),
 }
 
 
@@ -122,13 +133,14 @@ def compared(runs: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(runs)
     rows = []
     for (data, matching, rate), cell in frame.groupby(["data", "matching", "rate"]):
-        seeds = [group for _, group in cell.groupby("seed") if set(RULES) <= set(group["rule"])]
-        if not seeds:
-            continue
-        means = pd.concat(seeds).groupby("rule")[["val", "test"]].mean() * 100
-        constants = means[means.index.str.startswith("constant")]
-        best = constants["val"].idxmax()
         for rule in RULES:
+            wanted = {rule, *(f"constant {value}" for value in CONSTANTS)}
+            seeds = [group for _, group in cell.groupby("seed") if wanted <= set(group["rule"])]
+            if not seeds:
+                continue
+            means = pd.concat(seeds).groupby("rule")[["val", "test"]].mean() * 100
+            constants = means[means.index.str.startswith("constant")]
+            best = constants["val"].idxmax()
             rows.append(
                 {"data": data, "matching": matching, "rate": rate, "seeds": len(seeds), "rule": rule}
                 | {"best": best, "constant": means.loc[best, "test"], "joint": means.loc["constant 0.0", "test"]}
@@ -140,12 +152,13 @@ def compared(runs: list[dict[str, Any]]) -> pd.DataFrame:
 def table_of(found: pd.DataFrame) -> Table:
     """A row for each rule: its difference from the best constant by data set, the mean and the worst of all."""
     table = Table(title="test accuracy minus that of the best constant alpha, points", title_justify="left")
-    names = sorted(found["data"].unique())
-    for name in ("rule", *names, "mean", "worst", "minus alpha = 0"):
+    names, kinds = sorted(found["data"].unique()), sorted(found["matching"].unique())
+    for name in ("rule", "runs", *names, *kinds, "mean", "worst", "- alpha = 0"):
         table.add_column(name, justify="left" if name == "rule" else "right")
     for rule, group in found.groupby("rule", sort=False):
-        by_data = group.groupby("data")["difference"].mean()
-        cells = [f"{by_data[name]:+.1f}" for name in names]
+        by_data, by_kind = (group.groupby(one)["difference"].mean() for one in ("data", "matching"))
+        cells = [str(group["seeds"].sum()), *(f"{by_data.get(name, math.nan):+.1f}" for name in names)]
+        cells += [f"{by_kind.get(kind, math.nan):+.1f}" for kind in kinds]
         joint = (group["test"] - group["joint"]).mean()
         worst = group["difference"].min()
         table.add_row(str(rule), *cells, f"{group['difference'].mean():+.1f}", f"{worst:+.1f}", f"{joint:+.1f}")

@@ -61,6 +61,8 @@ CURVES = Path(__file__).with_name("curves.parquet")
 RECORDED = {  # ranges of the shipped space when the curves were recorded
     "optimizer.learning_rate": {"loguniform": [0.001, 0.03]},
     "alpha.eta_alpha": {"loguniform": [0.001, 0.3], "when": {"alpha.strategy": "learned"}},
+    "alpha.initial": {"uniform": [0.5, 1], "when": {"alpha.strategy": "learned"}},
+    "alpha.balance": None,
 }
 T = 24
 OBJECTIVE = "val/fused/accuracy"

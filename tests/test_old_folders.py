@@ -16,6 +16,7 @@ from stored_folders import unpack
 import lfm_ray
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
+from lfm_ray.optimization.schedules import Learned
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.sweep import Sweep, SweepFile
 from lfm_ray.settings import build, load, read_yaml
@@ -37,7 +38,7 @@ def test_the_trials_are_those_that_were_written_and_the_report_shows_them(work: 
     assert [trial.state for trial in trials] == ["finished"] * 4 + ["pruned"]
     assert [trial.strategy for trial in trials] == ["alpha = 0", "heuristic", "learned", "polynomial", "polynomial"]
     learned = trials[2].config.alpha
-    assert (learned.update, learned.eta_alpha) == ("plain", 0.01)  # that version knew no other
+    assert (learned.update, learned.eta_alpha, learned.initial) == ("plain", 0.01, 0.95)  # that version knew no other
     loaded = lfm_ray.load_sweep("sweeps/old")
     assert loaded.best is not None and loaded.best.alpha.value == 0
     assert len(loaded.alpha_updates(2)) > 0
@@ -74,6 +75,21 @@ def test_its_encoders_are_those_that_it_began_with(work: Path) -> None:
     new = SweepFile.model_validate(values | {"open_encoder": "by kind"})
     assert new.space.base.model.encoder is None
     assert "open_encoder: by kind" in new.to_yaml()
+
+
+def test_a_learned_alpha_starts_where_it_did_and_moves_as_it_did(work: Path) -> None:
+    """First there was only the plain update, then the sign's from 0.95; a new sweep starts balanced."""
+    values = read_yaml(work / "sweeps/old/sweep.yaml")
+
+    def alpha(**space: object) -> tuple[object, ...]:
+        drawn = SweepFile.model_validate(values | {"space": values["space"] | space}).space
+        found = drawn.config({"alpha.strategy": "learned"}).alpha
+        assert isinstance(found, Learned)
+        return found.update, found.eta_alpha, found.initial
+
+    assert alpha() == ("plain", 0.01, 0.95)
+    assert alpha(learned_update="sign") == ("sign", 0.03, 0.95)
+    assert alpha(learned_as_before={}) == ("sign", 0.03, "balanced")
 
 
 def test_a_run_goes_on_with_the_encoders_that_it_began_with(work: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lfm_ray.errors import TrainingFailed
-from lfm_ray.optimization.schedules import Adaptive, AlphaGradient, Schedule
+from lfm_ray.optimization.schedules import Adaptive, AlphaGradient, Learned, Schedule
 from lfm_ray.own_parts import is_number, returned
 
 
@@ -20,7 +20,8 @@ class AlphaController:
 
     def __init__(self, schedule: Schedule, epochs: int) -> None:
         self.schedule, self.epochs, self.t = schedule, epochs, 0
-        self.value = schedule.initial if isinstance(schedule, Adaptive) else 0.0
+        initial = schedule.initial if isinstance(schedule, Adaptive) else 0.0
+        self.value = 0.0 if initial == "balanced" else initial
         self.updates: list[tuple[int, float]] = []
 
     def begin_epoch(self, t: int) -> None:
@@ -38,6 +39,16 @@ class AlphaController:
             if not 0 <= value <= 1:
                 raise TrainingFailed(f"{where} is {value:g}; it must lie between 0 and 1")
             self.value = float(value)
+
+    @property
+    def starts_balanced(self) -> bool:
+        """Whether the gradients of the first batch say where alpha starts."""
+        return isinstance(self.schedule, Learned) and self.schedule.initial == "balanced"
+
+    def balance(self, matching: float, classification: float) -> None:
+        """A balanced start, before the first step on theta; the norms of the gradients of L_MM and L_CLS."""
+        assert isinstance(self.schedule, Learned)
+        self.value = self.schedule.balanced(matching, classification)
 
     @property
     def due_before_epochs(self) -> bool:

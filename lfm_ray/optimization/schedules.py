@@ -21,6 +21,7 @@ from lfm_ray.registry import Registry
 from lfm_ray.settings import Settings
 
 Weight = Annotated[float, Field(ge=0, le=1)]
+MOST_AT_FIRST = 0.95  # of a balanced start
 
 
 class Schedule(Settings):
@@ -215,7 +216,7 @@ class AlphaGradient(NamedTuple):
 class Adaptive(Schedule):
     """What strategies that follow a gradient share: alpha <- clip(alpha - eta_alpha gradient)."""
 
-    initial: Weight = Field(0.95, description="alpha before the first update")
+    initial: Weight | Literal["balanced"] = Field(0.95, description="alpha before the first update")
     eta_alpha: float = Field(0.01, ge=0, description="learning rate of alpha")
     halve_every: int | None = Field(None, ge=1, description="epochs after which eta_alpha is halved; null: never")
     low: Weight = Field(0.0, description="alpha is clipped to [low, high]")
@@ -257,6 +258,16 @@ class Learned(Adaptive):
     """alpha by bi-level optimisation: eq. (2), eq. (3), Algorithm 1 (`lfm_ray.optimization.hypergradient`)."""
 
     strategy: Literal["learned"]
+    initial: Weight | Literal["balanced"] = Field(
+        "balanced",
+        description="alpha before the first update; balanced: what the gradients of the first batch say, by `balance`",
+    )
+    balance: float = Field(
+        0.5,
+        gt=0,
+        description="of a balanced start: how large the part of L_MM in the first gradient is against that of L_CLS,"
+        " alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|, as far as alpha is at most 0.95",
+    )
     update: Literal["sign", "cosine", "plain"] = Field(
         "sign",
         description="what eta_alpha multiplies: sign, that of the gradient of eq. (3); cosine, the gradient over the"
@@ -296,6 +307,16 @@ class Learned(Adaptive):
             raise ValueError("nystrom needs a damping above 0: it inverts a matrix of low rank plus damping")
         return self
 
+    def balanced(self, matching: float, classification: float) -> float:
+        """The alpha of a balanced start: by the norms of the gradients of L_MM and L_CLS, and within the bounds.
+
+        L_MM is not of one size: at first the gradient of JS is a tenth of that of L_CLS, InfoNCE's as large as it.
+        At most 0.95, the official code's start, so that a model of which all modalities say the same learns.
+        """
+        both = matching + self.balance * classification
+        share = self.balance * classification / both if both > 0 else MOST_AT_FIRST
+        return min(max(min(share, MOST_AT_FIRST), self.low), self.high)
+
     def slope(self, gradient: AlphaGradient) -> float:
         """What eta_alpha multiplies (`update`)."""
         if self.update == "sign":
@@ -322,6 +343,7 @@ class Official(Adaptive):
     """
 
     strategy: Literal["official"]
+    initial: Weight = Field(0.95, description="alpha before the first update")
     eta_alpha: float = Field(1e-4, ge=0, description="learning rate of alpha")
     halve_every: int | None = Field(20, ge=1, description="epochs after which eta_alpha is halved; null: never")
     low: Weight = Field(0.05, description="alpha is clipped to [low, high]")

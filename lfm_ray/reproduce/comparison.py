@@ -29,6 +29,7 @@ from lfm_ray.report.gradcam import COLUMNS, Kept, gradcam_figure
 from lfm_ray.report.imbalance import groups_of
 from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.plots import save, write
+from lfm_ray.reproduce.claim import claim
 from lfm_ray.reproduce.figures import (
     Embedded,
     alpha_plot,
@@ -186,6 +187,8 @@ def show_table(done: Comparison, brief: bool = False) -> None:
         notes.append(f"Friedman's test of the hypothesis that all rows are equal: p = {chance:.2g}.")
     if baseline in done.best and len(done.best) > 1:
         notes.append(f"p: compared with {baseline}, paired by seed, with Holm's correction.")
+    if paper == "table1" and (found := claim(frame, f"{split}/fused/accuracy")):
+        notes.append(found.sentence)
     write_atomically(done.folder / f"{paper}.csv", frame.to_csv(index=False))
     more = done.measures
     texts = [latex(title, each) for title, each in ({done.title: shown} | more).items()]

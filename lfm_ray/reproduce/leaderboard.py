@@ -32,6 +32,7 @@ from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.page_tables import Table
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS, write
+from lfm_ray.reproduce.claim import Claim, claim
 from lfm_ray.reproduce.comparison import Comparison, run_comparison, show_table
 from lfm_ray.reproduce.critical_difference import critical_difference_figure, inline_svg
 from lfm_ray.reproduce.plan import baseline_of
@@ -121,7 +122,16 @@ class Leaderboard:
         unranked = [row for row in self.order if row not in ranking.ranks]
         if unranked:
             notes.append(f"Not ranked, as a dataset lacks them: {', '.join(unranked)}.")
+        notes += [f"{name}: {one.sentence}" for name, one in self.claims.items()]
         return notes + [f"{name}: {line}" for name, lines in self.left_out.items() for line in lines]
+
+    @property
+    def claims(self) -> dict[str, Claim]:
+        """Table 1's claim on each dataset, where it can be judged."""
+        if self.paper != "table1":
+            return {}
+        found = {name: claim(runs, self.metric) for name, runs in self.frame.groupby("dataset", sort=False)}
+        return {str(name): one for name, one in found.items() if one is not None}
 
     def measures(self, dataset: str) -> dict[str, pd.DataFrame]:
         """Title -> cells of imbalance, calibration and costs on a dataset."""

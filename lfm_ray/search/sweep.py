@@ -91,10 +91,15 @@ class SweepFile(Settings):
     @model_validator(mode="before")
     @classmethod
     def _of_an_earlier_version(cls, values: Any) -> Any:
-        """A file without `learned_update` was written when a learned alpha had only the plain update."""
-        if isinstance(values, dict) and isinstance(space := values.get("space"), dict):
-            return {**values, "space": {"learned_update": "plain", **space}}
-        return values
+        """A sweep goes on with the learned alpha that it began with: first plain from 0.95, then sign from 0.95."""
+        space = values.get("space") if isinstance(values, dict) else None
+        if not isinstance(space, dict) or "learned_as_before" in space:
+            return values
+        before: dict[str, Any] = {"initial": 0.95}
+        if space.get("learned_update", "plain") == "plain":
+            before |= {"update": "plain", "eta_alpha": 0.01}
+        others = {key: value for key, value in space.items() if key != "learned_update"}
+        return {**values, "space": {**others, "learned_as_before": before}}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def fit(trainer: Trainer, splits: Splits, on_epoch: Callable[[Trainer], None] = 
         if alpha.due_before_epochs:
             alpha.move(trainer.alpha_gradient_before_epoch(first(splits.outer)), trainer.steps)
         for batch in splits.train.epoch(t):
+            if trainer.steps == 0 and alpha.starts_balanced:
+                alpha.balance(*trainer.gradient_norms(batch))
             due = alpha.due(trainer.steps + 1, splits.train.steps)
             step = trainer.training_step(batch, before_alpha=due)
             epoch.add(step, alpha.value)

@@ -233,6 +233,23 @@ class Trainer:
             self.named[name].grad = torch.empty_like(self.named[name]).copy_(value)
 
     @part("alpha update")
+    def gradient_norms(self, batch: Batch) -> tuple[float, float]:
+        """The norms of the gradients of L_MM and of L_CLS with respect to theta; the same on every rank."""
+        kinds: list[Callable[[Losses], Tensor]] = [lambda losses: losses.matching, lambda losses: losses.classification]
+        with undisturbed(self.model):
+            if size := self.config.data.micro_batch_size:
+                found = [self._unscaled(self._cached(batch, size, kind)[1]) for kind in kinds]
+            else:
+                losses = self.losses(batch)
+                found = [
+                    self._unscaled(gradient(self.scaler.scale(kind(losses)), self.parameters, keep=True))
+                    for kind in kinds
+                ]
+        norms = [float(flatten(one).double().norm()) for one in found]
+        matching, classification = (distributed.from_rank_zero(norm, self.device) for norm in norms)
+        return matching, classification
+
+    @part("alpha update")
     def alpha_gradient(self, batch: Batch, outer: Iterator[Batch], d: list[Tensor]) -> AlphaGradient:
         """What alpha is updated by, after a training step on `batch`, the inner batch; the same on every rank.
 

@@ -154,7 +154,8 @@ def size(sweep: Sweep, time_budget: float | None) -> str:
     arms = arms_of(space)
     share = first_share(len(arms), space.trials)
     if arms and share * len(arms) <= space.trials:
-        said += f", first {share} of each of {len(arms)} strategies"
+        # How many a time budget allows is known only once the first of them have run.
+        said += f", first {'as many' if time_budget else share} of each of {len(arms)} strategies"
     return said + (f", for at most {time_budget / 60:.3g} min" if time_budget else "")
 
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lfm_ray.config import RunConfig
+from lfm_ray.errors import UserError
 from lfm_ray.optimization.schedules import (
     AlphaGradient,
     Constant,
@@ -25,6 +27,7 @@ from lfm_ray.optimization.schedules import (
     to_bernstein,
     to_power,
 )
+from lfm_ray.settings import load
 
 COEFFICIENTS = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -285,3 +288,18 @@ def test_formula_gives_four_digits_and_leads_with_a_sign_only_if_it_is_negative(
     assert formula([-1, 0.123456, -20000]) == "omega_hat(t) = -2e+04 t^2 + 0.1235 t - 1"
     assert formula([0.25]) == "omega_hat(t) = 0.25"
     assert formula([0, 0]) == "omega_hat(t) = 0 t + 0"
+
+
+@pytest.mark.parametrize(
+    ("matching", "classification", "expected"),
+    [(1.0, 1.0, 1 / 3), (3.0, 1.0, 1 / 7), (0.0, 1.0, 0.95), (0.001, 1.0, 0.95), (1.0, 0.0, 0.1), (0.0, 0.0, 0.95)],
+)
+def test_a_balanced_start_lies_between_its_bounds(matching: float, classification: float, expected: float) -> None:
+    learned = Learned(strategy="learned", low=0.1)
+    assert learned.balanced(matching, classification) == pytest.approx(expected)
+    assert Learned(strategy="learned", high=0.2).balanced(matching, classification) <= 0.2
+
+
+def test_only_a_learned_alpha_starts_balanced() -> None:
+    with pytest.raises(UserError, match=r"alpha\.initial"):
+        load(RunConfig, None, ["method=official", "alpha.strategy=official", "alpha.initial=balanced"])

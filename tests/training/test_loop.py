@@ -77,8 +77,27 @@ def test_the_total_loss_is_the_weighted_sum(shards: Shards) -> None:
     assert row["train/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("micro", ["null", "7"])
+@pytest.mark.parametrize(("matching", "balance"), [("infonce", 0.5), ("js", 0.01)])
+def test_a_balanced_start_makes_the_part_of_the_matching_loss_a_stated_share_of_the_first_gradient(
+    shards: Shards, float64: None, matching: str, balance: float, micro: str
+) -> None:
+    settings = [f"loss.matching={matching}", f"alpha.balance={balance}", "alpha.strategy=learned", "alpha.eta_alpha=0"]
+    started = train(shards, *settings, f"data.micro_batch_size={micro}", "epochs=1")
+    config = started.config
+    model = Trainer(config, shards.card)
+    losses = model.losses(next(splits(shards, config).train.epoch(1)))
+    norms = [
+        torch.cat([one.reshape(-1) for one in torch.autograd.grad(loss, model.parameters, retain_graph=True)]).norm()
+        for loss in (losses.matching, losses.classification)
+    ]
+    alpha = started.history[0]["alpha"]
+    assert 0.05 < alpha < 0.94
+    assert alpha * float(norms[0]) == pytest.approx(balance * (1 - alpha) * float(norms[1]), rel=1e-6)
+
+
 def test_learned_alpha_moves_and_stays_within_its_bounds(shards: Shards) -> None:
-    run = train(shards, *STRATEGIES["learned"], "alpha.low=0.2", "alpha.eta_alpha=0.05")
+    run = train(shards, *STRATEGIES["learned"], "alpha.initial=0.95", "alpha.low=0.2", "alpha.eta_alpha=0.05")
     ends = [row["alpha_end"] for row in run.history]
     assert ends[0] not in (0.2, 0.95, 1.0)  # it has left its start, and not for a bound
     pushed = train(shards, *STRATEGIES["learned"], "alpha.low=0.2", "alpha.high=0.97", "alpha.eta_alpha=1000")
@@ -261,6 +280,7 @@ TOGETHER = {
     "constant": ["alpha.value=0.4", "model.projection_size=5", "loss.learn_tau=true", "epochs=7"],
     **{solver: [*LEARNED, *settings, "epochs=7"] for solver, settings in SOLVERS.items()},
     "cached": [*LEARNED, "data.micro_batch_size=3", "epochs=7"],
+    "balanced": [*LEARNED, "alpha.initial=balanced", "epochs=2"],
     "official": [*STRATEGIES["official"], "epochs=7"],
     **{
         f"method {name}": [*overrides, "optimizer.learning_rate=0.01", "epochs=3"]

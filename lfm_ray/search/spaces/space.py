@@ -113,10 +113,8 @@ class Space(Settings):
         ge=1,
         description="epochs per round, set by --population (lfm_ray.search.population); else null",
     )
-    learned_update: Literal["sign", "plain"] = Field(
-        "sign",
-        description="alpha.update of a learned alpha that does not say; plain, with an eta_alpha of 0.01, in sweeps"
-        " from before there was a choice",
+    learned_as_before: dict[str, Any] = Field(
+        {}, description="settings of a learned alpha that does not say, in sweeps from before their defaults changed"
     )
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
@@ -266,8 +264,8 @@ class Space(Settings):
         """The run with the drawn settings."""
         values = merge(self.run, drawn)
         alpha = values.get("alpha")
-        if self.learned_update != "sign" and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
-            values = {**values, "alpha": {"update": self.learned_update, "eta_alpha": 0.01, **alpha}}
+        if self.learned_as_before and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
+            values = {**values, "alpha": {**self.learned_as_before, **alpha}}
         return build(RunConfig, values)
 
     def learned_run(self) -> RunConfig:
