@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from media_files import png, video, wav
 
 EMOTIONS = ("ANG", "HAP")
@@ -187,6 +189,42 @@ def cmu_mosei(root: Path) -> None:
     cmu_mosi(root)
 
 
+def cmu_mosi_features(root: Path) -> None:
+    """In the layout of MMSA's aligned_50.pkl: sequences of 2 to 7 steps, padded with zeros to 9."""
+    content = {}
+    for number, mode in enumerate(("train", "valid", "test")):
+        random = np.random.default_rng(number)
+        steps = np.array([2 + clip % 6 for clip in range(6)])
+        there = np.arange(9) < steps[:, None]
+        part = {name: random.normal(size=(6, 9, width)) for name, width in (("text", 30), ("audio", 7), ("vision", 5))}
+        content[mode] = {name: (value * there[:, :, None]).astype(np.float32) for name, value in part.items()} | {
+            "raw_text": [f"words {clip}" for clip in range(6)],
+            "text_bert": np.stack([there, there, ~there], axis=1).astype(np.int64),
+            "id": [f"-{mode}$_${clip}" for clip in range(6)],
+            "annotations": ["Negative", "Neutral", "Positive"] * 2,
+            "classification_labels": np.arange(6) % 3,
+            "regression_labels": np.array([-1.4, 0.0, 2.2] * 2, np.float32),
+        }
+    root.mkdir(parents=True)
+    (root / "aligned_50.pkl").write_bytes(pickle.dumps(content, protocol=4))
+
+
+def cmu_mosei_features(root: Path) -> None:
+    """In the layout of MulT's mosei_senti_data_noalign.pkl: padding in front, minus infinity in sound, float64."""
+    content = {}
+    for number, mode in enumerate(("train", "valid", "test")):
+        random = np.random.default_rng(number)
+        there = np.arange(9) >= 4
+        part = {name: random.normal(size=(6, 9, width)) for name, width in (("text", 30), ("audio", 7), ("vision", 5))}
+        content[mode] = {name: value * there[:, None] for name, value in part.items()}
+        content[mode]["audio"][:, 5, 2] = -np.inf
+        content[mode]["labels"] = np.array([-1.4, 0.0, 2.2] * 2)[:, None, None]
+        content[mode]["id"] = np.array([[f"{mode}{clip}".encode(), b"1.0", b"2.5"] for clip in range(6)], dtype=object)
+    root.mkdir(parents=True)
+    (root / "mosei_senti_data_noalign.pkl").write_bytes(pickle.dumps(content, protocol=3))
+
+
 OF_THE_PAPER = (crema_d, kinetics_sounds, vggsound, sarcasm, twitter2015, nvgesture)
-OTHERS = (ave, ucf101, food101, mvsa_single, mvsa_multiple, iemocap, ur_funny, cmu_mosi, cmu_mosei)
+OTHERS = (ave, ucf101, food101, mvsa_single, mvsa_multiple, iemocap, ur_funny, cmu_mosi, cmu_mosei,
+          cmu_mosi_features, cmu_mosei_features)  # fmt: skip
 LAYOUTS: dict[str, Callable[[Path], None]] = {maker.__name__: maker for maker in (*OF_THE_PAPER, *OTHERS)}

@@ -128,7 +128,8 @@ class Meter:
         if not self.counts or self.last is None:
             return None
         model, rows = self.trainer.evaluated, min(2, len(self.last.labels))
-        inputs = {name: value[:rows] for name, value in self.last.inputs.items()}
+        given = self.last.inputs  # without the masks of what is missing: of a sample that has everything
+        inputs = {name: value[:rows] for name, value in given.items() if name in self.trainer.model.shapes}
         ready = compute.on_device(Batch(inputs, self.last.labels[:rows]), self.trainer.device)
         training = model.training
         model.eval()

@@ -51,9 +51,7 @@ def prepare(
             raise UserError(f"--dataset {dataset}: its card names the modalities; leave out --{kind} {column}")
         if group is not None:
             raise UserError(f"--dataset {dataset}: its card says how it is split; leave out --group")
-        if target != "classes":
-            raise UserError(f"--dataset {dataset}: its card says what the labels are; leave out --target {target}")
-        rows, how = of_dataset(dataset, root, config, settings, allow_missing)
+        rows, how = of_dataset(dataset, root, config, settings, allow_missing, target)
     elif folders is not None:
         if group is not None or label != "label":
             raise UserError(f"--folders {folders}: its folders are the classes; leave out --label and --group")

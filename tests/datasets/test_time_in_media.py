@@ -132,3 +132,15 @@ def test_a_clip_beyond_the_end_is_named(films: Path) -> None:
         video.load_video(str(films / "late.mkv"), FRAMES, 3.0, None)
     with pytest.raises(ValueError, match="holds no sound from 3 s on"):
         audio.load(str(films / "late.mkv"), AudioSettings(sample_rate=RATE, seconds=1), 3.0, None)
+
+
+def test_a_clip_of_a_sound_is_a_part_of_the_whole(tmp_path: Path) -> None:
+    """Also where the first sample does not lie on a multiple of the sample's length, as the stamps of this film say."""
+    path = movie(tmp_path / "a.mov", 24, 12, codec="mpeg4", sound=chirp(), sound_codec="aac", offset=1.4)
+    settings = AudioSettings(sample_rate=RATE, seconds=0.5)
+    whole = audio.load(str(path), settings.model_copy(update={"seconds": 2.0}), 0.0, None)
+    for part in (0.0, 0.1, 0.3, 0.45, 0.49, 0.51, 0.55, 0.7, 0.9):
+        start = (2187 + part) / RATE
+        first = round(start * RATE)
+        found = audio.load(str(path), settings, start, None)
+        np.testing.assert_allclose(found, whole[first : first + len(found)], atol=2e-4)

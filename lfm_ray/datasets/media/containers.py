@@ -90,12 +90,13 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
         check_count(seconds * rate, rate, stream.channels)
         resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
         seek(container, start)
-        wanted = round(seconds * rate)
+        wanted, skipped = round(seconds * rate), round(start * rate)
         clip = np.zeros(wanted, np.float32)
         at: int | None = None  # of the next sample, counted from the clip's first
         end = 0
         for frame in container.decode(stream):
-            stamp = at if frame.time is None else round((frame.time - origin - start) * rate)
+            # Rounded apart, so that a clip is exactly a part of the whole, and clips that follow one another join.
+            stamp = at if frame.time is None else round((frame.time - origin) * rate) - skipped
             if at is None or (stamp is not None and abs(stamp - at) > JUMP * rate):
                 at = stamp or 0
             if at >= wanted:

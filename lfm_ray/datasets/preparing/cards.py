@@ -40,6 +40,7 @@ class RawCard(Settings):
         {}, description="split -> its samples in section 4.1 of the LFM paper; without val, train has those of both"
     )
     classes: list[str] | int = Field(description="the possible labels, or just their number")
+    numbers: str | None = Field(None, description="the reader's column that holds a number, for --target regression")
     modalities: dict[str, Kind]
     reader: str | None = Field(
         None,

@@ -111,25 +111,33 @@ def _of_collection(
 
 
 def of_dataset(
-    name: str, root: Path, file: Path | None = None, settings: Overrides = (), allow_missing: bool = False
+    name: str,
+    root: Path,
+    file: Path | None = None,
+    settings: Overrides = (),
+    allow_missing: bool = False,
+    target: TargetKind = "classes",
 ) -> tuple[Manifest, PrepareConfig]:
     """The rows of a raw dataset under `root`, and how its card has them prepared.
 
     file: settings as YAML, which go before those of the card; settings: they go before both.
-    allow_missing: see `read_manifest`.
+    allow_missing: see `read_manifest`. target: regression, where the card names a column of numbers.
 
     Raises:
-        UserError: there is no such card, or the folder is not laid out as it says.
+        UserError: there is no such card or no such target, or the folder is not laid out as it says.
     """
     card, overrides = raw_card(name), parse_overrides(settings)
+    if target == "multilabel" or (target == "regression" and card.numbers is None):
+        raise UserError(f"--dataset {name}: its card says what the labels are; leave out --target {target}")
     values = merge(card.preprocessing, flatten(read_yaml(file)) if file else {})
     config = build(PrepareConfig, merge(values, overrides), source=file, changed=overrides)
     table = raw_manifest(name, root)
-    classes = card.classes if isinstance(card.classes, list) else None
+    classes = card.classes if isinstance(card.classes, list) and target == "classes" else None
+    label = card.numbers if target == "regression" and card.numbers else "label"
     manifest = check_manifest(
         root / Path(name).stem, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed,
-        allow_missing=allow_missing,
+        label=label, target=target, allow_missing=allow_missing,
     )  # fmt: skip
-    if isinstance(card.classes, int) and len(manifest.classes) > card.classes:
+    if target == "classes" and isinstance(card.classes, int) and len(manifest.classes) > card.classes:
         raise UserError(f"--root {root}: has {len(manifest.classes)} classes, its card says {card.classes}")
     return manifest, config

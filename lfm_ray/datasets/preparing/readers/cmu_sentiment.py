@@ -18,8 +18,7 @@ def read(root: Path) -> pd.DataFrame:
     """Reads label.csv and Raw/VIDEO/CLIP.mp4, whose sound is taken too.
 
     Columns of label.csv: video_id, clip_id, text, label, annotation (Negative, Neutral, Positive), mode (train,
-    valid, test). Features (text 300 or 768, sound 74, faces 35 or 47) are published as pickles, which can run code,
-    and as HDF5 (.csd); neither is read.
+    valid, test). The published features (text 300 or 768, sound 74, faces 35 or 47) are read by `cmu_features`.
 
     Raises:
         UserError: the list is missing, or lacks a column.
