@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prepared import prepared
 from raw_layouts import LAYOUTS
 
+from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.preparing import pickles
 from lfm_ray.datasets.preparing.cards import raw_manifest
 from lfm_ray.datasets.preparing.decoding import decode
@@ -20,6 +22,12 @@ from lfm_ray.datasets.preparing.pickles import PickledArray, Place
 from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.sources import of_dataset
 from lfm_ray.errors import UserError
+from lfm_ray.models.directions import LEADING
+from lfm_ray.resources import shipped_file
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.training.loop import fit
+from lfm_ray.training.source import DataSource
+from lfm_ray.training.trainer import Trainer
 
 BIG = np.arange(6 * 50 * 100, dtype=np.float32).reshape(6, 50, 100)
 ARRAYS = {
