@@ -58,6 +58,7 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
     modalities = seen(card, config.data)
     method.check_modalities(list(modalities))
     config.check_target(card)
+    config.check_missing(card)
     infonce = method.matches_embeddings and config.loss.matching == "infonce"
     return MultimodalClassifier(
         modalities,
