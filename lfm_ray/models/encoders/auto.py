@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lfm_ray.datasets.kinds import Kind
@@ -25,6 +26,7 @@ from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.base import Encoder, EncoderSettings
 from lfm_ray.models.encoders.inputs import Pixels
+from lfm_ray.models.encoders.lora import LoraSettings, add_adapters, check_installed
 from lfm_ray.models.encoders.pretrained import SENTENCE_POOLING, load_any, load_config, read_json
 from lfm_ray.models.encoders.processors import PixelProcessor, SoundProcessor
 
@@ -43,6 +45,7 @@ FIRST_POSITION = {
     "camembert", "vit", "deit", "timesformer",
 }  # fmt: skip
 SHIFTED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # begin after that of the padding
+POOLERS = ("pooler", "head")  # modules that only the model's own pooling uses
 UNUSED = ("mask_token", "masked_spec_embed")  # parameters of pretraining alone
 
 
@@ -65,6 +68,17 @@ class AutoSettings(EncoderSettings):
     gradient_checkpointing: bool = Field(
         False, description="keep the states between layers only and compute the rest again: less memory, more time"
     )
+    lora: LoraSettings | None = Field(
+        None,
+        description="train low-rank adapters (LoRA) in place of the model's weights, beside the layer that makes the"
+        " embedding; needs the package peft; null: none",
+    )
+
+    @model_validator(mode="after")
+    def _something_of_the_model_is_trained(self) -> Self:
+        if self.frozen and self.lora:
+            raise ValueError("frozen trains nothing of the model, lora its adapters; leave one of them out")
+        return self
 
 
 class AutoEncoder(nn.Module):
@@ -97,6 +111,10 @@ class AutoEncoder(nn.Module):
             self._take_pixels(card, settings, source)
         elif card.kind == "audio":
             self.sound = SoundProcessor(source)
+        self.project = nn.Linear(_width(self.body.config), embedding_size)
+        self.adapted = own.lora is not None
+        if own.lora:
+            add_adapters(self.body, own.lora, config.model_type, POOLERS, partial(self._try, card))
         for name, parameter in self.body.named_parameters():
             if name.split(".")[-1] in UNUSED or (self.pooling != "model" and _of_pooler(name)):
                 parameter.requires_grad_(False)
@@ -105,7 +123,6 @@ class AutoEncoder(nn.Module):
                 raise UserError(f"gradient_checkpointing: {config.model_type} has none")
             later = getattr(self.body, "activation_checkpointing_enable", None)  # its name in newer transformers
             (later or self.body.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.project = nn.Linear(_width(self.body.config), embedding_size)
 
     def _take_pixels(self, card: ModalityCard, settings: EncoderSettings, source: str) -> None:
         processor, config = PixelProcessor.of(source, self.body.config), self.body.config
@@ -117,6 +134,13 @@ class AutoEncoder(nn.Module):
         trained_at = getattr(config, "image_size", None)
         if "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters:
             self.extra["interpolate_pos_encoding"] = trained_at not in (card.shape[-1], card.shape[-2:])
+
+    @torch.no_grad()
+    def _try(self, card: ModalityCard) -> None:
+        """Encodes one sample of zeros."""
+        training = self.training
+        self.eval().pooled(torch.zeros(1, *card.shape, dtype=getattr(torch, card.dtype)))
+        self.train(training)
 
     def forward(self, value: Tensor) -> Tensor:
         """value: as the shards hold it: pixels, an int16 waveform (B, samples), or tokens (B, L)."""
@@ -170,6 +194,15 @@ class AutoEncoder(nn.Module):
         weight = present[:, :, None].to(states.dtype)
         return (states * weight).sum(dim=1) / weight.sum(dim=1)
 
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; a model with adapters keeps the statistics of its BatchNorm layers."""
+        super().train(mode)
+        if self.adapted:
+            for module in self.body.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
     def learning_rate_factors(self) -> dict[str, float]:
         """Parameter -> factor of its learning rate under `layer_decay`; those that are left out have 1."""
         if self.decay is None:
@@ -222,6 +255,8 @@ def check(card: ModalityCard, settings: EncoderSettings) -> None:
         UserError: it does not; the line names the settings of `prepare` that would fit.
     """
     source = _source(settings)
+    if isinstance(settings, AutoSettings) and settings.lora:
+        check_installed()
     config = load_config(source)
     taken = kinds_of(config)
     if card.kind not in taken:
@@ -351,7 +386,7 @@ def _has_pooler(body: Any) -> bool:
 
 
 def _of_pooler(name: str) -> bool:
-    return name.split(".")[0] in ("pooler", "head")
+    return name.split(".")[0] in POOLERS
 
 
 def _width(config: Any) -> int:

@@ -83,7 +83,9 @@ class Encoder:
 ENCODERS: Registry[Encoder] = Registry(
     "encoder",
     parts_in(
-        "lfm_ray.models.encoders", shared=("base", "inputs", "pretrained", "processors", "resnet"), attribute="ENCODER"
+        "lfm_ray.models.encoders",
+        shared=("base", "inputs", "lora", "pretrained", "processors", "resnet"),
+        attribute="ENCODER",
     ),
     lambda part: isinstance(part, Encoder),
     "an lfm_ray.models.encoders.Encoder",
