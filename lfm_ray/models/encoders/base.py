@@ -84,7 +84,7 @@ ENCODERS: Registry[Encoder] = Registry(
     "encoder",
     parts_in(
         "lfm_ray.models.encoders",
-        shared=("base", "inputs", "lora", "pretrained", "processors", "resnet"),
+        shared=("base", "inputs", "lora", "needs", "pretrained", "processors", "resnet", "timm_models"),
         attribute="ENCODER",
     ),
     lambda part: isinstance(part, Encoder),
