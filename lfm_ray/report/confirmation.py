@@ -20,6 +20,7 @@ from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
 from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
+from lfm_ray.search.study.arms import JOINT
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.training.run_folder import read_confusions, read_epochs
 
@@ -104,7 +105,7 @@ def comparisons(frame: pd.DataFrame, split: str = "test", objective: Iterable[st
         for metric in _metrics(leading(frame, split), objective)
         for name in best
         for group, strategy in zip(groups, strategies, strict=True)
-        if strategy not in COMPARED or (name == "alpha = 0" and group is best.get("heuristic"))
+        if strategy not in COMPARED or (name == JOINT and group is best.get("heuristic"))
     ]
     for metric, name, group in compared:
         ours, theirs = (_scale(metric) * one.set_index("seed")[f"{split}/{metric}"] for one in (group, best[name]))

@@ -20,6 +20,7 @@ from lfm_ray.report.tables import unimodal_scores
 from lfm_ray.search.edges import at_the_edge
 from lfm_ray.search.selection import best_of, by_strategy, schedule_of
 from lfm_ray.search.spaces.objective import metric_name
+from lfm_ray.search.study.arms import JOINT
 from lfm_ray.search.sweep import Trial
 from lfm_ray.storage import shown as shown_path
 
@@ -32,12 +33,12 @@ def counts(trials: Iterable[Trial]) -> str:
 
 def headline(trials: list[Trial], best: Trial) -> str:
     """How the best trial stands to joint training as tuned in the same sweep."""
-    joint = by_strategy(trials).get("alpha = 0")
-    tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
-    by = f"alpha = 0, as tuned by {tuned} trial{'s' if tuned > 1 else ''}"
+    joint = by_strategy(trials).get(JOINT)
+    tuned = sum(trial.strategy == JOINT for trial in trials)
+    by = f"{JOINT}, as tuned by {tuned} trial{'s' if tuned > 1 else ''}"
     name = metric_name(next(iter(best.space.objective)))
     if joint is None:
-        return f"no finished trial has alpha = 0, so this does not say whether {best.strategy} is better than none"
+        return f"no finished trial has {JOINT}, so this does not say whether {best.strategy} is better than none"
     if joint.number == best.number:
         return f"joint training wins: no strategy is better than {by}; unconfirmed"
     objective = next(iter(best.space.objective))
@@ -74,12 +75,10 @@ def summary(view: SweepView) -> list[str | Markup]:
         f"The best{by}, trial {view.best.number} ({view.best.strategy}), reaches a fused validation"
         f" {metric_name(view.lead)} of {view.best.reached:.3f} ({alone}; gap {row[f'val/{view.lead}_gap']:.3f})"
     )
-    joint = by_strategy(trials).get("alpha = 0")
+    joint = by_strategy(trials).get(JOINT)
     if joint is not None and joint.number != view.best.number:
-        tuned = sum(trial.strategy == "alpha = 0" for trial in trials)
-        second += (
-            f", {view.best.reached - joint.reached:+.3f} against the best of {tuned} of joint training (alpha = 0)"
-        )
+        tuned = sum(trial.strategy == JOINT for trial in trials)
+        second += f", {view.best.reached - joint.reached:+.3f} against the best of {tuned} of joint training ({JOINT})"
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
     third = third.format(shown_path(folder)) + " retrains it with other seeds."
     for split, confirmed in confirmed_runs(view):
@@ -87,7 +86,7 @@ def summary(view: SweepView) -> list[str | Markup]:
         if len(ours):
             theirs = _joint(confirmed, split, view.lead)
             against = f", against {_spread(theirs, view.lead)} for joint training" if len(theirs) else ""
-            if view.best.strategy == "alpha = 0":
+            if view.best.strategy == JOINT:
                 against = "; it is joint training itself, which no strategy of this sweep beats"
             seeds = f"with {len(ours)} other seeds"
             third = escape(f"Retrained {seeds}, it reaches {_spread(ours, view.lead)} on the {split} split{against}.")
@@ -165,7 +164,7 @@ def again(view: SweepView) -> dict[str, Any]:
 
 
 def _joint(frame: pd.DataFrame, split: str, lead: str) -> pd.Series[float]:
-    joint = frame[frame["strategy"] == "alpha = 0"]
+    joint = frame[frame["strategy"] == JOINT]
     best = joint[joint["selected_by"] == joint["selected_by"].max()] if "selected_by" in joint else joint
     return best[f"{split}/fused/{lead}"]
 

@@ -12,11 +12,12 @@ from lfm_ray.report.numbers import setting
 from lfm_ray.runtime.profiling import WARM_UP
 from lfm_ray.search.selection import best_of, by_strategy
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
+from lfm_ray.search.study.arms import JOINT
 from lfm_ray.search.sweep import Trial
 from lfm_ray.settings import flatten
 from lfm_ray.training.trainer import Row
 
-BASELINES = ("alpha = 0", "heuristic", "learned")
+BASELINES = (JOINT, "heuristic", "learned")
 OF_EACH = ("accuracy", "map", "macro_f1", "micro_f1", "correlation")  # metrics of each modality, higher is better
 TITLES = {
     "accuracy": "accuracy", "map": "MAP", "micro_f1": "micro F1", "macro_f1": "macro F1",

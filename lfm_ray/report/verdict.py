@@ -112,23 +112,23 @@ def _of_best(
     if best is joint:
         others = [one for one in found if one is not joint]
         if not others:
-            return f"only joint training (alpha = 0, trial {joint.trial}) was confirmed"
+            return f"only joint training ({JOINT}, trial {joint.trial}) was confirmed"
         nearest = max(others, key=lambda one: one.chosen_by.mean())
         difference = _difference(paired(nearest.measured, joint.measured), metric)
         return (
-            f"use joint training (alpha = 0, trial {joint.trial}): no strategy is better over {seeds}; the nearest,"
+            f"use joint training ({JOINT}, trial {joint.trial}): no strategy is better over {seeds}; the nearest,"
             f" {nearest.strategy}, has {difference} on the {split} split"
         )
     assert against is not None
     difference = f"{_difference(against, metric)} on the {split} split, {seeds}"
     if against.low > 0:
-        return f"use {best.strategy} (trial {best.trial}): {difference}, against tuned alpha = 0: best.yaml"
+        return f"use {best.strategy} (trial {best.trial}): {difference}, against tuned {JOINT}: best.yaml"
     if against.high < 0:
         return (
-            f"use joint training (alpha = 0, trial {joint.trial}): {best.strategy}, the best on the validation split,"
+            f"use joint training ({JOINT}, trial {joint.trial}): {best.strategy}, the best on the validation split,"
             f" has {difference}, against it"
         )
-    return f"open: {best.strategy} (trial {best.trial}) has {difference}, against tuned alpha = 0, which may be chance"
+    return f"open: {best.strategy} (trial {best.trial}) has {difference}, against tuned {JOINT}, which may be chance"
 
 
 def _seeds_needed(against: Paired) -> str:

@@ -38,6 +38,7 @@ from lfm_ray.search.selection import best_of
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.study.arms import JOINT
 from lfm_ray.search.sweep import Sweep, Trial, trial_folder
 from lfm_ray.settings import Settings, build, load, merge, nearest
 from lfm_ray.training.run_folder import read_epochs
@@ -47,7 +48,7 @@ SPACE = "search_spaces/methods.yaml"
 SCHEDULES = "search_spaces/alpha_schedule.yaml"
 OF_SCHEDULES = ("table3", "table4", "figure3")  # here L_MM is tuned for every alpha(t)
 CONCAT = "Concat"
-JOINT = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
+JOINT_TRAINING = ["method.name=lfm", "alpha.strategy=constant", "alpha.value=0"]
 HEADS = {
     CONCAT: "concat", "Affine": "affine", "Channel": "channel", "ML-LSTM": "ml_lstm", "Sum": "sum", "Weight": "weight",
 }  # fmt: skip
@@ -61,9 +62,9 @@ CONSTANTS = {
     f"alpha = {c}": ["method.name=lfm", "alpha.strategy=constant", f"alpha.value={c}"] for c in ("0", "0.5", "1")
 }
 STEPS = {f"h({p})": ["method.name=lfm", "alpha.strategy=stepwise", f"alpha.p={p}"] for p in ("0", "1", "0.05", "0.95")}
-ABLATION = {"alpha = 0": CONSTANTS["alpha = 0"], "CL": CONSTANTS["alpha = 0.5"], "CL + DI": LFM["LFM learned"]}
+ABLATION = {JOINT: CONSTANTS[JOINT], "CL": CONSTANTS["alpha = 0.5"], "CL + DI": LFM["LFM learned"]}
 MIXED = {
-    f"u = {u}": [*JOINT, "model.fusion=concat", f"loss.uniform_labels={u}"]
+    f"u = {u}": [*JOINT_TRAINING, "model.fusion=concat", f"loss.uniform_labels={u}"]
     for u in ("0", "0.1", "0.3", "0.5", "0.7", "0.9", "1")
 }
 LFM["LFM official"] = ["method.name=official", "alpha.strategy=official"]
@@ -104,8 +105,8 @@ def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
         UserError: there is no such table or figure, or CLIP has no encoder for a modality.
     """
     names = enumerate(card.modalities, start=1)
-    alone = {f"Unimodal-{i}: {name}": [*JOINT, f"data.modalities=[{name}]"] for i, name in names}
-    heads = {row: [*JOINT, f"model.fusion={head}"] for row, head in HEADS.items()}
+    alone = {f"Unimodal-{i}: {name}": [*JOINT_TRAINING, f"data.modalities=[{name}]"] for i, name in names}
+    heads = {row: [*JOINT_TRAINING, f"model.fusion={head}"] for row, head in HEADS.items()}
     if paper == "table1":
         return alone | heads | {row: _method(name) for row, name in OTHERS.items()} | LFM
     if paper == "table3":
@@ -125,7 +126,8 @@ def rows(paper: str, card: DatasetCard) -> dict[str, list[str]]:
         raise UserError(f"table5: CLIP has no encoder for {', '.join(unknown)}; it takes images and texts")
     encoders = {name: f"model.encoders.{name}.name={CLIP[one.kind]}" for name, one in card.modalities.items()}
     own = {row: [*settings, encoders[name]] for (row, settings), name in zip(alone.items(), encoders, strict=True)}
-    chosen = {"CLIP": [*JOINT, "model.fusion=concat"], "CLIP + MLA": _method("mla"), "CLIP + LFM": LFM["LFM learned"]}
+    clip = [*JOINT_TRAINING, "model.fusion=concat"]
+    chosen = {"CLIP": clip, "CLIP + MLA": _method("mla"), "CLIP + LFM": LFM["LFM learned"]}
     return own | {row: [*settings, *encoders.values()] for row, settings in chosen.items()}
 
 
@@ -151,12 +153,12 @@ def added_rows(names: Sequence[str], taken: Sequence[str]) -> dict[str, list[str
 
 def _method(name: str) -> list[str]:
     head = [] if METHODS[name].heads else ["model.fusion=concat"]
-    return [f"method.name={name}", *JOINT[1:], *head]
+    return [f"method.name={name}", *JOINT_TRAINING[1:], *head]
 
 
 def baseline_of(paper: str) -> str:
     """The row that the others are compared with: joint training."""
-    return {"table3": "alpha = 0", "table4": "alpha = 0", "table5": "CLIP"}.get(paper, CONCAT)
+    return {"table3": JOINT, "table4": JOINT, "table5": "CLIP"}.get(paper, CONCAT)
 
 
 def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> Space:

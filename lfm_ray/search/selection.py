@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import mean
 
 from lfm_ray.optimization.schedules import Polynomial
+from lfm_ray.search.study.arms import JOINT
 from lfm_ray.search.sweep import Trial
 
-COMPARED = ("alpha = 0", "heuristic")  # baselines that `lfm_ray.confirm` trains as well
+COMPARED = (JOINT, "heuristic")  # baselines that `lfm_ray.confirm` trains as well
 
 
 def best_of(trials: list[Trial]) -> Trial | None:

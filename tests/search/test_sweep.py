@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_sweep import make_sweep
 
 from lfm_ray.errors import UserError
+from lfm_ray.search.ray_tune import adapters
 from lfm_ray.search.ray_tune.adapters import StudySearcher
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
@@ -83,3 +86,24 @@ def test_a_trial_that_ended_with_ray_itself_stays_open(
     searcher.on_trial_complete("one", error=True)
     assert sweep.study.ended(number) is alive
     assert (searcher.suggest("two") == StudySearcher.FINISHED) is not alive
+
+
+def test_ranges_are_looked_at_when_a_trial_has_ended_and_not_at_every_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep", trials=2, planned=5)
+    looked: list[int] = []
+
+    def counted(space: Space, best_first: Sequence[Mapping[str, Any]]) -> Space:
+        looked.append(len(best_first))
+        return space
+
+    monkeypatch.setattr(adapters, "widened", counted)
+    searcher = StudySearcher(sweep)
+    number = searcher.suggest("one")["number"]
+    searcher.suggest("two")
+    assert looked == [2]  # what an earlier process may have left undone
+    row = sweep.trials()[0].rows[-1]
+    searcher.on_trial_complete("one", {**row, "epoch": sweep.study.epochs(number)})
+    searcher.suggest("three")
+    assert looked == [2, 3]

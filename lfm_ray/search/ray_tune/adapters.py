@@ -55,6 +55,7 @@ class StudySearcher(DriverOnly, Searcher):
         self.sweep, self.study, self.folder, self.budget = sweep, study, sweep.folder, budget
         self._numbers: dict[str, int] = {}
         self.ended = False  # Ray itself
+        self._widen()  # after trials that were killed before it was done
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial; while the epoch budget has no room for it, None, or FINISHED once no trial is running."""
@@ -65,10 +66,6 @@ class StudySearcher(DriverOnly, Searcher):
             return None if running else Searcher.FINISHED
         if self.budget is not None:
             self.study.expect(self.budget.used)
-        if self.study.space.widen and self.study.space.sampler != "cmaes":
-            wider = widened(self.study.space, self.study.best_first())
-            if wider is not self.study.space:
-                self.sweep.widen(wider)
         number, settings = self.study.ask()
         patiently(lambda: push(self.folder / JOURNAL), self.folder / JOURNAL)
         self._numbers[trial_id] = number
@@ -90,6 +87,15 @@ class StudySearcher(DriverOnly, Searcher):
             self.study.fail(number, result[FAILED])
         elif result and is_last(result, self.study.epochs(number)):
             self.study.finish(number, result)
+            self._widen()
+
+    def _widen(self) -> None:
+        """Widens the ranges at whose end the best trials crowd, where the space allows it."""
+        space = self.study.space
+        if space.widen and space.sampler != "cmaes":
+            wider = widened(space, self.study.best_first())
+            if wider is not space:
+                self.sweep.widen(wider)
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the study's journal is the state."""
