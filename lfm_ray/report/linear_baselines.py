@@ -233,12 +233,14 @@ def _scaled(card: ModalityCard, train: Any, val: Any) -> tuple[Any, Any]:
 
 
 def _accuracy(train: Any, labels: np.ndarray, val: Any, expected: np.ndarray) -> float:
-    """Of a logistic regression on the validation split."""
+    """Of a logistic regression on the validation split; where training has one class, that is what is predicted."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    if (labels == labels[0]).all():  # as the few rows that have a rare modality may
+        return float((expected == labels[0]).mean())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough
         model = LogisticRegression(C=STRENGTH, max_iter=200).fit(train, labels)

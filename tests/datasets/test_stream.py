@@ -7,7 +7,9 @@ import pytest
 import ray
 import small_shards
 import torch
+from synthetic import with_gaps
 
+from lfm_ray.datasets.columns import presence
 from lfm_ray.datasets.reading.augmentation import AugmentationSettings
 from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_memory
 from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
@@ -37,6 +39,17 @@ def test_stream_batches_are_those_read_in_process_augmented_alike(shards: Shards
             for name, values in theirs.inputs.items():
                 assert ours.inputs[name].dtype == values.dtype
                 assert torch.equal(ours.inputs[name], values)
+
+
+def test_streams_say_which_samples_lack_a_modality(tmp_path: Path) -> None:
+    gaps = with_gaps(tmp_path / "gaps")
+    inputs = Inputs.of(gaps.card)
+    order = Order(np.arange(24), batch_size=12, seed=0, shuffle=True)
+    held = ReadBatches(from_memory(*gaps.arrays("train")), order, inputs)
+    for ours, theirs in zip(StreamBatches(gaps, "train", order, inputs, cpus=1).epoch(1), held.epoch(1), strict=True):
+        assert list(ours.inputs) == list(theirs.inputs) and presence("image") in ours.inputs
+        assert all(torch.equal(ours.inputs[name], values) for name, values in theirs.inputs.items())
+        assert ours.inputs[presence("image")].dtype == torch.bool
 
 
 def test_many_batches_keep_their_order(shards: Shards) -> None:

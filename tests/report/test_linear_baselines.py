@@ -147,3 +147,8 @@ def test_a_model_below_its_linear_model_is_flagged_in_the_table_and_the_report(t
 def test_without_them_nothing_is_shown(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s", 4)
     assert ">linear models<" not in render(Figures(SweepView.of([tmp_path / "s"])), "report")
+
+
+def test_a_modality_whose_rows_are_of_one_class_has_a_model_that_predicts_it() -> None:
+    values, labels = np.zeros((3, 2)), np.array([1, 1, 1])
+    assert linear_baselines._accuracy(values, labels, np.zeros((4, 2)), np.array([1, 0, 1, 2])) == 0.5
