@@ -14,7 +14,7 @@ known follows. No Ray is needed.
     rms         gradient / the root of its running mean square, as Adam divides
     logit       the cosine, and eta_alpha times it is added to logit(alpha)
     ... inner   the outer loss on the batch that theta was just trained on: no rows are held out
-    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha (0.03)
+    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha
 
 All but the last start at 0.95.
 """
@@ -72,11 +72,14 @@ class Logit(Learned):
 
 FIXED = {"initial": 0.95}  # the official code's start
 RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
-    "balanced 0.5": (Learned, {}),
-    "balanced 0.25": (Learned, {"balance": 0.25}),
-    "balanced 1": (Learned, {"balance": 1.0}),
-    "balanced 0.5, 0.015": (Learned, {"eta_alpha": 0.015}),
-    "balanced 0.5, 0.06": (Learned, {"eta_alpha": 0.06}),
+    "balanced 0.25, 0.015": (Learned, {}),
+    "balanced 0.25, 0.0075": (Learned, {"eta_alpha": 0.0075}),
+    "balanced 0.25, 0.03": (Learned, {"eta_alpha": 0.03}),
+    "balanced 0.25, 0.06": (Learned, {"eta_alpha": 0.06}),
+    "balanced 0.5, 0.015": (Learned, {"balance": 0.5}),
+    "balanced 0.5, 0.03": (Learned, {"balance": 0.5, "eta_alpha": 0.03}),
+    "balanced 0.5, 0.06": (Learned, {"balance": 0.5, "eta_alpha": 0.06}),
+    "balanced 1, 0.03": (Learned, {"balance": 1.0, "eta_alpha": 0.03}),
     "plain 0.01": (Learned, FIXED | {"update": "plain", "eta_alpha": 0.01}),
     "cosine 0.05": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.05}),
     "cosine 0.1": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1}),

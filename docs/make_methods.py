@@ -32,6 +32,7 @@ Made from the code by `python docs/make_methods.py`. Each method is one file in 
 `tests/parity/README.md`. "Changes" lists the hooks of `lfm_ray.methods.Method` that a method overrides. "Passes" are
 those of each encoder in a training step, forward and backward, at most; m is the number of modalities. "Targets" are
 what rows are labelled with: classes, or [several labels or a number](data.md#several-labels-or-a-number) as well.
+"Missing": whether [rows may lack a modality](data.md#rows-that-lack-a-modality).
 """
 
 
@@ -40,8 +41,8 @@ def page() -> str:
     classes = {name: METHODS[name] for name in METHODS}
     lines = [
         HEAD,
-        "| method | | changes | passes | modalities | targets | fusion heads | source |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| method | | changes | passes | modalities | missing | targets | fusion heads | source |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(name, method) for name, method in classes.items()]
     lines += ["", *make_combinations.section()]
@@ -61,6 +62,7 @@ def _row(name: str, method: type[Method]) -> str:
         ", ".join(changes) or "-",
         ", ".join(method.passes),
         modalities,
+        "yes" if method.takes_missing else "no",
         "classes" if method.only_classes else "any, see below" if _own(method, "check_target") else "any",
         heads,
         method.source,

@@ -82,6 +82,7 @@ def prepare(
     group: str | None = None,
     target: TargetKind = "classes",
     allow_outside: bool = False,
+    allow_missing: bool = False,
     address: str | None = None,
     progress: bool = True,
 ) -> Shards:
@@ -109,6 +110,7 @@ def prepare(
         target: what `label` is: a class, several labels such as "dog;rain" or a list of them ("multilabel"), or a
             number ("regression").
         allow_outside: read media outside the manifest's folder (of a data frame: outside `root`) too.
+        allow_missing: keep rows that lack some of their modalities, but not all.
         address: a Ray cluster; None: this machine.
 
     Returns:
@@ -128,8 +130,7 @@ def prepare(
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
         out=Path(out), dataset=dataset, root=path_or_none(root), folders=path_or_none(folders), label=label,
         settings=settings, config=path_or_none(config), skip_bad=skip_bad, group=group, target=target,
-        allow_outside=allow_outside,
-        address=address, progress=progress,
+        allow_outside=allow_outside, allow_missing=allow_missing, address=address, progress=progress,
     )  # fmt: skip
     return shards
 

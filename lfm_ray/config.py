@@ -16,6 +16,7 @@ from lfm_ray.methods import LFM, METHODS, Method
 from lfm_ray.methods.losses import LossSettings
 from lfm_ray.models.classifier import ModelSettings
 from lfm_ray.models.evaluation import METRICS
+from lfm_ray.models.fusion import check_missing
 from lfm_ray.optimization.optimizer import OptimizerSettings
 from lfm_ray.optimization.schedules import SCHEDULES, Adaptive, Constant, Learned, Schedule
 from lfm_ray.registry import choose
@@ -126,6 +127,18 @@ class RunConfig(Settings):
         """
         self.method.check_target(card.target.kind)
         self.loss.check_target(card.target.kind, len(card.classes))
+
+    def check_missing(self, card: DatasetCard) -> None:
+        """Checks that the method and the fusion head are defined where rows of a dataset lack a modality.
+
+        Raises:
+            UserError: one is not.
+        """
+        names = self.data.modalities or list(card.modalities)
+        lacking = [name for name in names if name in card.lacking]
+        if lacking and len(names) > 1:  # of a single modality, rows that lack it are not read
+            self.method.check_missing(lacking)
+            check_missing(self.model.fusion, lacking)
 
     @property
     def learns_alpha(self) -> bool:

@@ -39,7 +39,7 @@ def main() -> None:
     from lfm_ray.console import console
     from lfm_ray.datasets.preparing.cards import raw_card
     from lfm_ray.datasets.preparing.staging import BAD_ROWS
-    from lfm_ray.report.inspection import inspect, rows_beside_the_papers, summary
+    from lfm_ray.report.inspection import inspect, missing_values, rows_beside_the_papers, summary
     from lfm_ray.workflows.preparing import prepare
 
     if given.inspect:
@@ -57,12 +57,14 @@ def main() -> None:
         given.manifest, {kind: getattr(given, kind) for kind in get_args(Kind)}, out=given.out, dataset=given.dataset,
         root=given.root, folders=given.folders, label=given.label, settings=given.overrides,
         config=given.config, skip_bad=given.skip_bad, group=given.group, target=given.target,
-        allow_outside=given.allow_outside, address=given.address, progress=True,
+        allow_outside=given.allow_outside, allow_missing=given.allow_missing, address=given.address, progress=True,
     )  # fmt: skip
     state = "is ready" if made else "was ready already, nothing to do"
     console.print(f"{given.out} {state}: {summary(shards.card)}")
     if given.dataset and (papers := raw_card(given.dataset).paper_rows):
         console.print(rows_beside_the_papers(shards.card, papers))
+    if lacking := missing_values(shards.card):
+        console.print(f"missing: {lacking}", soft_wrap=True)
     if shards.card.skipped:
         console.print(f"{len(shards.card.skipped)} bad rows were left out: {given.out / BAD_ROWS}")
     recipe = f" {given.dataset}" if given.dataset in shipped_names(SPACES) else ""
@@ -93,6 +95,7 @@ def arguments() -> Namespace:
     add("--target", choices=get_args(TargetKind), default="classes",
         help="what label is: one class (the default), several labels such as dog;rain, or a number")  # fmt: skip
     add("--allow-outside", action="store_true", help="read media outside the manifest's folder too")
+    add("--allow-missing", action="store_true", help="keep rows that lack some of their media or texts, but not all")
     add("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
     add("--config", metavar="FILE", type=Path, help="settings as YAML, see PrepareConfig")
     add("--address", help="a Ray cluster; without it, this machine")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lfm_ray.datasets.kinds import TargetKind
-from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, sha256, write_shard
+from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, Shards, sha256, write_shard
 from lfm_ray.datasets.targets import TargetCard
 
 CLASSES = 3
@@ -60,3 +60,28 @@ def write_dataset(
     )
     (folder / CARD).write_text(json.dumps(card.model_dump(mode="json")), encoding="utf-8")
     return folder
+
+
+def with_gaps(folder: Path, rare: bool = False) -> Shards:
+    """The dataset of `synthetic.py`, where rows lack audio or image, never both; rare: few rows have an image."""
+    shards = Shards(write_dataset(folder))
+    splits: dict[str, list[ShardFile]] = {}
+    missing: dict[str, dict[str, int]] = {"audio": {}, "image": {}}
+    for split, (file,) in shards.card.splits.items():
+        columns, labels = shards.arrays(split)
+        number = np.arange(len(labels))
+        there = {"audio": number % 5 != 0, "image": number % 12 == 0 if rare else number % 4 != 1}
+        there["audio"] |= ~there["image"]
+        there["image"] |= ~there["audio"]
+        path = folder / f"{split}-00001.arrow"
+        write_shard(path, shards.ids(split), labels, columns, there)
+        splits[split] = [file.model_copy(update={"file": path.name, "sha256": sha256(path)})]
+        for name, one in there.items():
+            missing[name][split] = int((~one).sum())
+    modalities = {
+        name: one.model_copy(update={"missing": {split: rows for split, rows in missing[name].items() if rows}})
+        for name, one in shards.card.modalities.items()
+    }
+    card = shards.card.model_copy(update={"splits": splits, "modalities": modalities, "fingerprint": f"gaps {rare}"})
+    (folder / CARD).write_text(card.to_json())
+    return Shards(folder)

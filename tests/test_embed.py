@@ -223,3 +223,28 @@ def test_the_command(source: Shards, models: dict[str, str], tmp_path: Path, ray
     refused = run_command(tmp_path, "prepare", *chosen, "--out", str(out))
     assert refused.returncode != 0
     assert "--embed MODALITY=MODEL goes with --data SHARDS" in refused.stderr
+
+
+def test_rows_that_lack_a_modality_lack_its_features(
+    raw: Path, source: Shards, models: dict[str, str], tmp_path: Path, in_this_process: list[str]
+) -> None:
+    lines = (raw / "manifest.csv").read_text().splitlines()
+    (raw / "gaps.csv").write_text(
+        "\n".join(line.replace(",2.png", ",").replace(",9.png", ",") for line in lines) + "\n"
+    )
+    kinds = {"sound": "audio", "picture": "image"}
+    manifest = read_manifest(raw / "gaps.csv", kinds, allow_missing=True)
+    how = ["audio.form=waveform", "image.size=32", "storage.picture=jpeg"]
+    gaps = prepared(manifest, load(PrepareConfig, None, how), tmp_path / "gaps")
+    features, _ = embed(gaps, tmp_path / "features", {"picture": models["picture"]})
+    features.verify()
+    assert features.card.modalities["picture"].missing == {"train": 1, "val": 1}
+    full, _ = embed(source, tmp_path / "full", {"picture": models["picture"]})
+    for split in ("train", "val"):
+        there = features.present(split, "picture")
+        assert there.tolist() == gaps.present(split, "picture").tolist() and not there.all()
+        found, expected = (one.arrays(split)[0]["picture"] for one in (features, full))
+        np.testing.assert_allclose(found[there], expected[there], rtol=1e-4, atol=1e-6)
+        assert not found[~there].any()
+    rows = features.arrays("train")[0]["picture"][features.present("train", "picture")]
+    assert features.card.modalities["picture"].means == pytest.approx(rows.mean(axis=0).tolist(), rel=1e-4)

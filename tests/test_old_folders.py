@@ -89,7 +89,7 @@ def test_a_learned_alpha_starts_where_it_did_and_moves_as_it_did(work: Path) -> 
 
     assert alpha() == ("plain", 0.01, 0.95)
     assert alpha(learned_update="sign") == ("sign", 0.03, 0.95)
-    assert alpha(learned_as_before={}) == ("sign", 0.03, "balanced")
+    assert alpha(learned_as_before={}) == ("sign", 0.015, "balanced")
 
 
 def test_a_run_goes_on_with_the_encoders_that_it_began_with(work: Path) -> None:

@@ -110,3 +110,25 @@ def test_rows_stand_beside_those_of_the_paper_which_counts_train_and_val_togethe
         ["train and val", "test", "other"], ["72", "24", "0"], ["72", "25", "1"], ["", "differs", "differs"]
     ]  # fmt: skip
     assert list(rows_beside_the_papers(shards.card, {"train": 48, "val": 24}).columns[0].cells) == ["train", "val"]
+
+
+def test_missing_media_are_counted_and_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)
+    for label in ("cat", "dog"):
+        (tmp_path / "raw" / label).mkdir(parents=True)
+        for number in range(10):
+            media_files.png(tmp_path / "raw" / label / f"{number}.png", seed=number)
+            if label == "cat" or number > 3:
+                media_files.features(tmp_path / "raw" / label / f"{number}.npy")
+    given = ["--folders", "raw", "--image", "--feature", "--out", "out"]
+    assert "4 rows cannot be used; the first: dog/0: feature" in run(tmp_path, "prepare", *given).stderr
+    done = run(tmp_path, "prepare", *given, "--allow-missing")
+    assert done.returncode == 0, done.stderr
+    shown = (
+        "missing: feature 4 train" if not Shards(tmp_path / "out").card.modalities["feature"].missing.get("val") else ""
+    )
+    assert "missing: feature " in done.stdout and shown in done.stdout
+    inspected = run(tmp_path, "prepare", "--inspect", "out")
+    assert inspected.returncode == 0, inspected.stderr
+    assert "missing: feature " in inspected.stdout
+    assert (tmp_path / "out" / "contact_sheet.png").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ class PackedFrames:
 
     @classmethod
     def from_arrow(cls, column: pa.FixedSizeListArray) -> PackedFrames:
-        """A view of a `fixed_size_list<binary>` column, whose files are not copied."""
-        files = column.flatten()
+        """A view of a `fixed_size_list<binary>` column, whose files are not copied; those of a null are empty."""
+        files = column.values.slice(column.offset * column.type.list_size, len(column) * column.type.list_size)
         _, offsets, data = files.buffers()
         bounds = np.frombuffer(offsets, np.int32)[files.offset :][: len(files) + 1].astype(np.int64)
         shape = (len(column), column.type.list_size)
@@ -55,6 +56,20 @@ Column = np.ndarray | PackedFrames
 Columns = dict[str, Column]
 
 
+def presence(modality: str) -> str:
+    """Beside the values of a modality that some rows lack: the name of (N,) bool, whether a row has it.
+
+    No modality has such a name. Where a row has none, its values are zeros, which no encoder sees.
+    """
+    return f"/has/{modality}"
+
+
+def having(columns: Columns, modality: str) -> np.ndarray:
+    """(N,) bool: whether each sample has a modality of these columns."""
+    there = columns.get(presence(modality))
+    return there if isinstance(there, np.ndarray) else np.ones(len(columns[modality]), dtype=bool)
+
+
 def gather(
     columns: Sequence[Column], which: Sequence[int] | np.ndarray, rows: np.ndarray, frames: np.ndarray | None = None
 ) -> Column:
@@ -77,3 +92,33 @@ def gather(
         else:  # "clip" writes straight into `out`; no index is out of bounds
             np.take(arrays[i][row], frames[to], axis=0, out=result[to], mode="clip")
     return result
+
+
+def to_arrow(value: np.ndarray | Sequence[Sequence[bytes]], there: np.ndarray | None = None) -> pa.Array:
+    """One modality of a shard: (N, ...) numbers as tensors, or N lists of F files.
+
+    there: (N,) bool, whether a row has it; where not, the column is null, and numbers are zeros.
+    """
+    if there is None:
+        there = np.ones(len(value), dtype=bool)
+    if not isinstance(value, np.ndarray):
+        files = [one if has else None for one, has in zip(value, there, strict=True)]
+        return pa.array(files, pa.list_(pa.binary(), len(value[0])))
+    if there.all():
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(value))
+    dense = np.zeros_like(value)
+    dense[there] = value[there]
+    numbers, shape = pa.array(dense.reshape(-1)), list(value.shape[1:])
+    storage = pa.FixedSizeListArray.from_arrays(numbers, math.prod(shape), mask=pa.array(~there))
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(numbers.type, shape), storage)
+
+
+def from_arrow(column: pa.Array) -> Column:
+    """A view of what `to_arrow` made; nothing is copied."""
+    if not isinstance(column, pa.FixedShapeTensorArray):
+        return PackedFrames.from_arrow(column)
+    if not column.null_count:
+        return column.to_numpy_ndarray()
+    size = math.prod(column.type.shape)
+    numbers = column.storage.values.slice(column.storage.offset * size, len(column) * size)
+    return numbers.to_numpy().reshape(len(column), *column.type.shape)

@@ -2,7 +2,7 @@
 
 A shard stores its rows as one record batch: `id` (string), `label` (`lfm_ray.datasets.targets`) and a column per
 modality, of the canonical extension type `arrow.fixed_shape_tensor`, or `fixed_size_list<binary>` for JPEG
-files. Shards are memory-mapped and read without copying.
+files; null where a row lacks the modality. Shards are memory-mapped and read without copying.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from lfm_ray.checksums import is_whole, with_checksum
-from lfm_ray.datasets.columns import Column, Columns, PackedFrames, gather
+from lfm_ray.datasets.columns import Column, Columns, from_arrow, gather, presence, to_arrow
 from lfm_ray.datasets.kinds import Kind, Storage
 from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.targets import TargetCard
@@ -60,6 +60,12 @@ class ModalityCard(Settings):
     padding: int = Field(0, description="text: the token that pads short texts")
     padded: bool = Field(False, description="features: sequences (T, d), in which steps that a sample has not are NaN")
     sample_rate: int | None = Field(None, description="audio that models see as a waveform: samples a second, Hz")
+    missing: dict[str, PositiveInt] = Field(
+        {},
+        exclude_if=lambda counts: not counts,
+        description="split -> its rows that lack this modality (`prepare --allow-missing`); a split without is not"
+        " named. mean, std, means and stds are those of the rows that have it",
+    )
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -150,6 +156,11 @@ class DatasetCard(Settings):
         }
 
     @property
+    def lacking(self) -> list[str]:
+        """The modalities that some rows lack."""
+        return [name for name, one in self.modalities.items() if one.missing]
+
+    @property
     def outputs(self) -> int:
         """How many logits a model has: one for each class or label, or a number."""
         return len(self.classes) or 1
@@ -198,12 +209,15 @@ class Shards:
     def arrays(self, split: str, modalities: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """A whole split: modality -> (N, ...) array as stored, and labels (N,), or (N, C) of several.
 
+        Beside a modality that some rows of the dataset lack there is (N,) bool under `columns.presence` of its name.
         If the split has a single shard, the arrays are read-only views of its memory map.
         """
         batches = [self._open(shard) for shard in self._shards(split)]
         if len(batches) != 1:
             return self.take(split, np.arange(self.card.rows(split)), modalities)
-        return {name: self._column(batches[0], name) for name in self._names(modalities)}, _labels(batches[0])
+        columns = {name: self._column(batches[0], name) for name in self._names(modalities)}
+        columns |= {presence(name): _present(batches[0], name) for name in columns if name in self.card.lacking}
+        return columns, _labels(batches[0])
 
     def take(
         self,
@@ -232,9 +246,30 @@ class Shards:
             name: gather([self._column(batch, name) for batch in batches], which, within, (frames or {}).get(name))
             for name in self._names(modalities)
         }
+        for name in [name for name in columns if name in self.card.lacking]:
+            columns[presence(name)] = gather([_present(batch, name) for batch in batches], which, within)
         labels = gather([_labels(batch) for batch in batches], which, within)
         assert isinstance(labels, np.ndarray)
         return columns, labels
+
+    def present(self, split: str, modality: str) -> np.ndarray:
+        """(N,) bool: whether each row of a split has a modality."""
+        return np.concatenate([_present(self._open(shard), modality) for shard in self._shards(split)])
+
+    def usable(self, split: str, modalities: Sequence[str] | None = None) -> np.ndarray:
+        """The numbers of a split's rows that have at least one of the modalities, all of them by default.
+
+        Raises:
+            UserError: there are none, or none of these modalities has a value.
+        """
+        names, count = self._names(modalities), self.card.rows(split)
+        if any(name not in self.card.lacking for name in names):
+            return np.arange(count)
+        there = np.stack([self.present(split, name) for name in names])
+        for name, one in zip(names, there, strict=True):
+            if not one.any():
+                raise UserError(f"{shown(self.path)}: no row of split {split} has {name}; leave it out")
+        return np.flatnonzero(there.any(axis=0))
 
     def ids(self, split: str) -> list[str]:
         """The ids of a split's rows, in row order."""
@@ -271,12 +306,7 @@ class Shards:
 
     def _column(self, batch: pa.RecordBatch, name: str) -> Column:
         """One modality of a shard, as a view of the memory map."""
-        column = batch.column(name)
-        return (
-            PackedFrames.from_arrow(column)
-            if self.card.modalities[name].storage == "jpeg"
-            else column.to_numpy_ndarray()
-        )
+        return from_arrow(batch.column(name))
 
     def _open(self, shard: ShardFile) -> pa.RecordBatch:
         if shard.file not in self._open_files:
@@ -300,7 +330,8 @@ class Shards:
 
     def _check(self, path: Path, batch: pa.RecordBatch) -> None:
         """Rejects contents that only an altered file can have and that would make training fail."""
-        empty = next((name for name in batch.schema.names if batch.column(name).null_count), None)
+        full = [name for name in batch.schema.names if name not in self.card.lacking]
+        empty = next((name for name in full if batch.column(name).null_count), None)
         if empty:
             raise UserError(f"{path}: column {empty!r} has missing values; run lfm_ray.prepare again")
         target, classes = self.card.target, len(self.card.classes)
@@ -372,6 +403,7 @@ def write_shard(
     ids: Sequence[str],
     labels: Sequence[int] | np.ndarray,
     values: Mapping[str, np.ndarray | Sequence[Sequence[bytes]]],
+    present: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes one shard. Equal content gives equal bytes, and no reader ever sees a partial file.
 
@@ -380,15 +412,14 @@ def write_shard(
         ids: N sample names.
         labels: N indices into the classes, (N, C) uint8, or N numbers (`lfm_ray.datasets.targets`).
         values: modality -> (N, ...) array, or N lists of F files.
+        present: modality -> (N,) bool, whether a row has it; its values are else taken for zeros, and are null in
+            the file. A modality that is not named, or that all rows have, is written without nulls.
     """
     label = np.asarray(labels)
     columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
     columns["label"] = pa.array(label) if label.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(label)
     for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(value))
-        else:
-            columns[name] = pa.array(value, pa.list_(pa.binary(), len(value[0])))
+        columns[name] = to_arrow(value, (present or {}).get(name))
     batch = pa.record_batch(columns)
     with written_anew(path) as file, pa.PythonFile(file, "w") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -398,6 +429,11 @@ def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _present(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """(N,) bool: whether a row has a modality."""
+    return batch.column(name).is_valid().to_numpy(zero_copy_only=False)
 
 
 def _labels(batch: pa.RecordBatch) -> np.ndarray:

@@ -33,6 +33,9 @@ from lfm_ray.errors import UserError
 from lfm_ray.export.embedders import embedder_files, write_embedders
 from lfm_ray.files import check_within
 from lfm_ray.models.classifier import MultimodalClassifier
+from lfm_ray.models.encoders import EncoderSettings
+from lfm_ray.models.encoders.auto import AutoSettings
+from lfm_ray.models.encoders.lora import merge_adapters
 from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
 from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
@@ -98,7 +101,7 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
             folder = Path(scratch) / out.name
             folder.mkdir()
             # a file of save_file would be readable by its owner only
-            (folder / WEIGHTS).write_bytes(save(_plain(evaluated_weights(state))))
+            (folder / WEIGHTS).write_bytes(save(_plain(_merged(evaluated_weights(state), config, dataset))))
             for name in used:
                 if source := config.model.of(name).pretrained:
                     save_architecture(source, folder / ENCODERS / name)
@@ -145,7 +148,7 @@ def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
     if needed := [name for name in _needed(card) if name not in card.files]:
         raise UserError(f"{folder / CONFIG}: lists no {needed[0]}, without which the model cannot be built")
     with torch.random.fork_rng(devices=[]), architecture_only():  # the weights drawn here are replaced
-        model = build_model(_with_local_encoders(card.run, folder), card.dataset)
+        model = build_model(_as_exported(card.run, folder), card.dataset)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, SafetensorError, OSError) as error:
@@ -188,13 +191,29 @@ def preprocessing_in(folder: Path, card: ModelCard) -> PrepareConfig:
     return config.model_copy(update={"noise": {}})
 
 
-def _with_local_encoders(config: RunConfig, folder: Path) -> RunConfig:
-    """The settings, with pretrained encoders built from the folder instead of their original source."""
-    encoders = {
-        name: one.model_copy(update={"pretrained": str(folder / ENCODERS / name)}) if one.pretrained else one
-        for name, one in config.model.encoders.items()
-    }
+def _as_exported(config: RunConfig, folder: Path) -> RunConfig:
+    """The settings, with pretrained encoders built from the folder, and without adapters, which the weights contain."""
+    encoders = {}
+    for name, one in config.model.encoders.items():
+        update: dict[str, Any] = {"pretrained": str(folder / ENCODERS / name)} if one.pretrained else {}
+        encoders[name] = one.model_copy(update=update | ({"lora": None} if _adapted(one) else {}))
     return config.model_copy(update={"model": config.model.model_copy(update={"encoders": encoders})})
+
+
+def _merged(weights: dict[str, Tensor], config: RunConfig, dataset: DatasetCard) -> dict[str, Tensor]:
+    """The weights of a run with its adapters added to those of their layers, if it has any."""
+    if not any(_adapted(one) for one in config.model.encoders.values()):
+        return weights
+    with torch.random.fork_rng(devices=[]), architecture_only():
+        model = build_model(config, dataset)
+    model.load_state_dict(weights)
+    merge_adapters(model)
+    return model.state_dict()
+
+
+def _adapted(settings: EncoderSettings) -> bool:
+    """Whether an encoder is trained by adapters."""
+    return isinstance(settings, AutoSettings) and settings.lora is not None
 
 
 def _needed(card: ModelCard) -> list[str]:

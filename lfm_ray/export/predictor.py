@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfm_ray.datasets.columns import Column, PackedFrames
+from lfm_ray.datasets.columns import Column, PackedFrames, presence
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode
 from lfm_ray.datasets.preparing.manifest import Row
@@ -28,6 +28,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.export.embedders import read_embedders
 from lfm_ray.export.model_folder import preprocessing_in, read
 from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.embedding import embedded_where
 from lfm_ray.models.targets import TARGETS
 from lfm_ray.settings import nearest
 
@@ -41,8 +42,8 @@ class Prediction:
 
     label: the most likely class, or as a manifest writes it the labels whose probability is above 1/2 (`dog;rain`), or
     the number; probabilities: class or label -> probability, of the training method's fused prediction; unimodal:
-    modality -> class -> probability, of that modality alone; labels: those of several. value, unimodal_values: of
-    targets that are numbers, in their unit; then there are no probabilities.
+    modality -> class -> probability, of that modality alone, without those that the sample lacks; labels: those of
+    several. value, unimodal_values: of targets that are numbers, in their unit; then there are no probabilities.
     """
 
     label: str
@@ -59,7 +60,8 @@ class Predictor:
     Like a row of a manifest, a sample names a file for each modality, or the text itself, and
     optionally `start` and `end`, the seconds of a clip within its files. Files are decoded with the
     code and the settings that prepared the training data, and pass through the same storage
-    (`storage`: JPEG, 16-bit sound). Two things are left out: `noise`, which only made the task
+    (`storage`: JPEG, 16-bit sound). A modality that rows of the training data lacked (`prepare --allow-missing`) can
+    be left out of a sample, or be None. Two things are left out: `noise`, which only made the task
     harder, and augmentation, which evaluation does not have either.
 
     Computes in float32, whatever the precision of training. device: auto is the GPU if there is one.
@@ -118,10 +120,14 @@ class Predictor:
         values: dict[str, str] = {}
         for name, kind in self.modalities.items():
             value = sample.get(name)
+            if value is None and self.card.dataset.modalities[name].missing:
+                continue
             if not isinstance(value, str if kind == "text" else str | os.PathLike) or not str(value).strip():
                 what = "the text" if kind == "text" else f"the path of its {kind}"
                 raise UserError(f"{where}: {name} must be {what}; the model takes {', '.join(self.modalities)}")
             values[name] = str(value).strip() if kind == "text" else os.fspath(value)
+        if not values:
+            raise UserError(f"{where}: has no modality; the model takes {', '.join(self.modalities)}")
         start, end = (_seconds(where, name, sample.get(name)) for name in TIMES)
         if end is not None and end <= (start or 0):
             raise UserError(f"{where}: end must be after start")
@@ -129,32 +135,49 @@ class Predictor:
 
     def _outputs(self, rows: Sequence[Row]) -> Outputs:
         numbers = np.arange(len(rows))
-        columns = {name: self._column(name, rows) for name in self.modalities}
+        columns: dict[str, Column] = {}
+        for name in self.modalities:
+            there = np.array([name in row.values for row in rows], dtype=bool)
+            columns[name] = self._column(name, rows, there)
+            if self.card.dataset.modalities[name].missing:
+                columns[presence(name)] = there
         chosen, _ = from_memory(columns, numbers)(numbers, self._inputs.frames(numbers, 1))
         inputs = self._inputs(chosen, numbers, 1)
         with torch.no_grad():
             outputs: Outputs = self.model({name: value.to(self.device) for name, value in inputs.items()})
         return outputs
 
-    def _column(self, name: str, rows: Sequence[Row]) -> Column:
-        """One modality of the rows, as shards would hold it."""
+    def _column(self, name: str, rows: Sequence[Row], there: np.ndarray) -> Column:
+        """One modality of the rows, as shards would hold it; there: which of them have it."""
+        card = self.card.dataset.raw[name]
+        frames = card.stored_shape[0] if card.storage == "jpeg" else 0
+        nothing = (
+            [b""] * frames if frames else np.zeros(card.arrow_type.shape, card.arrow_type.value_type.to_pandas_dtype())
+        )
         try:
-            stored = [decode(row, name, self.modalities[name], self._preprocessing).stored for row in rows]
+            stored = [
+                decode(row, name, self.modalities[name], self._preprocessing).stored if name in row.values else nothing
+                for row in rows
+            ]
         except BrokenMedia as error:
-            row = next(row for row in rows if str(row.values[name]) == error.path)
+            row = next(row for row in rows if str(row.values.get(name)) == error.path)
             raise UserError(f"sample {row.id}: {name}: {error.path}: {error.reason}") from None
         column: Column
-        if self.card.dataset.raw[name].storage == "jpeg":
+        if frames:
             column = PackedFrames.pack([files for files in stored if isinstance(files, list)])
         else:
             column = np.stack([array for array in stored if isinstance(array, np.ndarray)])
-        return self._embedders[name](column) if name in self._embedders else column
+        return embedded_where(self._embedders[name], column, there) if name in self._embedders else column
 
     def _predictions(self, outputs: Outputs) -> list[Prediction]:
         fused = self._said(self._method.predict(outputs))
         unimodal = {name: self._said(logits) for name, logits in outputs.unimodal.items()}
+        masks = {name: outputs.rows_with(name) for name in unimodal}
         return [
-            self._prediction(row, {name: rows[i] for name, rows in unimodal.items()}) for i, row in enumerate(fused)
+            self._prediction(
+                row, {name: rows[i] for name, rows in unimodal.items() if (mask := masks[name]) is None or mask[i]}
+            )
+            for i, row in enumerate(fused)
         ]
 
     def _prediction(self, said: np.ndarray, alone: Mapping[str, np.ndarray]) -> Prediction:

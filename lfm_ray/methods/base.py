@@ -126,6 +126,10 @@ class Method(Settings):
     no_hessian: ClassVar[str] = ""
     """Why only the solver identity can be used with it; empty if all can."""
 
+    takes_missing: ClassVar[bool] = False
+    """Whether it is defined where samples lack a modality: whatever it takes from `Outputs.unimodal` and
+    `Outputs.embeddings` is then of the samples that have it (`Outputs.rows_with`)."""
+
     follows_samples: ClassVar[bool] = False
     """Whether the inputs of `forward` include the samples' row numbers, (B,) int64, under `batches.ROWS`."""
 
@@ -227,6 +231,19 @@ class Method(Settings):
         """
         if self.only_classes and kind != "classes":
             raise UserError(f"method: {self.name} {self.only_classes}, and the dataset's targets are {kind}")
+
+    def check_missing(self, lacking: Sequence[str]) -> None:
+        """Checks that the method is defined where samples lack these modalities.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.takes_missing:
+            others = ", ".join(name for name in METHODS if METHODS[name].takes_missing)
+            raise UserError(
+                f"method: {self.name} needs every modality of every sample, and some lack {' or '.join(lacking)}; use"
+                f" {others}, or shards that were prepared without --allow-missing"
+            )
 
     def check_names(self, setting: str, names: Iterable[str], known: Sequence[str]) -> None:
         """Raises a UserError if a name in one of the method's settings is unknown."""

@@ -15,3 +15,4 @@ class LFM(Method):
 
     name: Literal["lfm"] = "lfm"
     source: ClassVar[str] = "NeurIPS 2024"
+    takes_missing: ClassVar[bool] = True

@@ -129,32 +129,55 @@ def label_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def matching_loss(outputs: Outputs, settings: LossSettings) -> Tensor:
-    """L_MM: the mean over all pairs of modalities; 0 for a single modality, which has no pair."""
+    """L_MM: the mean over all pairs of modalities; 0 for a single modality, which has no pair.
+
+    Of a pair count the samples that have both (`pairs_of`), as negatives of InfoNCE too.
+    """
     if settings.matching in DIVERGENCES:
-        return mean_over_pairs(DIVERGENCES[settings.matching][0], outputs.unimodal)
+        return mean_over_pairs(DIVERGENCES[settings.matching][0], outputs.unimodal, outputs)
     tau = temperature(outputs, settings)
-    return mean_over_pairs(lambda a, b: infonce(a, b, tau), outputs.projections or outputs.embeddings)
+    loss = mean_over_pairs(lambda a, b: infonce(a, b, tau), outputs.projections or outputs.embeddings, outputs)
+    if isinstance(tau, Tensor) and outputs.present:
+        return loss + 0 * tau  # where no sample has two modalities, DDP waits for tau's gradient all the same
+    return loss
 
 
-def mean_over_pairs(loss: Callable[[Tensor, Tensor], Tensor], values: Mapping[str, Tensor]) -> Tensor:
-    """The mean of a pairwise loss over all pairs of modalities; 0 for a single modality."""
-    pairs = list(combinations(values.values(), 2))
+def mean_over_pairs(
+    loss: Callable[[Tensor, Tensor], Tensor], values: Mapping[str, Tensor], outputs: Outputs | None = None
+) -> Tensor:
+    """The mean of a pairwise loss over the pairs of `pairs_of`; 0 where there is none, as for a single modality."""
+    pairs = pairs_of(values, outputs)
     if not pairs:
         return next(iter(values.values())).new_zeros(())
     return torch.stack([loss(a, b) for a, b in pairs]).mean()
 
 
+def pairs_of(values: Mapping[str, Tensor], outputs: Outputs | None = None) -> list[tuple[Tensor, Tensor]]:
+    """All pairs of modalities; values: modality -> (B, any).
+
+    outputs: say which samples have which modality; of a pair, only those that have both are returned, and a pair
+    that no sample has is left out. None: all have all.
+    """
+    found = []
+    for a, b in combinations(values, 2):
+        rows = None if outputs is None else outputs.rows_with(a, b)
+        if rows is None:
+            found.append((values[a], values[b]))
+        elif rows.any():
+            found.append((values[a][rows], values[b][rows]))
+    return found
+
+
 def matching_parts(outputs: Outputs, alpha: float, settings: LossSettings) -> list[ConvexPart]:
     """alpha times `matching_loss` as convex parts: InfoNCE in the similarities, the others in the probabilities."""
-    pairs = list(combinations(outputs.unimodal, 2))
     if settings.matching == "infonce":
         matched, tau = outputs.projections or outputs.embeddings, temperature(outputs, settings)
-        stages = [similarities(matched[a], matched[b], tau) for a, b in pairs]
+        stages = [similarities(first, second, tau) for first, second in pairs_of(matched, outputs)]
     else:  # float64: a probability that float32 rounds to 0 has no curvature
         chances = {name: F.softmax(logits.double(), dim=1) for name, logits in outputs.unimodal.items()}
-        stages = [torch.stack([chances[a], chances[b]]) for a, b in pairs]
+        stages = [torch.stack([first, second]) for first, second in pairs_of(chances, outputs)]
     loss = infonce_of_similarities if settings.matching == "infonce" else DIVERGENCES[settings.matching][1]
-    return [ConvexPart(alpha / len(pairs), 1 / len(pairs), stage, loss) for stage in stages]
+    return [ConvexPart(alpha / len(stages), 1 / len(stages), stage, loss) for stage in stages]
 
 
 def temperature(outputs: Outputs, settings: LossSettings) -> Tensor | float:

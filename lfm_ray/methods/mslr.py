@@ -33,6 +33,7 @@ class MSLR(Method):
 
     name: Literal["mslr"] = "mslr"
     source: ClassVar[str] = "Findings 2022"
+    takes_missing: ClassVar[bool] = True
     strategy: Literal["keep", "dynamic"] = Field("keep", description="strategy of the paper")
     factors: dict[str, PositiveFloat] = Field(
         {}, description="modality -> its learning rate divided by optimizer.learning_rate; default 1"

@@ -23,8 +23,15 @@ class Unimodal(Method):
     source: ClassVar[str] = "none; a baseline"
     combines: ClassVar[bool] = False
     matches_embeddings: ClassVar[bool] = False
+    takes_missing: ClassVar[bool] = True
 
     def classification(self, outputs: Outputs, labels: Tensor, state: State) -> Tensor:
-        """The sum over modalities of the cross-entropy of their own logits."""
-        each = [classification_loss(logits, labels, state.settings) for logits in outputs.unimodal.values()]
+        """The sum over modalities of the cross-entropy of their own logits, of the samples that have them."""
+        each = []
+        for name, logits in outputs.unimodal.items():
+            rows = outputs.rows_with(name)
+            if rows is None:
+                each.append(classification_loss(logits, labels, state.settings))
+            elif rows.any():
+                each.append(classification_loss(logits[rows], labels[rows], state.settings))
         return torch.stack(each).sum()

@@ -12,10 +12,11 @@ import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from lfm_ray.datasets.columns import presence
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders import ENCODERS, EncoderSettings, build_encoder, check_encoder
-from lfm_ray.models.fusion import FUSION_HEADS, Head, Logits, check_head
+from lfm_ray.models.fusion import FUSION_HEADS, Head, Logits, Present, check_head
 from lfm_ray.own_parts import called, returned
 from lfm_ray.settings import Settings, nearest
 
@@ -105,7 +106,9 @@ class Outputs:
     fused: (B, C), logits of the fusion; unimodal: modality -> (B, C), logits of that modality alone;
     embeddings: modality -> (B, d), z in section 3.1 of the paper; projections: modality -> (B, p), which
     the alignment loss compares instead of embeddings, empty without projection heads; tau: the learned
-    temperature, a scalar, or None; extra: name -> (B, any), added by a method in `Method.forward`.
+    temperature, a scalar, or None; extra: name -> (B, any), added by a method in `Method.forward`; present: modality
+    -> (B, 1), 1 where a sample has it, else 0, of the modalities that some rows of the dataset lack. Where a sample
+    has none, its unimodal logits and its embedding are zeros, which mean nothing (`rows_with`).
     """
 
     fused: Tensor
@@ -114,6 +117,13 @@ class Outputs:
     projections: dict[str, Tensor] = field(default_factory=dict)
     tau: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    present: dict[str, Tensor] = field(default_factory=dict)
+
+    def rows_with(self, *modalities: str) -> Tensor | None:
+        """(B,) bool: the samples that have all these modalities; None where all have."""
+        masks = [self.present[name].bool().squeeze(1) for name in modalities if name in self.present]
+        rows = torch.stack(masks).all(dim=0) if masks else None
+        return None if rows is None or bool(rows.all()) else rows
 
     def columns(self) -> Tensor:
         """All outputs with one row per sample, side by side: (B, all columns)."""
@@ -123,23 +133,23 @@ class Outputs:
         """Applies a row-wise function to all outputs in one call: (B, all columns) -> (B', all columns)."""
         columns = iter(function(self.columns()).split([part.shape[1] for part in self._parts()], dim=1))
         fused = next(columns)
-        unimodal, embeddings, projections, extra = (
+        unimodal, embeddings, projections, extra, present = (
             {name: next(columns) for name in values} for values in self._named()
         )
-        return Outputs(fused, unimodal, embeddings, projections, self.tau, extra)
+        return Outputs(fused, unimodal, embeddings, projections, self.tau, extra, present)
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """Applies a row-wise function to each output separately, so that a loss of one has no graph to the others."""
         named = ({name: function(value) for name, value in values.items()} for values in self._named())
-        unimodal, embeddings, projections, extra = named
-        return Outputs(function(self.fused), unimodal, embeddings, projections, self.tau, extra)
+        unimodal, embeddings, projections, extra, present = named
+        return Outputs(function(self.fused), unimodal, embeddings, projections, self.tau, extra, present)
 
     def detach(self) -> Outputs:
         """The same outputs, detached from the graph."""
         return replace(self.each(Tensor.detach), tau=None if self.tau is None else self.tau.detach())
 
     def _named(self) -> list[dict[str, Tensor]]:
-        return [self.unimodal, self.embeddings, self.projections, self.extra]
+        return [self.unimodal, self.embeddings, self.projections, self.extra, self.present]
 
     def _parts(self) -> list[Tensor]:
         return [self.fused, *(value for values in self._named() for value in values.values())]
@@ -205,11 +215,34 @@ class MultimodalClassifier(nn.Module):
         self.log_tau = None if tau is None else nn.Parameter(torch.tensor(math.log(tau)))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        """inputs: modality -> (B, ...) with the shape and dtype of its card."""
-        embeddings = {name: self.dropout[name](self._embedding(name, inputs[name])) for name in self.encoders}
-        fused, unimodal = self._fused(embeddings)
+        """inputs: modality -> (B, ...) with the shape and dtype of its card; which samples have it: `Batch.inputs`."""
+        there = {name: inputs[presence(name)] for name in self.encoders if presence(name) in inputs}
+        embeddings = {
+            name: self.dropout[name](self._embedding_of_present(name, inputs[name], there.get(name)))
+            for name in self.encoders
+        }
+        present = {name: one[:, None] for name, one in there.items() if not bool(one.all())}
+        fused, unimodal = self._fused(embeddings, present)
         projections = {name: project(embeddings[name]) for name, project in self.projections.items()}
-        return Outputs(fused, unimodal, embeddings, projections, self.tau())
+        masks = {name: one[:, None].to(fused) for name, one in there.items()}
+        return Outputs(fused, unimodal, embeddings, projections, self.tau(), {}, masks)
+
+    def _embedding_of_present(self, name: str, value: Tensor, there: Tensor | None) -> Tensor:
+        """(B, d): the encoder sees the samples that have the modality, and no others; theirs are zeros."""
+        if there is None or bool(there.all()):
+            return self._embedding(name, value)
+        rows, encoder = there.nonzero().squeeze(1), self.encoders[name]
+        zeros = next(self.parameters()).new_zeros(len(value), self.embedding_size)
+        norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        synchronised = self.training and any(isinstance(module, nn.SyncBatchNorm) for module in norms)
+        if not len(rows) and not synchronised:  # else the other ranks would wait for this one
+            # Every parameter is reached all the same, as DDP waits for its gradient.
+            return zeros + 0 * sum(one.sum() for one in encoder.parameters() if one.requires_grad)
+        chosen = value[rows]
+        if len(rows) == 1 and self.training and norms and not synchronised:
+            # BatchNorm may have no more than one number a channel, and refuses; twice the same has its statistics.
+            return zeros.index_copy(0, rows, self._embedding(name, chosen.repeat_interleave(2, dim=0))[:1])
+        return zeros.index_copy(0, rows, self._embedding(name, chosen))
 
     def _embedding(self, name: str, value: Tensor) -> Tensor:
         half = self.autocast.get(name)
@@ -221,9 +254,9 @@ class MultimodalClassifier(nn.Module):
             returned(part, embedding, False, f"a tensor of shape {shape}, a row for each sample")
         return embedding if half is None else embedding.float()
 
-    def _fused(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """What the head gives."""
-        result = self.head(embeddings)
+    def _fused(self, embeddings: Mapping[str, Tensor], present: Present) -> Logits:
+        """What the head gives; present: empty where all samples have all modalities."""
+        result = self.head(embeddings, present) if present else self.head(embeddings)
         part, shape = f"fusion head {self.fusion}", (len(next(iter(embeddings.values()))), self.classes)
         pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)
         returned(part, result, pair, "fused logits, and a mapping from each modality to its own")
@@ -232,7 +265,10 @@ class MultimodalClassifier(nn.Module):
         returned(part, list(unimodal), named, f"logits of each of {', '.join(embeddings)}")
         for logits in (fused, *unimodal.values()):
             returned(part, logits, _has_shape(logits, shape), f"logits of shape {shape}")
-        return fused, dict(unimodal)
+        return fused, {
+            name: torch.where(present[name], logits, 0) if name in present else logits
+            for name, logits in unimodal.items()
+        }
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:

@@ -4,11 +4,14 @@ All of it comes from the embeddings of an evaluated split. A modality that is mi
 embedding, as in `lfm_ray.methods.agm` and in the unimodal logits of the fusion heads, so no encoder runs again:
 what is asked is which embeddings the trained head uses. A head that is trained with all modalities has not seen such
 zeros; a modality that the head misses much is not for that reason one from which little can be learnt.
+
+Where rows of the dataset lack a modality, the head has learnt to leave it out, and does so here; a modality that a
+sample lacks adds nothing to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
 
@@ -42,20 +45,22 @@ def contributions(
 
     - `NAME/shapley`: its Shapley value, where a set of modalities is worth the accuracy that it reaches. The
       values add up to the accuracy of all modalities minus that of none (the one class that is then predicted);
-    - `NAME/preferred`: the share of the samples for which it is worth the most (`preferences`);
-    - `NAME/missing_accuracy`: the accuracy without it;
+    - `NAME/preferred`: the share of the samples for which it is worth the most (`preferences`) of those they have;
+    - `NAME/missing_accuracy`: the accuracy without it, of the samples that have another modality;
 
     and `shapley_gap`, the highest of the Shapley values minus the lowest.
     """
     values = Coalitions(head, predict, outputs, labels)
     everyone = frozenset(outputs.embeddings)
     shares = shapley(list(outputs.embeddings), lambda some: values(some).mean(axis=1))
-    preferred = preferences(sample_contributions(values))
+    preferred = preferences(sample_contributions(values), {name: values.having({name}) for name in everyone})
     found: dict[str, float] = {}
     for name, share in shares.items():
         found[f"{name}/shapley"] = float(share[0])
         found[f"{name}/preferred"] = float(preferred[name].mean())
-        found[f"{name}/missing_accuracy"] = float(values(everyone - {name})[0].mean())
+        others = everyone - {name}
+        rows = values.having(others) if others else np.ones(len(labels), dtype=bool)
+        found[f"{name}/missing_accuracy"] = float(values(others)[0][rows].mean()) if rows.any() else 0.0
     worth = [found[f"{name}/shapley"] for name in shares]
     return found | {"shapley_gap": max(worth) - min(worth)}
 
@@ -80,6 +85,13 @@ class Coalitions:
             self._known[some] = torch.stack([hits.double(), likelihood.double()]).cpu().numpy()
         return self._known[some]
 
+    def having(self, some: Iterable[str]) -> np.ndarray:
+        """(N,) bool: the samples that have at least one of these modalities."""
+        rows = [self.outputs.rows_with(name) for name in some]
+        if not all(isinstance(one, Tensor) for one in rows):
+            return np.ones(len(self.labels), dtype=bool)
+        return torch.stack([one for one in rows if one is not None]).any(dim=0).cpu().numpy()
+
     def logits(self, some: frozenset[str]) -> Tensor:
         """(N, C), by which the method predicts where only these modalities are present."""
         if len(some) == len(self.outputs.embeddings):
@@ -90,12 +102,26 @@ class Coalitions:
         training = self.head.training
         self.head.eval()
         try:
-            fused, unimodal = self.head(embeddings)
+            if present := self._present(some):
+                fused, unimodal = self.head(embeddings, present)
+            else:
+                fused, unimodal = self.head(embeddings)
         finally:
             self.head.train(training)
-        logits = self.predict(replace(self.outputs, fused=fused, unimodal=unimodal, embeddings=embeddings))
+        changed = {"fused": fused, "unimodal": unimodal, "embeddings": embeddings, "present": present}
+        logits = self.predict(replace(self.outputs, **changed))
         # A head that divides by the length of an embedding, and has none, knows nothing.
         return logits.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _present(self, some: frozenset[str]) -> dict[str, Tensor]:
+        """Which samples have which modality, if only these are present; empty where rows of the dataset lack none."""
+        if not self.outputs.present:
+            return {}
+        ones = torch.ones_like(self.outputs.fused[:, :1])
+        return {
+            name: self.outputs.present.get(name, ones) if name in some else torch.zeros_like(ones)
+            for name in self.outputs.embeddings
+        }
 
 
 def shapley(players: Sequence[str], value: Value) -> dict[str, np.ndarray]:
@@ -125,11 +151,14 @@ def sample_contributions(values: Coalitions) -> dict[str, np.ndarray]:
     return shapley(list(values.outputs.embeddings), lambda some: values(some)[1])
 
 
-def preferences(contributed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def preferences(
+    contributed: dict[str, np.ndarray], present: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Modality -> (N,), 1 where it contributes the most to a sample, else 0; equals share the 1.
 
-    contributed: of `sample_contributions`.
+    contributed: of `sample_contributions`. present: modality -> (N,) bool, whether a sample has it, which only then
+    can be the one; None: all have all.
     """
-    stacked = np.stack(list(contributed.values()))
+    stacked = np.stack([np.where((present or {}).get(name, True), one, -np.inf) for name, one in contributed.items()])
     most = np.isclose(stacked, stacked.max(axis=0), rtol=0, atol=1e-9)
     return dict(zip(contributed, most / most.sum(axis=0), strict=True))

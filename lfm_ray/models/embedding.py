@@ -96,6 +96,18 @@ class Embedder:
         return np.concatenate(parts)
 
 
+def embedded_where(embedder: Embedder, column: Column, there: np.ndarray) -> np.ndarray:
+    """`embedder` of the samples where `there` is true, and zeros where it is not; (N, d), or (N, T, d) tokens."""
+    if there.all():
+        return embedder(column)
+    if not there.any():  # its first sample, a placeholder, tells the shape
+        return np.zeros((len(there), *embedder(_rows(column, np.arange(1))).shape[1:]), np.float32)
+    found = embedder(_rows(column, np.flatnonzero(there)))
+    whole = np.zeros((len(there), *found.shape[1:]), found.dtype)
+    whole[there] = found
+    return whole
+
+
 def _rows(column: Column, rows: np.ndarray) -> Column:
     if isinstance(column, PackedFrames):
         return PackedFrames(column.data, column.begin[rows], column.end[rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lfm_ray.datasets.kinds import TargetKind
@@ -34,7 +35,8 @@ def evaluated_names(modalities: Sequence[str], kind: TargetKind = "classes") -> 
 def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor, unit: float = 1.0) -> dict[str, float]:
     """All metrics of a split.
 
-    fused: (N, C), the logits by which the method predicts; outputs and labels of the whole split. unit: of targets
+    fused: (N, C), the logits by which the method predicts; outputs and labels of the whole split. Where samples lack a
+    modality, its metrics are those of the samples that have it, and 0 if there is none. unit: of targets
     that are numbers, what 1 is in their own unit. Keys, for targets that are classes: `fused/accuracy`, `fused/map`,
     `fused/macro_f1`, `fused/balanced_accuracy`, `fused/worst_class_accuracy`, `fused/loss`, `fused/calibration_error`,
     the same for each modality, and
@@ -51,14 +53,16 @@ def evaluate(fused: Tensor, outputs: Outputs, labels: Tensor, unit: float = 1.0)
     """
     target = target_of(labels)
     values: dict[str, float] = {}
-    for name, logits in {"fused": fused, **outputs.unimodal}.items():
-        values |= {f"{name}/{metric}": value for metric, value in target.metrics(logits.float(), labels, unit).items()}
+    for name, (logits, truth) in _with_labels(fused, outputs, labels).items():
+        none = dict.fromkeys(target.metric_names, 0.0)
+        found = target.metrics(logits.float(), truth, unit) if len(truth) else none
+        values |= {f"{name}/{metric}": value for metric, value in found.items()}
     lead = LEADING[target.kind]
     scores = [values[f"{name}/{lead}"] for name in outputs.unimodal]
     values[f"unimodal_{lead}"] = float(np.mean(scores))
     values[f"{lead}_gap"] = max(scores) - min(scores)
-    values["modality_gap"] = modality_gap(outputs.embeddings)
-    values[target.probe_name] = target.probe(outputs.embeddings, labels)
+    values["modality_gap"] = modality_gap(_own_embeddings(outputs))
+    values[target.probe_name] = target.probe(_filled_embeddings(outputs), labels)
     return values
 
 
@@ -68,5 +72,34 @@ def confusions(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, lis
     Arguments as of `evaluate`.
     """
     target = target_of(labels)
-    matrices = {name: target.confusion(logits, labels) for name, logits in {"fused": fused, **outputs.unimodal}.items()}
+    matrices = {name: target.confusion(*one) for name, one in _with_labels(fused, outputs, labels).items()}
     return {name: matrix.tolist() for name, matrix in matrices.items() if matrix is not None}
+
+
+def _with_labels(fused: Tensor, outputs: Outputs, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """`fused` and each modality -> logits and labels of the samples that have it."""
+    found = {"fused": (fused, labels)}
+    for name, logits in outputs.unimodal.items():
+        rows = outputs.rows_with(name)
+        found[name] = (logits, labels) if rows is None else (logits[rows], labels[rows])
+    return found
+
+
+def _own_embeddings(outputs: Outputs) -> dict[str, Tensor]:
+    """Modality -> (n, d), the embeddings of the samples that have it; without those that no sample has."""
+    found = {}
+    for name, value in outputs.embeddings.items():
+        rows = outputs.rows_with(name)
+        if rows is None or rows.any():
+            found[name] = value if rows is None else value[rows]
+    return found
+
+
+def _filled_embeddings(outputs: Outputs) -> dict[str, Tensor]:
+    """Modality -> (N, d); where a sample lacks it, the mean of those that have it, which tells the probe nothing."""
+    found = dict(outputs.embeddings)
+    for name, value in _own_embeddings(outputs).items():
+        rows = outputs.rows_with(name)
+        if rows is not None:
+            found[name] = torch.where(rows[:, None], outputs.embeddings[name], value.mean(dim=0))
+    return found

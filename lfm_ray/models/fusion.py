@@ -3,6 +3,9 @@
 A head takes embeddings z_1 ... z_m, each (B, d), and returns fused logits (B, C) and logits (B, C) for
 each modality. If a head has no classifier for a single modality, its unimodal logits are the fused
 ones with the other embeddings set to zero: no weights are added, and training the fusion trains them.
+
+Where samples lack a modality, its embedding is zero there, and a head that `takes_missing` is told so: the fused
+logits are then those of the modalities that are there. The unimodal logits of one that is not mean nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from lfm_ray.settings import Settings
 Logits = tuple[Tensor, dict[str, Tensor]]
 """Fused logits (B, C), and modality -> logits (B, C)."""
 
+Present = Mapping[str, Tensor]
+"""Modality -> (B, 1), bool or 1 and 0: whether each sample has it. All samples have those that are not named."""
+
 
 class Head(nn.Module):
     """Base of all fusion heads.
@@ -36,26 +42,47 @@ class Head(nn.Module):
     exactly_two: ClassVar[bool] = False
     """Whether the head is defined for two modalities only."""
 
+    takes_missing: ClassVar[bool] = False
+    """Whether `forward` takes, as `present`, which samples have which modality, and leaves the others out."""
+
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__()
         self.modalities = list(modalities)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """embeddings: modality -> (B, d)."""
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
+        """embeddings: modality -> (B, d); present: given only where a sample lacks a modality."""
         raise NotImplementedError
+
+
+def sum_of_present(values: Mapping[str, Tensor], present: Present | None) -> Tensor:
+    """(B, C): the sum of those values, modality -> (B, C), that a sample has."""
+    there = {name: one.bool() for name, one in (present or {}).items()}
+    return torch.stack(
+        [torch.where(there[name], value, 0) if name in there else value for name, value in values.items()]
+    ).sum(dim=0)
+
+
+def mean_of_present(values: Mapping[str, Tensor], present: Present | None) -> Tensor:
+    """(B, C): the mean of those values, modality -> (B, C), that a sample has; 0 where it has none."""
+    if not present:
+        return torch.stack(list(values.values())).mean(dim=0)
+    absent = torch.stack([~one.bool() for name, one in present.items() if name in values]).sum(dim=0)
+    return sum_of_present(values, present) / (len(values) - absent).clamp_min(1)
 
 
 class Sum(Head):
     """Prediction summation: l_j = W_j z_j + b_j, fused = sum_j l_j."""
 
+    takes_missing = True
+
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__(modalities, embedding_size, classes)
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the l_j."""
         unimodal = {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}
-        return torch.stack(list(unimodal.values())).sum(dim=0), unimodal
+        return sum_of_present(unimodal, present), unimodal
 
 
 class Weight(Sum):
@@ -72,10 +99,14 @@ class Weight(Sum):
             nn.Linear(embedding_size, embedding_size), nn.Tanh(), nn.Linear(embedding_size, 1, bias=False)
         )
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
-        """The unimodal logits are the l_j."""
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
+        """The unimodal logits are the l_j; the softmax is over the modalities that a sample has."""
         _, unimodal = super().forward(embeddings)
         scores = torch.stack([self.attention(embeddings[name]) for name in unimodal])  # (m, B, 1)
+        if present:
+            everywhere = torch.ones_like(scores[0])
+            there = torch.stack([present.get(name, everywhere).bool() for name in unimodal])
+            scores = scores.masked_fill(~there, -torch.inf)
         return (F.softmax(scores, dim=0) * torch.stack(list(unimodal.values()))).sum(dim=0), unimodal
 
 
@@ -83,22 +114,32 @@ class Concat(Head):
     """One linear classifier on the concatenated embeddings, fused = W [z_1; ...; z_m] + b.
 
     The logits of modality j are its share W_j z_j + b / m (Peng et al., OGM-GE, CVPR 2022), so the
-    shares add up to the fused logits.
+    shares add up to the fused logits, also where a sample lacks a modality.
     """
+
+    takes_missing = True
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__(modalities, embedding_size, classes)
         self.classifier = nn.Linear(embedding_size * len(self.modalities), classes)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the shares."""
+        return self._joint(embeddings, present), self._shares(embeddings)
+
+    def _joint(self, embeddings: Mapping[str, Tensor], present: Present | None) -> Tensor:
+        """The fused logits."""
+        if present:
+            return sum_of_present(self._shares(embeddings), present)
+        return self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1))
+
+    def _shares(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         m = len(self.modalities)
         weights = self.classifier.weight.chunk(m, dim=1)
-        unimodal = {
+        return {
             name: embeddings[name] @ weight.T + self.classifier.bias / m
             for name, weight in zip(self.modalities, weights, strict=True)
         }
-        return self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1)), unimodal
 
 
 class Multitask(Concat):
@@ -111,9 +152,9 @@ class Multitask(Concat):
         super().__init__(modalities, embedding_size, classes)
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the l_j."""
-        fused = self.classifier(torch.cat([embeddings[name] for name in self.modalities], dim=1))
+        fused = self._joint(embeddings, present)
         return fused, {name: classifier(embeddings[name]) for name, classifier in self.classifiers.items()}
 
 
@@ -130,19 +171,20 @@ class Cosine(Head):
     """
 
     settings_class = CosineSettings
+    takes_missing = True
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int, scale: float = 10.0) -> None:
         super().__init__(modalities, embedding_size, classes)
         self.scale = scale
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes, bias=False) for name in modalities})
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the l_j."""
         unimodal = {
             name: self.scale * F.normalize(embeddings[name], dim=1) @ F.normalize(self._rows(name), dim=1).T
             for name in self.modalities
         }
-        return torch.stack(list(unimodal.values())).sum(dim=0), unimodal
+        return sum_of_present(unimodal, present), unimodal
 
     def _rows(self, name: str) -> Tensor:
         return self.get_parameter(f"classifiers.{name}.weight")
@@ -151,14 +193,16 @@ class Cosine(Head):
 class Shared(Head):
     """One classifier serves every modality: l_j = W z_j + b, fused = mean_j l_j (MLA, CVPR 2024)."""
 
+    takes_missing = True
+
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__(modalities, embedding_size, classes)
         self.classifier = nn.Linear(embedding_size, classes)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the l_j."""
         unimodal = {name: self.classifier(embeddings[name]) for name in self.modalities}
-        return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
+        return mean_of_present(unimodal, present), unimodal
 
 
 class BoostedSettings(Settings):
@@ -175,6 +219,7 @@ class Boosted(Head):
     """
 
     settings_class = BoostedSettings
+    takes_missing = True
 
     def __init__(
         self, modalities: Sequence[str], embedding_size: int, classes: int, hidden: int = 256, rate: float = 1.0
@@ -183,10 +228,10 @@ class Boosted(Head):
         self.classifier = nn.Sequential(nn.Linear(embedding_size, hidden), nn.ReLU(), nn.Linear(hidden, classes))
         self.rate = nn.Parameter(torch.tensor(rate))
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the l_j."""
         unimodal = {name: self.classifier(embeddings[name]) for name in self.modalities}
-        return self.rate * torch.stack(list(unimodal.values())).sum(dim=0), unimodal
+        return self.rate * sum_of_present(unimodal, present), unimodal
 
 
 class Affine(Head):
@@ -203,7 +248,7 @@ class Affine(Head):
         self.film = nn.Linear(embedding_size, 2 * embedding_size)
         self.classifier = nn.Linear(embedding_size, classes)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the fused ones with the other embedding set to zero."""
         first, second = self.modalities
         return _with_zeros(self._fused, embeddings[first], embeddings[second], self.modalities)
@@ -228,7 +273,7 @@ class Gated(Head):
         self.value = nn.Linear(embedding_size, embedding_size)
         self.classifier = nn.Linear(embedding_size, classes)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the fused ones with the other embedding set to zero."""
         first, second = self.modalities
         return _with_zeros(self._fused, embeddings[first], embeddings[second], self.modalities)
@@ -257,6 +302,7 @@ class Channel(Head):
     """
 
     settings_class = ChannelSettings
+    takes_missing = True
 
     def __init__(
         self, modalities: Sequence[str], embedding_size: int, classes: int, gate: float = 1.0, squeeze: float = 0.5
@@ -268,11 +314,11 @@ class Channel(Head):
         self.excite = nn.ModuleDict({name: nn.Linear(joint, embedding_size) for name in modalities})
         self.classifiers = nn.ModuleDict({name: nn.Linear(embedding_size, classes) for name in modalities})
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are the l_j; the other modalities affect them through the scales alone."""
         scales = self.scales(embeddings)
         unimodal = {name: classifier(scales[name] * embeddings[name]) for name, classifier in self.classifiers.items()}
-        return torch.stack(list(unimodal.values())).mean(dim=0), unimodal
+        return mean_of_present(unimodal, present), unimodal
 
     def scales(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """g_j, (B, d), of each modality."""
@@ -290,6 +336,7 @@ class MultiLayerLSTM(Head):
     """
 
     LAYERS = 2
+    takes_missing = True
 
     def __init__(self, modalities: Sequence[str], embedding_size: int, classes: int) -> None:
         super().__init__(modalities, embedding_size, classes)
@@ -297,18 +344,23 @@ class MultiLayerLSTM(Head):
         self.cells = nn.ModuleList(nn.LSTMCell(embedding_size, embedding_size) for _ in range(self.LAYERS))
         self.classifier = nn.Linear(embedding_size, classes)
 
-    def forward(self, embeddings: Mapping[str, Tensor]) -> Logits:
+    def forward(self, embeddings: Mapping[str, Tensor], present: Present | None = None) -> Logits:
         """The unimodal logits are those of a sequence that consists of this modality alone."""
         steps = [embeddings[name] for name in self.modalities]
-        alone = self._read([torch.cat(steps)]).chunk(len(steps))
-        return self._read(steps), dict(zip(self.modalities, alone, strict=True))
+        alone = self._read([torch.cat(steps)], [None]).chunk(len(steps))
+        there = [(present or {}).get(name) for name in self.modalities]
+        return self._read(steps, there), dict(zip(self.modalities, alone, strict=True))
 
-    def _read(self, steps: Sequence[Tensor]) -> Tensor:
+    def _read(self, steps: Sequence[Tensor], present: Sequence[Tensor | None]) -> Tensor:
+        """A sample whose step is missing leaves it out."""
         states = [(torch.zeros_like(steps[0]), torch.zeros_like(steps[0])) for _ in self.cells]
-        for value in steps:
+        for value, there in zip(steps, present, strict=True):
             for layer, cell in enumerate(self.cells):
-                states[layer] = cell(value, states[layer])
-                value = states[layer][0]
+                hidden, memory = cell(value, states[layer])
+                if there is not None:
+                    hidden = torch.where(there.bool(), hidden, states[layer][0])
+                    memory = torch.where(there.bool(), memory, states[layer][1])
+                states[layer], value = (hidden, memory), hidden
         return self.classifier(states[-1][0])
 
 
@@ -343,6 +395,20 @@ def check_head(name: str, modalities: Sequence[str]) -> None:
         raise UserError(
             f"model.fusion: {name} is defined for two modalities, and there are {len(modalities)}"
             f" ({', '.join(modalities)}); choose two with data.modalities, or use one of {others}"
+        )
+
+
+def check_missing(name: str, lacking: Sequence[str]) -> None:
+    """Checks that the head can leave out the modalities that some samples lack.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not FUSION_HEADS[name].takes_missing:
+        others = ", ".join(other for other, head in FUSION_HEADS.items() if head.takes_missing)
+        raise UserError(
+            f"model.fusion: {name} needs every modality of every sample, and some lack {' or '.join(lacking)}; use one"
+            f" of {others}"
         )
 
 

@@ -263,7 +263,7 @@ class Learned(Adaptive):
         description="alpha before the first update; balanced: what the gradients of the first batch say, by `balance`",
     )
     balance: float = Field(
-        0.5,
+        0.25,
         gt=0,
         description="of a balanced start: how large the part of L_MM in the first gradient is against that of L_CLS,"
         " alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|, as far as alpha is at most 0.95",
@@ -274,7 +274,7 @@ class Learned(Adaptive):
         " most that it could be, |d| |H^-1 g|; plain, the gradient itself, which falls by orders of magnitude as theta"
         " is trained",
     )
-    eta_alpha: float = Field(0.03, ge=0, description="learning rate of alpha; of update cosine about 0.1")
+    eta_alpha: float = Field(0.015, ge=0, description="learning rate of alpha; of update cosine about 0.1")
     inner_iters: int = Field(5, ge=1, description="steps on theta between two updates of alpha")
     solver: Literal["identity", "neumann", "cg", "nystrom"] = Field(
         "identity", description="what stands for H^-1 in eq. (3)"

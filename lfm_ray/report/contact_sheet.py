@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lfm_ray.datasets.columns import having
 from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
@@ -27,13 +28,15 @@ def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     rows = of_many_classes(shards, split, COLUMNS)
     inputs = Inputs.of(card)
     columns, labels = shards.take(split, rows, frames=inputs.frames(rows, epoch=1))
-    samples = {name: values.numpy() for name, values in inputs(columns, rows, epoch=1).items()}
+    seen = inputs(columns, rows, epoch=1)
+    samples = {name: seen[name].numpy() for name in card.modalities}
+    there = {name: having(columns, name) for name in card.modalities}
     heights = [HEIGHTS.get(item.kind, 1.6) for item in card.modalities.values()]
     figure = Figure(figsize=(1.6 * len(rows), sum(heights) + 0.6))
     axes = figure.subplots(len(heights), len(rows), squeeze=False, height_ratios=heights)
     for line, (name, item) in zip(axes, card.modalities.items(), strict=True):
-        for axis, sample in zip(line, samples[name], strict=True):
-            draw(axis, sample, item)
+        for axis, sample, has in zip(line, samples[name], there[name], strict=True):
+            draw(axis, sample, item, missing=not has)
         line[0].set_ylabel(name, fontsize=9)
     for axis, label in zip(axes[0], labels, strict=True):
         axis.set_title(card.target.words(label, card.classes)[:18], fontsize=9)
@@ -55,13 +58,15 @@ def of_many_classes(shards: Shards, split: str, count: int) -> np.ndarray:
     return np.sort(np.argsort(nth_of_its_class, kind="stable")[:count])
 
 
-def draw(axis: Axes, sample: np.ndarray, card: ModalityCard) -> None:
+def draw(axis: Axes, sample: np.ndarray, card: ModalityCard, missing: bool = False) -> None:
     """Draws a sample: a spectrogram with low frequencies below, a curve, pixels, frames side by side, or a text."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():
         side.set_visible(False)
-    if card.kind == "text":
+    if missing:
+        axis.text(0, 0.5, "missing", fontsize=7, va="center", transform=axis.transAxes)
+    elif card.kind == "text":
         if card.vocabulary == BYTE_VALUES:
             text = bytes((sample[sample > 0] - 1).astype(np.uint8)).decode("utf-8", errors="replace")
         else:

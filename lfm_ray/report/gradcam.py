@@ -63,6 +63,7 @@ def grad_cam(
     """
     model.eval()
     maps: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
 
     def kept(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
@@ -76,6 +77,9 @@ def grad_cam(
             if has_map(encoder):
                 stack.enter_context(_image_encoder(encoder).last_map.register_forward_hook(kept(name)))
         outputs: Outputs = model(inputs)
+        for name in maps:  # an encoder sees only the samples that have the modality
+            rows = outputs.rows_with(name)
+            seen[name] = torch.arange(len(inputs[name])) if rows is None else rows.nonzero().squeeze(1)
         gradients = torch.autograd.grad(logit_of(outputs).sum(), list(maps.values()), materialize_grads=True)
     found = {}
     for (name, features), gradient in zip(maps.items(), gradients, strict=True):
@@ -87,7 +91,8 @@ def grad_cam(
         weights = gradient.mean(dim=(2, 3), keepdim=True)
         coarse = (weights * features).sum(dim=1, keepdim=True).relu().detach()
         fine = F.interpolate(coarse, value.shape[-2:], mode="bilinear", align_corners=False)
-        found[name] = fine.view(*value.shape[:-3], *value.shape[-2:])
+        found[name] = value.new_zeros((*value.shape[:-3], *value.shape[-2:]), dtype=fine.dtype)
+        found[name][seen[name]] = fine.view(len(seen[name]), *value.shape[1:-3], *value.shape[-2:])
     return found, outputs
 
 
@@ -250,7 +255,7 @@ def _batch(shards: Shards, config: RunConfig, chosen: Sequence[tuple[str, int]])
         columns, its_label = shards.take(split, rows, list(inputs.modalities), inputs.frames(rows, epoch=1))
         parts.append(inputs(columns, rows, epoch=1))
         labels.append(torch.from_numpy(its_label))
-    return Batch({name: torch.cat([part[name] for part in parts]) for name in inputs.modalities}, torch.cat(labels))
+    return Batch({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, torch.cat(labels))
 
 
 @matplotlib.rc_context(PLAIN_TEXT)

@@ -23,6 +23,12 @@ def summary(card: DatasetCard) -> str:
     return f"{rows} rows of {what_is_told(card)}; {shapes}"
 
 
+def missing_values(card: DatasetCard) -> str:
+    """How many rows of each split lack a modality, such as `image 12 train, 3 val; text 1 test`; empty: none."""
+    counts = {name: [f"{rows} {split}" for split, rows in one.missing.items()] for name, one in card.modalities.items()}
+    return "; ".join(f"{name} {', '.join(each)}" for name, each in counts.items() if each)
+
+
 def inspect(path: Path, console: Console) -> None:
     """Verifies all checksums, shows modalities and the rows of each class, fits linear models, and draws samples."""
     shards = Shards(path)
@@ -33,6 +39,8 @@ def inspect(path: Path, console: Console) -> None:
         numbers = f"{item.mean:.4g}", f"{item.std:.4g}"
         modalities.add_row(name, item.kind, _shape(item.shape), item.dtype, item.storage, *numbers)
     console.print(modalities, _labels(shards))
+    if lacking := missing_values(card):
+        console.print(f"missing: {lacking}", soft_wrap=True)
     console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
     baselines = linear_baselines.fit(shards)
     console.print(linear_baselines.table(baselines, card.modalities))

@@ -70,21 +70,25 @@ def fit(shards: Shards, seed: int = 0) -> LinearBaselines:
     """Fits a linear model to each modality, and one to all.
 
     Features are standardised with the training split's statistics, TF-IDF excepted, and each modality's are
-    scaled to a mean square norm of 1, so that one penalty suits all. Of large splits some rows are drawn.
+    scaled to a mean square norm of 1, so that one penalty suits all. Of large splits some rows are drawn. Rows that
+    lack a modality are no rows of its own model, and have zeros, the mean, for it in that of all.
     """
     names, target = list(shards.card.modalities), shards.card.target
     reached = REACHED[target.kind]
-    labels, features = {}, {}
+    labels, features, there = {}, {}, {}
     for split in ("train", "val"):
         rows = _rows(shards, split, seed)
         labels[split], features[split] = _features(shards, split, rows)
+        there[split] = {name: shards.present(split, name)[rows] for name in shards.card.lacking}
     blocks: dict[str, list[Any]] = {"train": [], "val": []}
     unimodal = {}
     for name in names:
-        train, val = _scaled(shards.card.modalities[name], features["train"][name], features["val"][name])
-        unimodal[name] = reached(train, labels["train"], val, labels["val"])
-        blocks["train"].append(train)
-        blocks["val"].append(val)
+        own = [there[split].get(name, np.ones(len(labels[split]), dtype=bool)) for split in ("train", "val")]
+        parts = [_selected(features[split][name], rows) for split, rows in zip(("train", "val"), own, strict=True)]
+        train, val = _scaled(shards.card.modalities[name], *parts)
+        unimodal[name] = reached(train, labels["train"][own[0]], val, labels["val"][own[1]])
+        blocks["train"].append(_with_gaps(train, own[0]))
+        blocks["val"].append(_with_gaps(val, own[1]))
     beside = sparse.hstack if any(sparse.issparse(block) for block in blocks["train"]) else np.hstack
     train, val = ((beside(blocks[split])) for split in ("train", "val"))
     together = reached(train, labels["train"], val, labels["val"]) if len(names) > 1 else next(iter(unimodal.values()))
@@ -97,6 +101,23 @@ def fit(shards: Shards, seed: int = 0) -> LinearBaselines:
         together=together,
         metric=LEADING[target.kind],
     )
+
+
+def _selected(features: Any, rows: np.ndarray) -> Any:
+    """Those of the rows that have the modality; features: an array, or a list of texts."""
+    if isinstance(features, np.ndarray):
+        return features if rows.all() else features[rows]
+    return [text for text, has in zip(features, rows, strict=True) if has]
+
+
+def _with_gaps(features: Any, rows: np.ndarray) -> Any:
+    """The features of all rows, zeros where `rows` is false; features: of the others, an array or a sparse matrix."""
+    if rows.all():
+        return features
+    places = sparse.csr_matrix(
+        (np.ones(rows.sum(), np.float32), (np.flatnonzero(rows), np.arange(rows.sum()))), (len(rows), rows.sum())
+    )
+    return places @ features
 
 
 def write(baselines: LinearBaselines, folder: Path) -> None:
@@ -149,8 +170,9 @@ def _features(shards: Shards, split: str, rows: np.ndarray) -> tuple[np.ndarray,
         some = rows[first : first + AT_ONCE]
         columns, their_labels = shards.take(split, some, list(cards), inputs.frames(some, 1))
         labels.append(inputs.labels(their_labels).numpy())
-        for name, value in inputs(columns, some, 1).items():
-            parts[name].append(_reduced(cards[name], value.numpy()))
+        seen = inputs(columns, some, 1)
+        for name, card in cards.items():
+            parts[name].append(_reduced(card, seen[name].numpy()))
     joined: dict[str, Any] = {
         name: [text for batch in some for text in batch] if cards[name].kind == "text" else np.concatenate(some)
         for name, some in parts.items()

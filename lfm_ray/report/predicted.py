@@ -13,6 +13,9 @@ from lfm_ray.models.metrics import average_precisions, class_accuracies, confusi
 
 Said = Mapping[str, np.ndarray]
 """`fused` or a modality -> what it says, (N, C): probabilities, or (N, 1) numbers in their unit."""
+Rows = Mapping[str, np.ndarray]
+"""Modality -> (N,) bool, whether a sample has it; all samples have those that are not named."""
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Predicted(ABC):
         """(N,): how far modalities disagree; each: (m, N, C)."""
 
     @abstractmethod
-    def measured(self, said: Said, labels: np.ndarray) -> Measured:
-        """The table of the page."""
+    def measured(self, said: Said, labels: np.ndarray, rows: Rows) -> Measured:
+        """The table of the page; rows: of each modality that some samples lack, those that have it."""
 
 
 class OfClasses(Predicted):
@@ -64,9 +67,10 @@ class OfClasses(Predicted):
         """The Jensen-Shannon divergence of all modalities, in nats."""
         return np.maximum(0.0, _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0))
 
-    def measured(self, said: Said, labels: np.ndarray) -> Measured:
+    def measured(self, said: Said, labels: np.ndarray, rows: Rows) -> Measured:
         """Accuracies."""
-        matrices = [confusion(self.chosen(one), labels, one.shape[1]) for one in said.values()]
+        own = [(one[rows.get(name, ALL)], labels[rows.get(name, ALL)]) for name, one in said.items()]
+        matrices = [confusion(self.chosen(one), truth, one.shape[1]) for one, truth in own]
         return Measured(
             "Accuracy of each class", "class", matrices[0].sum(axis=1).tolist(),
             np.stack([class_accuracies(matrix) for matrix in matrices], axis=1),
@@ -90,13 +94,15 @@ class OfSeveral(Predicted):
         both = np.stack([each, 1 - each], axis=-1)
         return np.maximum(0.0, _entropy(both.mean(axis=0)) - _entropy(both).mean(axis=0)).mean(axis=1)
 
-    def measured(self, said: Said, labels: np.ndarray) -> Measured:
+    def measured(self, said: Said, labels: np.ndarray, rows: Rows) -> Measured:
         """Average precisions."""
-        counts, present = labels.sum(axis=0, dtype=int), labels.any(axis=0)
+        counts = labels.sum(axis=0, dtype=int)
         lines = np.full((labels.shape[1], len(said)), np.nan)
-        for column, one in enumerate(said.values()):
-            lines[present, column] = average_precisions(one[:, present], labels[:, present] > 0)
-        overall = np.nanmean(lines, axis=0).tolist() if present.any() else [0.0] * len(said)
+        for column, (name, one) in enumerate(said.items()):
+            scores, truth = one[rows.get(name, ALL)], labels[rows.get(name, ALL)]
+            present = truth.any(axis=0)
+            lines[present, column] = average_precisions(scores[:, present], truth[:, present] > 0)
+        overall = [float(line[~np.isnan(line)].mean()) if not np.isnan(line).all() else 0.0 for line in lines.T]
         return Measured("Average precision of each label", "label", counts.tolist(), lines, overall)
 
 
@@ -115,9 +121,10 @@ class OfNumbers(Predicted):
         """The standard deviation over modalities, in the unit of the numbers."""
         return each[:, :, 0].std(axis=0)
 
-    def measured(self, said: Said, labels: np.ndarray) -> Measured:
+    def measured(self, said: Said, labels: np.ndarray, rows: Rows) -> Measured:
         """Mean absolute errors."""
-        errors = [float(np.abs(one[:, 0] - labels).mean()) for one in said.values()]
+        own = [(one[rows.get(name, ALL), 0], labels[rows.get(name, ALL)]) for name, one in said.items()]
+        errors = [float(np.abs(one - truth).mean()) for one, truth in own]
         return Measured("Mean absolute error", "", [], np.zeros((0, len(said))), errors)
 
 

@@ -55,7 +55,8 @@ class Predictions:
 
     labels: those of the shards; probabilities: `fused` or a modality -> (N, C), or (N, 1) numbers in their unit.
     said: why it is not the best trial of a sweep.
-    contributed: of classes, modality -> (N,), its Shapley value for each sample.
+    contributed: of classes, modality -> (N,), its Shapley value for each sample. rows: the samples' row numbers in the
+    split; there: of each modality that some of them lack, (N,) bool, whether a sample has it.
     """
 
     folder: Path
@@ -66,6 +67,8 @@ class Predictions:
     probabilities: dict[str, np.ndarray]
     said: str = ""
     contributed: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray = field(default_factory=lambda: np.arange(0))
+    there: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, data: Path | None = None) -> Predictions:
@@ -92,7 +95,10 @@ class Predictions:
         target = shards.card.target
         found = {name: TARGETS[target.kind].said(value.float()).cpu().numpy() for name, value in logits.items()}
         found = {name: target.in_its_unit(value) for name, value in found.items()}
-        return cls(folder, state["epoch"], config, shards, labels, found, said, contributed)
+        rows = shards.usable(SPLIT, config.data.modalities)
+        masks = {name: outputs.rows_with(name) for name in outputs.unimodal}
+        there = {name: mask.cpu().numpy() for name, mask in masks.items() if mask is not None}
+        return cls(folder, state["epoch"], config, shards, labels, found, said, contributed, rows, there)
 
     @property
     def modalities(self) -> list[str]:
@@ -101,8 +107,14 @@ class Predictions:
 
     @property
     def disagreement(self) -> np.ndarray:
-        """(N,): how far the modalities disagree; 0 for a single one."""
-        return self.kind.disagreement(np.stack([self.probabilities[name] for name in self.modalities]))
+        """(N,): how far the modalities that a sample has disagree; 0 for a single one."""
+        each = np.stack([self.probabilities[name] for name in self.modalities])
+        there = np.stack([self.there.get(name, np.ones(len(self.labels), dtype=bool)) for name in self.modalities])
+        found = np.zeros(len(self.labels))
+        for having in np.unique(there, axis=1).T:
+            rows = (there == having[:, None]).all(axis=0)
+            found[rows] = self.kind.disagreement(each[np.ix_(having, rows)])
+        return found
 
     @property
     def kind(self) -> Predicted:
@@ -115,24 +127,32 @@ class Predictions:
         return [card.target.words(label, card.classes) for label in labels]
 
     def frame(self) -> pd.DataFrame:
-        """One row for each sample."""
-        columns: dict[str, Any] = {"id": self.shards.ids(SPLIT), "label": self.words(self.labels)}
+        """One row for each sample; of a modality that it lacks, the fields are empty."""
+        ids = self.shards.ids(SPLIT)
+        columns: dict[str, Any] = {"id": [ids[row] for row in self.rows], "label": self.words(self.labels)}
         for name, chances in self.probabilities.items():
             columns[name] = self.words(self.kind.chosen(chances))
             verdict, values = self.kind.verdict(chances, self.labels)
             columns[f"{name} {verdict}"] = values
         if self.contributed:
             columns |= {f"{name} contributes": values for name, values in self.contributed.items()}
-            most = np.stack(list(self.contributed.values())).argmax(axis=0)
+            shares = [np.where(self.there.get(name, True), one, -np.inf) for name, one in self.contributed.items()]
+            most = np.stack(shares).argmax(axis=0)
             columns["preferred"] = np.array(list(self.contributed), dtype=object)[most]
         columns["disagreement"] = self.disagreement
         for name, chances in self.probabilities.items():
             columns |= {f"{name}: {label}": chances[:, i] for i, label in enumerate(self.shards.card.classes)}
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame(columns)
+        for name, there in self.there.items():
+            own = [column for column in frame if column == name or str(column).startswith((f"{name} ", f"{name}: "))]
+            frame[own] = frame[own].where(pd.Series(there), None)
+        return frame
 
     def matrix(self, name: str) -> np.ndarray:
         """The confusion matrix (C, C) of `fused` or a modality."""
-        return confusion(self.probabilities[name].argmax(axis=1), self.labels, len(self.shards.card.classes))
+        rows = self.there.get(name, slice(None))
+        chosen = self.probabilities[name][rows].argmax(axis=1)
+        return confusion(chosen, self.labels[rows], len(self.shards.card.classes))
 
 
 def write_predictions(found: Predictions) -> tuple[Path, Path]:
@@ -148,7 +168,7 @@ def render(found: Predictions) -> str:
     """The page."""
     classes, kind = found.shards.card.classes, found.shards.card.target.kind
     matrices = {name: found.matrix(name) for name in found.probabilities} if kind == "classes" else {}
-    measured = found.kind.measured(found.probabilities, found.labels)
+    measured = found.kind.measured(found.probabilities, found.labels, found.there)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("predictions.html").render(
         title=f"{found.folder.name}: predictions",
@@ -176,7 +196,7 @@ def _outputs(
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     model.to(device).eval()
     inputs = Inputs.of(shards.card, config.data)
-    order = Order(np.arange(shards.card.rows(SPLIT)), max(256, config.data.batch_size), 0, False)
+    order = Order(shards.usable(SPLIT, list(inputs.modalities)), max(256, config.data.batch_size), 0, False)
     parts: list[Outputs] = []
     labels: list[np.ndarray] = []
     with torch.no_grad():
@@ -219,15 +239,22 @@ def _examples(found: Predictions) -> list[dict[str, Any]]:
     inputs, ids = Inputs.of(shards.card, found.config.data), shards.ids(SPLIT)
     examples = []
     for row in rows.tolist():
-        at = np.array([row])
+        at = found.rows[[row]]
+        lacking = [name for name, there in found.there.items() if not there[row]]
         stored, _ = shards.take(SPLIT, at, list(inputs.modalities), inputs.frames(at, 1))
         seen = inputs(stored, at, 1)
         media: list[Shown] = [
-            shown(name, shards.card, inputs, stored[name], value[0].numpy()) for name, value in seen.items()
+            shown(name, shards.card, inputs, stored[name], seen[name][0].numpy())
+            if name not in lacking
+            else Shown(name, words="missing")
+            for name in inputs.modalities
         ]
-        said = {name: _said(found, chances, row) for name, chances in found.probabilities.items()}
+        said = {
+            name: _said(found, chances, row) if name not in lacking else ("missing", "", "")
+            for name, chances in found.probabilities.items()
+        }
         examples.append(
-            {"id": ids[row], "label": labels[row], "said": said, "media": media}
+            {"id": ids[at[0]], "label": labels[row], "said": said, "media": media}
             | {"disagreement": f"{found.disagreement[row]:.3f}"}
         )
     return examples

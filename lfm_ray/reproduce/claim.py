@@ -43,13 +43,17 @@ class Claim:
 
     @property
     def sentence(self) -> str:
-        """`Table 1's claim ... does not hold here: 4th of 27; ...`."""
+        """`Table 1's claim ... does not hold here: place 4 of 27, ...`."""
+        return f"Table 1's claim, that {LEARNED} is above all others, {self.answer} here: {self.figures}."
+
+    @property
+    def figures(self) -> str:
+        """`place 4 of 27, significantly above 3 and below 1; -2.1 points (95 % ...) against QMF`."""
         learned = self.against_best
         return (
-            f"Table 1's claim, that {LEARNED} is above all others, {self.answer} here: place {self.place} of"
-            f" {self.methods}, significantly above {len(self.below)} and below {len(self.above)};"
+            f"place {self.place} of {self.methods}, significantly above {len(self.below)} and below {len(self.above)};"
             f" {100 * learned.difference:+.1f} points (95 % {100 * learned.low:+.1f} to {100 * learned.high:+.1f},"
-            f" p = {self.p:.2g} after Holm's correction) against {self.best}."
+            f" p = {self.p:.2g} after Holm's correction) against {self.best}"
         )
 
 

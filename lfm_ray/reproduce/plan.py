@@ -165,13 +165,14 @@ def row_space(settings: Sequence[str], card: DatasetCard, file: str = SPACE) -> 
     """The space of one row, without pruning.
 
     Raises:
-        UserError: the row's method or fusion head is not defined for the modalities.
+        UserError: the row's method or fusion head is not defined for the modalities, or where rows lack one.
     """
     space = load_space(shipped_file(file), settings, pruning={"by": "none"}, points={"defaults": {}})
     config = space.base
     names = config.data.modalities or list(card.modalities)
     check_model(config.model, seen(card, config.data))
     config.method.check_modalities(names)
+    config.check_missing(card)
     if config.method.name == "mslr":  # it has one setting per modality, named after it
         rates = {f"method.factors.{name}": Distribution(loguniform=[0.1, 10]) for name in names}
         equal = {"defaults": dict.fromkeys(rates, 1.0)}

@@ -92,9 +92,8 @@ class SweepFile(Settings):
         space = values.get("space") if isinstance(values, dict) else None
         if not isinstance(space, dict) or "learned_as_before" in space:
             return values
-        before: dict[str, Any] = {"initial": 0.95}
-        if space.get("learned_update", "plain") == "plain":
-            before |= {"update": "plain", "eta_alpha": 0.01}
+        before: dict[str, Any] = {"initial": 0.95, "update": space.get("learned_update", "plain")}
+        before["eta_alpha"] = 0.01 if before["update"] == "plain" else 0.03
         others = {key: value for key, value in space.items() if key != "learned_update"}
         return {**values, "space": {**others, "learned_as_before": before}}
 

@@ -98,7 +98,7 @@ def execute(
         config = config.model_copy(update={"model": config.model.model_copy(update={"encoder": stored.model.encoder})})
     trainer = Trainer(config, source.shards.card, wrap)
     if config.loss.class_weights == "balanced":
-        trainer.know_classes(source.class_counts())
+        trainer.know_classes(source.class_counts(config.data.modalities))
     recorder = Recorder(trainer, folder, troubles, launch.save_every)
     if state is not None:
         if stored != config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,6 +67,7 @@ class DataSource:
         size = sum(shards.nbytes(split, modalities) for split in splits)
         check_best(config, modalities or shards.card.modalities, shards.card.target.kind)
         config.check_target(shards.card)
+        config.check_missing(shards.card)
         config.method.check_modalities(list(modalities or shards.card.modalities))
         check_model(config.model, seen(shards.card, config.data))
         store = ray.cluster_resources().get("object_store_memory", 0.0)
@@ -89,25 +90,26 @@ class DataSource:
             return ReadBatches(from_memory(*ray.get(self.in_memory[split])), order, inputs)
         return ReadBatches(from_shards(self.shards, split, list(inputs.modalities)), order, inputs, ahead=True)
 
-    def class_counts(self) -> list[int]:
-        """The number of rows of each class in the training split."""
+    def class_counts(self, modalities: Sequence[str] | None = None) -> list[int]:
+        """How many rows of the training split each class has, of those with one of these modalities (None: of all)."""
         if "train" in self.in_memory:
             labels = ray.get(self.in_memory["train"])[1]
         else:
             labels = self.shards.take("train", np.arange(self.shards.card.rows("train")), [])[1]
+        labels = labels[self.shards.usable("train", modalities)]
         return np.bincount(labels, minlength=len(self.shards.card.classes)).tolist()
 
     def evaluation(self, split: str, config: RunConfig) -> Batches:
-        """A whole split, in its own order, for evaluation."""
+        """A whole split, in its own order, for evaluation; rows that have none of the run's modalities are left out."""
         rank, world_size = distributed.rank_and_world_size()
-        rows = np.arange(self.shards.card.rows(split))
+        rows = self.shards.usable(split, config.data.modalities)
         return self.batches(split, Order(rows, max(256, config.data.batch_size), 0, False, rank, world_size), config)
 
     def splits(self, config: RunConfig) -> Splits:
         """What a run of `config` reads, as this rank sees it."""
         rank, world_size = distributed.rank_and_world_size()
         size, seed = config.data.batch_size, config.seed
-        train = np.arange(self.shards.card.rows("train"))
+        train = self.shards.usable("train", config.data.modalities)
         outer = None
         if isinstance(config.alpha, Adaptive):
             batch, held_out = config.alpha.outer_batch_size(size), config.alpha.held_out_rows(len(train))
@@ -123,7 +125,7 @@ class DataSource:
                     order = Order(shuffled[:batch], batch, seed, False, rank, world_size)
                 outer = self.batches("train", order, config, training=fixed)
             elif config.fits_validation:
-                rows = np.arange(self.shards.card.rows("val"))
+                rows = self.shards.usable("val", config.data.modalities)
                 outer = self.batches("val", Order(rows, batch, seed, True, rank, world_size), config)
         return Splits(
             train=self.batches("train", Order(train, size, seed, True, rank, world_size), config, training=True),

@@ -58,6 +58,7 @@ def build_model(config: RunConfig, card: DatasetCard) -> MultimodalClassifier:
     modalities = seen(card, config.data)
     method.check_modalities(list(modalities))
     config.check_target(card)
+    config.check_missing(card)
     infonce = method.matches_embeddings and config.loss.matching == "infonce"
     return MultimodalClassifier(
         modalities,
@@ -233,9 +234,9 @@ class Trainer:
 
     @part("alpha update")
     def gradient_norms(self, batch: Batch) -> tuple[float, float]:
-        """The norms of the gradients of L_MM and of L_CLS with respect to theta; the same on every rank."""
+        """The norms of the gradients of L_MM and of L_CLS with respect to theta, in float32; the same on every rank."""
         kinds: list[Callable[[Losses], Tensor]] = [lambda losses: losses.matching, lambda losses: losses.classification]
-        with undisturbed(self.model):
+        with undisturbed(self.model), self.model.in_float32():
             if size := self.config.data.micro_batch_size:
                 found = [self._unscaled(self._cached(batch, size, kind)[1]) for kind in kinds]
             else:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lfm_ray.console import moves
-from lfm_ray.datasets.columns import PackedFrames
+from lfm_ray.datasets.columns import PackedFrames, having
 from lfm_ray.datasets.preparing.staging import StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import (
     CARD,
@@ -35,7 +35,7 @@ from lfm_ray.datasets.shards import (
 )
 from lfm_ray.errors import UserError
 from lfm_ray.files import write_atomically
-from lfm_ray.models.embedding import TOKENS, Embedder, digest, frozen_encoder
+from lfm_ray.models.embedding import TOKENS, Embedder, digest, embedded_where, frozen_encoder
 from lfm_ray.models.encoders.auto import POOLINGS
 from lfm_ray.ray_session import ray_session
 from lfm_ray.settings import nearest
@@ -77,7 +77,8 @@ class Job:
             encoder = frozen_encoder(name, card, pretrained, pooling)
             pooling = TOKENS if pooling == TOKENS else encoder.pooling
             embedded[name] = Embedded(card=card, pretrained=pretrained, pooling=pooling, weights=digest(encoder))
-            one, _ = source.take("train", np.arange(1), [name])
+            rows = np.flatnonzero(source.present("train", name)) if card.missing else np.arange(1)
+            one, _ = source.take("train", rows[:1], [name])
             embedder = Embedder(name, card, source.card.preprocessing, encoder, pooling)
             shapes[name] = list(embedder(one[name]).shape[1:])
         return cls(source, embedded, shapes)
@@ -160,10 +161,12 @@ class ShardEmbedder:
         ids = self.job.source.ids(split)[first : first + rows]
         values: dict[str, Any] = {}
         sums: dict[str, Any] = {}
-        for name, column in columns.items():
+        present = {name: having(columns, name) for name in self.job.source.card.modalities}
+        for name, there in present.items():
+            column = columns[name]
             if name in self.embedders:
-                values[name] = self.embedders[name](column)
-                exact = values[name].astype(np.float64).reshape(-1, values[name].shape[-1])
+                values[name] = embedded_where(self.embedders[name], column, there)
+                exact = values[name][there].astype(np.float64).reshape(-1, values[name].shape[-1])
                 if _padded(self.job.embedded[name]):
                     exact = exact[~np.isnan(exact).any(axis=1)]
                 if not np.isfinite(exact).all():
@@ -174,7 +177,7 @@ class ShardEmbedder:
             else:
                 values[name] = column
         path = self.folder / file
-        write_shard(path, ids, labels, values)
+        write_shard(path, ids, labels, values, present)
         result = {"file": file, "rows": rows, "sha256": sha256(path), "sums": sums, "bad": []}
         write_atomically(path.with_name(f"{file}.json"), json.dumps(result))
         return result
@@ -235,6 +238,7 @@ def _card(job: Job, results: list[dict[str, Any]]) -> DatasetCard:
             shape=shape,
             dtype="float32",
             padded=_padded(job.embedded[name]),
+            missing=source.modalities[name].missing,
             mean=float(mean.mean()),
             std=math.sqrt(max(0.0, float(square.mean() - mean.mean() ** 2))),
             means=mean.tolist(),

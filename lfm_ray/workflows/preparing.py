@@ -32,6 +32,7 @@ def prepare(
     group: str | None,
     target: TargetKind,
     allow_outside: bool,
+    allow_missing: bool,
     address: str | None,
     progress: bool,
 ) -> tuple[Shards, bool]:
@@ -52,19 +53,20 @@ def prepare(
             raise UserError(f"--dataset {dataset}: its card says how it is split; leave out --group")
         if target != "classes":
             raise UserError(f"--dataset {dataset}: its card says what the labels are; leave out --target {target}")
-        rows, how = of_dataset(dataset, root, config, settings)
+        rows, how = of_dataset(dataset, root, config, settings, allow_missing)
     elif folders is not None:
         if group is not None or label != "label":
             raise UserError(f"--folders {folders}: its folders are the classes; leave out --label and --group")
         if target != "classes":
             raise UserError(f"--folders {folders}: its folders are the classes; leave out --target {target}")
         how = load(PrepareConfig, config, settings)
-        rows = of_folders(folders, kinds, how)
+        rows = of_folders(folders, kinds, how, allow_missing)
     else:
         assert manifest is not None
         how = load(PrepareConfig, config, settings)
         rows = of_manifest(
-            manifest, kinds, how, root=root, label=label, group=group, allow_outside=allow_outside, target=target
-        )
+            manifest, kinds, how, root=root, label=label, group=group, allow_outside=allow_outside, target=target,
+            allow_missing=allow_missing,
+        )  # fmt: skip
     made = build(rows, how, out, skip_bad=skip_bad, address=address, progress=progress)
     return Shards(out), made

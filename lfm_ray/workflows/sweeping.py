@@ -29,7 +29,7 @@ from lfm_ray.search.ray_tune.adapters import TimeBudget
 from lfm_ray.search.ray_tune.resources import Resources, cluster_hardware
 from lfm_ray.search.ray_tune.tuning import run_configs, run_sweep
 from lfm_ray.search.selection import best_of
-from lfm_ray.search.spaces.applicability import for_modalities, for_target
+from lfm_ray.search.spaces.applicability import for_missing, for_modalities, for_target
 from lfm_ray.search.spaces.objective import check_metrics
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
@@ -154,7 +154,8 @@ def size(sweep: Sweep, time_budget: float | None) -> str:
     arms = arms_of(space)
     share = first_share(len(arms), space.trials)
     if arms and share * len(arms) <= space.trials:
-        said += f", first {share} of each of {len(arms)} strategies"
+        # How many a time budget allows is known only once the first of them have run.
+        said += f", first {'as many' if time_budget else share} of each of {len(arms)} strategies"
     return said + (f", for at most {time_budget / 60:.3g} min" if time_budget else "")
 
 
@@ -203,8 +204,9 @@ def fitted_to_data(asked: NewSweep, console: Console) -> NewSweep:
         return asked
     card = read_card(data)
     space, left_out = for_modalities(asked.space, card)
+    space, needing_all = for_missing(space, card)
     space, changed = for_target(space, card.target.kind)
-    for line in (*left_out, *changed):
+    for line in (*left_out, *needing_all, *changed):
         console.print(line, soft_wrap=True)
     return NewSweep(**{**vars(asked), "space": space})
 

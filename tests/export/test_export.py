@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hub_models import FRAMES, save
@@ -327,3 +328,25 @@ def test_pretrained_encoders_of_any_family_come_along(raw: Path, tmp_path: Path)
     opened = lfm_ray.load(tmp_path / "model")
     clean = prepared(manifest, load(PrepareConfig, None, [*MEDIA, *how]), tmp_path / "clean")  # without the noise
     same(opened.outputs(samples_of(manifest)), evaluated(run, clean))
+
+
+def test_a_sample_may_lack_what_rows_lacked_in_training(raw: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(raw / "manifest.csv", keep_default_na=False)
+    for row, lacking in {1: ["picture"], 3: ["sound", "words"], 11: ["words"], 12: ["picture", "sound"]}.items():
+        table.loc[row, lacking] = ""
+    table.to_csv(raw / "gaps.csv", index=False)
+    kinds: dict[str, Kind] = {name: KINDS[name] for name in ("sound", "picture", "words", "vector")}
+    manifest = read_manifest(raw / "gaps.csv", kinds, allow_missing=True)
+    shards = prepared(manifest, load(PrepareConfig, None, [*MEDIA, *STORAGES["packed"][:2]]), tmp_path / "shards")
+    run = trained(shards, "model.fusion=concat")
+    write(run.state_dict(), tmp_path / "model")
+    predictor = lfm_ray.load(tmp_path / "model", device="cpu")
+    samples = samples_of(manifest)
+    same(predictor.outputs(samples), evaluated(run, shards))
+    predictions = predictor.predict(samples)
+    for sample, prediction in zip(samples, predictions, strict=True):
+        assert set(prediction.unimodal) == set(sample) & set(kinds)
+    alone = predictor.predict({"words": "good odd film", "picture": None, "vector": samples[0]["vector"]})
+    assert set(alone.unimodal) == {"words", "vector"}
+    with pytest.raises(UserError, match="sample 0: vector must be the path"):  # no row lacked it
+        predictor.predict({"words": "good odd film"})

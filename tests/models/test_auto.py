@@ -14,7 +14,7 @@ from hub_models import EXTRACTORS, MODELS, PIXELS, RATE, SIDE, WORDS, card_for, 
 
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier
-from lfm_ray.models.encoders import build_encoder, check_encoder
+from lfm_ray.models.encoders import build_encoder, check_encoder, timm_models
 from lfm_ray.models.encoders.auto import AutoSettings, layer_heights
 from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
 from lfm_ray.optimization.optimizer import OptimizerSettings, build_optimizer
@@ -193,10 +193,14 @@ def test_checkpointed_states_give_the_same_gradient(folders: dict[str, Path]) ->
         encoder_of("convnext", folders["convnext"], gradient_checkpointing=True)
 
 
-def test_models_of_other_libraries_are_named(tmp_path: Path) -> None:
+def test_models_of_other_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_models, "find_spec", lambda name: None)
     files = {
         "adapter_config.json": ({"peft_type": "LORA", "base_model_name_or_path": "vit"}, "is an adapter of peft"),
-        "config.json": ({"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}}, "is a model of timm"),
+        "config.json": (
+            {"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {}},
+            "is a model of timm, and timm is not",
+        ),
     }
     for name, (content, said) in files.items():
         (tmp_path / name).write_text(json.dumps(content))

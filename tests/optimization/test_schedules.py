@@ -292,7 +292,7 @@ def test_formula_gives_four_digits_and_leads_with_a_sign_only_if_it_is_negative(
 
 @pytest.mark.parametrize(
     ("matching", "classification", "expected"),
-    [(1.0, 1.0, 1 / 3), (3.0, 1.0, 1 / 7), (0.0, 1.0, 0.95), (0.001, 1.0, 0.95), (1.0, 0.0, 0.1), (0.0, 0.0, 0.95)],
+    [(1.0, 1.0, 1 / 5), (0.5, 1.0, 1 / 3), (0.0, 1.0, 0.95), (0.001, 1.0, 0.95), (1.0, 0.0, 0.1), (0.0, 0.0, 0.95)],
 )
 def test_a_balanced_start_lies_between_its_bounds(matching: float, classification: float, expected: float) -> None:
     learned = Learned(strategy="learned", low=0.1)

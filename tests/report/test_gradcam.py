@@ -303,3 +303,15 @@ def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:
     execute(Launch(config, DataSource(Shards(other), {}), tmp_path / "run"), report=lambda row: None)
     with pytest.raises(UserError, match="not the same shards as those of the first run"):
         list(look([*Kept.of(runs / "joint"), *Kept.of(tmp_path / "run")], ["1"]))
+
+
+def test_a_map_of_what_is_missing_is_empty(float64: None) -> None:
+    model = classifier({"audio": "small", "image": "small"})
+    given = samples(model)
+    masks = {"/has/image": torch.tensor([False, True])}
+    maps, outputs = grad_cam(model, given | masks, lambda some: some.fused[:, 0])
+    alone, _ = grad_cam(model, {name: value[1:] for name, value in given.items()}, lambda some: some.fused[:, 0])
+    assert not maps["image"][0].any() and maps["image"].shape == (2, 32, 40)
+    torch.testing.assert_close(maps["image"][1], alone["image"][0])
+    torch.testing.assert_close(maps["audio"][1], alone["audio"][0])
+    assert outputs.rows_with("image").tolist() == [False, True]

@@ -14,6 +14,7 @@ import pytest
 from commands import run as run_command
 from media_files import png, wav
 from prepared import prepared
+from synthetic import with_gaps
 from tiny_run import SMALL
 
 from lfm_ray.config import RunConfig
@@ -122,3 +123,28 @@ def test_the_command_and_what_it_refuses(shards: Shards, tmp_path: Path) -> None
     (tmp_path / "other" / "dataset.json").write_text(other.model_dump_json())
     with pytest.raises(UserError, match="are not the shards of this run"):
         Predictions.of(tmp_path / "run", tmp_path / "other")
+
+
+def test_of_a_modality_that_a_sample_lacks_nothing_is_said(tmp_path: Path) -> None:
+    gaps = with_gaps(tmp_path / "shards")
+    rows = trained(gaps, tmp_path / "run")
+    found = Predictions.of(tmp_path / "run")
+    table, page = write_predictions(found)
+    frame = pd.read_csv(table)
+    assert list(frame["id"]) == gaps.ids("val")
+    for name in ("audio", "image"):
+        there = gaps.present("val", name)
+        assert frame[name].notna().tolist() == frame[f"{name}: 0"].notna().tolist() == there.tolist()
+        own = frame[f"{name} correct"][there].astype(bool)
+        assert own.mean() == pytest.approx(rows[-1][f"val/{name}/accuracy"])
+        assert found.matrix(name).sum() == there.sum()
+        assert not (frame["preferred"][~there] == name).any()
+    both = gaps.present("val", "audio") & gaps.present("val", "image")
+    assert (frame["disagreement"][~both] == 0).all() and (frame["disagreement"][both] > 0).all()
+    assert "missing" in page.read_text() or both.sum() >= 12
+    one = trained(gaps, tmp_path / "one", "data.modalities=[image]")
+    frame = Predictions.of(tmp_path / "one").frame()
+    assert list(frame["id"]) == [
+        name for name, has in zip(gaps.ids("val"), gaps.present("val", "image"), strict=True) if has
+    ]
+    assert frame["image correct"].mean() == pytest.approx(one[-1]["val/image/accuracy"])

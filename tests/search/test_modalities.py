@@ -4,14 +4,15 @@ from pathlib import Path
 
 import optuna
 import pytest
-from synthetic import write_dataset
+from synthetic import with_gaps, write_dataset
 
 from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import UserError
+from lfm_ray.methods import METHODS as METHOD_CLASSES
 from lfm_ray.models.directions import LEADING
 from lfm_ray.resources import SPACES, shipped_file, shipped_names
-from lfm_ray.search.spaces.applicability import for_modalities, for_target
+from lfm_ray.search.spaces.applicability import for_missing, for_modalities, for_target
 from lfm_ray.search.spaces.objective import check_metrics
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.spaces.space_file import load_space
@@ -98,3 +99,20 @@ def test_what_a_shipped_space_draws_can_be_learned_with_other_targets(name: str,
     if name == "methods":
         assert any(line.startswith("left out of method.strategy: dynamic;") for line in lines)
         assert {"lfm", "mslr", "g_blend", "dgl"} <= set(space.search["method.name"].choice or [])
+
+
+def test_what_needs_all_modalities_is_left_out_where_rows_lack_some(whole: Space, tmp_path: Path) -> None:
+    card = with_gaps(tmp_path / "gaps").card
+    space, lines = for_missing(whole, card)
+    left = space.search["method.name"].choice
+    assert left is not None and all(METHOD_CLASSES[name].takes_missing for name in left) and "lfm" in left
+    assert lines[0].startswith("left out of method.name: ogm_ge, ")
+    assert lines[0].endswith("; needs every modality of every sample, and some lack audio or image")
+    for point in space.points.values():
+        build_model(space.config({**point, "model.width": 4, "model.embedding_size": 8}), card)
+    assert for_missing(whole, with_nothing_missing(card)) == (whole, [])
+
+
+def with_nothing_missing(card: DatasetCard) -> DatasetCard:
+    full = {name: one.model_copy(update={"missing": {}}) for name, one in card.modalities.items()}
+    return card.model_copy(update={"modalities": full})

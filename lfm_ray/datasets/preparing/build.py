@@ -169,9 +169,9 @@ def is_short(rows: Sequence[Row], job: Job) -> bool:
     took, done, started = 0.0, 0, time.monotonic()
     for number, row in enumerate(rows[:: max(1, len(rows) // TRIED)]):
         began = time.process_time()
-        for name, card in job.cards.items():
+        for name in row.values:
             with _readable(), contextlib.suppress(BrokenMedia):
-                decode(row, name, card.kind, job.config)
+                decode(row, name, job.cards[name].kind, job.config)
         if number:  # the first one imports the decoders
             took, done = took + time.process_time() - began, done + 1
             if time.monotonic() - started > LONGEST_TRIAL:
@@ -233,7 +233,8 @@ def make_shard(
     The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
     `BadRow` for each file that could not; sums, modality -> sums and sums of squares of the entries as
     models see them: one pair, or one for each of the card's `entries`; steps, sequence -> steps that are not
-    padding. If the disk cannot be written, it has file and failed, the reason, instead.
+    padding; missing, modality -> rows that lack it. If the disk cannot be written, it has file and failed, the
+    reason, instead.
     """
     columns: dict[str, Any] = {
         name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
@@ -242,16 +243,21 @@ def make_shard(
     bad: list[BadRow] = []
     sums = {name: np.zeros((2, card.entries)) for name, card in cards.items()}
     steps = {name: 0 for name, card in cards.items() if card.padded}
+    present = {name: np.zeros(len(rows), dtype=bool) for name in cards}
     for row in rows:
         decoded = {}
-        for name, card in cards.items():
+        for name in row.values:
             try:
-                decoded[name] = decode(row, name, card.kind, config)
+                decoded[name] = decode(row, name, cards[name].kind, config)
             except BrokenMedia as error:
                 bad.append(BadRow(row.id, name, error.path, error.reason))
-        if len(decoded) < len(cards):
+        if len(decoded) < len(row.values):
             continue
+        for name in cards.keys() - decoded.keys():
+            if cards[name].storage == "jpeg":
+                columns[name].append([b""] * cards[name].stored_shape[0])
         for name, sample in decoded.items():
+            present[name][len(good)] = True
             if cards[name].storage == "jpeg":
                 columns[name].append(sample.stored)
             else:
@@ -268,10 +274,12 @@ def make_shard(
     result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
     result["sums"] = {name: pair.tolist() for name, pair in sums.items()}
     result["steps"] = steps
+    there = {name: one[: len(good)] for name, one in present.items()}
+    result["missing"] = {name: int((~one).sum()) for name, one in there.items()}
     try:
         if good:
             ids, labels = [row.id for row in good], np.array([row.label for row in good])
-            write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()})
+            write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()}, there)
             result["sha256"] = sha256(path)
         write_atomically(path.with_name(f"{path.name}.json"), json.dumps(result))
     except OSError as error:
@@ -346,14 +354,16 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
         if not shards:
             raise UserError(f"{job.manifest.path}: no row of split {split} is left, since all have broken media")
     modalities = {}
+    missing = {name: _missing(job, splits, results, name) for name in job.cards}
     for name, card in job.cards.items():
         sums = np.sum([result["sums"][name] for result in results if result["file"].startswith("train-")], axis=0)
-        count = math.prod(card.shape) * sum(shard.rows for shard in splits["train"])
+        rows = sum(shard.rows for shard in splits["train"]) - missing[name].get("train", 0)
+        count = math.prod(card.shape) * rows
         if card.padded:
             of_train = [result for result in results if result["file"].startswith("train-")]
             count = card.shape[-1] * sum(result["steps"][name] for result in of_train)
         mean, std = _moments(sums.sum(axis=1), count)
-        modalities[name] = card.model_copy(update={"mean": mean, "std": std})
+        modalities[name] = card.model_copy(update={"mean": mean, "std": std, "missing": missing[name]})
         if card.kind == "feature" or card.entries > 1:
             each = [_moments(pair, count // card.entries) for pair in sums.T]
             means, stds = ([one[part] for one in each] for part in (0, 1))
@@ -368,6 +378,20 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
         skipped=skipped,
         fingerprint=job.fingerprint,
     )
+
+
+def _missing(
+    job: Job, splits: dict[str, list[ShardFile]], results: Sequence[dict[str, Any]], name: str
+) -> dict[str, int]:
+    """Split -> its rows that lack a modality; splits whose rows all have it are left out."""
+    counts = {
+        split: sum(one.get("missing", {}).get(name, 0) for one in results if one["file"].startswith(f"{split}-"))
+        for split in splits
+    }
+    for split, count in counts.items():
+        if count == sum(shard.rows for shard in splits[split]):
+            raise UserError(f"{job.manifest.path}: no row of split {split} has {name}; leave out one of the two")
+    return {split: count for split, count in counts.items() if count}
 
 
 def _target(manifest: Manifest, skipped: Sequence[str]) -> TargetCard:

@@ -19,10 +19,10 @@ from lfm_ray.datasets.preparing.samples import Found, Parts, choose
 from lfm_ray.errors import UserError
 
 
-def read(root: Path, kinds: Mapping[str, Kind]) -> Found:
+def read(root: Path, kinds: Mapping[str, Kind], allow_missing: bool = False) -> Found:
     """The samples under a folder, as a table of absolute paths (texts are read), with `id`, `label` and `split`.
 
-    Hidden files, and those that are of no kind asked for, are passed over.
+    Hidden files, and those that are of no kind asked for, are passed over. allow_missing: see `choose`.
 
     Raises:
         UserError: there are no folders of classes, or some folders are splits and others are not.
@@ -45,7 +45,7 @@ def read(root: Path, kinds: Mapping[str, Kind]) -> Found:
                 what = " or ".join(dict.fromkeys(kinds.values()))
                 unread.append(BadRow(str(folder.relative_to(root)), "label", str(folder), f"holds no {what}"))
             for name, parts in samples.items():
-                row, bad = choose(name, parts, kinds)
+                row, bad = choose(name, parts, kinds, allow_missing=allow_missing)
                 unread += bad
                 if not bad:
                     rows.append({"id": name, "label": folder.name, "split": stated.get(top), **row})

@@ -32,7 +32,7 @@ class Row:
 
     label: index into the classes, or what `lfm_ray.datasets.targets` says of other targets; values: modality -> path
     of the file, where it lies in another one, or the text itself; start, end: the clip within an audio or video file,
-    in seconds; None: the file's own start or end.
+    in seconds; None: the file's own start or end. A modality that the row lacks is not in `values`.
     clips: modality -> start and end of its own.
     """
 
@@ -84,6 +84,7 @@ def read_manifest(
     group: str | None = None,
     allow_outside: bool = False,
     target: TargetKind = "classes",
+    allow_missing: bool = False,
 ) -> Manifest:
     """Reads and checks a manifest.
 
@@ -101,6 +102,8 @@ def read_manifest(
         group: column of a table without `split` whose equal values, such as a speaker's, stay in one split.
         allow_outside: accept media outside the manifest's folder, which someone else's table should not name.
         target: what `label` is: a class, several labels such as `dog;rain` (multilabel), or a number (regression).
+        allow_missing: keep a row whose field of a modality is empty, or names a file that there is not, unless it
+            lacks all its modalities; without it, such a row is bad.
 
     Raises:
         UserError: something is wrong with the table as a whole. Bad rows are left out of the splits
@@ -112,7 +115,7 @@ def read_manifest(
     table = read_table(path, kinds, others, [label] if target == "multilabel" else [])
     return check_manifest(
         path, table, kinds, limit=limit, seed=seed, label=label, group=group, allow_outside=allow_outside,
-        target=target,
+        target=target, allow_missing=allow_missing,
     )  # fmt: skip
 
 
@@ -140,6 +143,7 @@ def check_manifest(
     folder: Path | None = None,
     unread: Sequence[BadRow] = (),
     target: TargetKind = "classes",
+    allow_missing: bool = False,
 ) -> Manifest:
     """`read_manifest` for a table in memory; `path` appears in messages.
 
@@ -172,7 +176,7 @@ def check_manifest(
 
     may_be_lists = ["label"] if target == "multilabel" else []
     table = without(row_checks.not_text(given[[n for n in table if n in given and n not in may_be_lists]]))
-    table = without(row_checks.empty_fields(table))
+    table = without(row_checks.empty_fields(table, list(kinds) if allow_missing else []))
     table = without(labels.wrong(table["label"]))
     if "split" not in table:
         strata = labels.strata(list(table["label"]))
@@ -192,14 +196,16 @@ def check_manifest(
         table = without(_outside(table, kinds, folder))
     files = _media_files(table, kinds, folder)
     sizes = files.map(_size)
+    nothing = (sizes < 0) & (table[[str(name) for name in files]] != "")  # named, and not there
+    there = sizes >= 0 if allow_missing else ~nothing
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    kept = there.any(axis=1) | (table[texts] != "").any(axis=1) if allow_missing else there.all(axis=1)
     table = without(
-        (number, str(name), "there is no such file")
-        for number, row in sizes.iterrows()
-        for name, size in row.items()
-        if size < 0
+        (int(number), str(name), "there is no such file")
+        for number in table.index[~kept]
+        for name in [next(name for name in files if nothing.at[number, name])]
     )
-    there = (sizes >= 0).all(axis=1)
-    files, sizes = files[there].reset_index(drop=True), sizes[there]
+    files, sizes = files.where(there, "")[kept].reset_index(drop=True), sizes[kept]
     table = table.drop(columns="row")
     _check_features(path, files, kinds)
     because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""
@@ -296,9 +302,10 @@ def _check_splits(path: Path, table: pd.DataFrame, because: str) -> None:
 def _check_features(path: Path, files: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
     """Refuses one matrix that every row names as its own sample."""
     for name in files:
-        if kinds[str(name)] == "feature" and len(files) > 1 and files[name].nunique() == 1:
+        named = files[name][files[name] != ""]
+        if kinds[str(name)] == "feature" and len(named) > 1 and named.nunique() == 1:
             raise UserError(
-                f"{path}: every row names the same file as its {name}, {files[name].iloc[0]}; save the array of each"
+                f"{path}: every row names the same file as its {name}, {named.iloc[0]}; save the array of each"
                 " sample in a .npy file of its own"
             )
 
@@ -309,7 +316,8 @@ def _splits(table: pd.DataFrame, modalities: list[str], classes: list[str], labe
     for fields in table.to_dict("records"):
         start, end = _clip(fields, "")
         own = [name for name in modalities if any(f"{name}.{time}" in fields for time in TIMES)]
-        values, clips = {name: fields[name] for name in modalities}, {name: _clip(fields, f"{name}.") for name in own}
+        values = {name: fields[name] for name in modalities if fields[name] != ""}
+        clips = {name: _clip(fields, f"{name}.") for name in own}
         label = labels.stored(fields["label"], index)
         rows[fields["split"]].append(Row(fields["id"], label, values, start, end, clips))
     return rows
@@ -330,11 +338,11 @@ def _short(value: Embedded) -> str:
 
 
 def _media_files(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> pd.DataFrame:
-    """The paths of the media, one column per modality other than text."""
+    """The paths of the media, one column per modality other than text; empty where a row lacks it."""
     media = [name for name, kind in kinds.items() if kind != "text"]
 
     def located(value: str | Embedded) -> str | Embedded:
-        return value if isinstance(value, Embedded) else str(folder / value)
+        return value if isinstance(value, Embedded) or not value else str(folder / value)
 
     return pd.DataFrame({name: [located(value) for value in table[name]] for name in media}, index=table.index)
 
@@ -344,17 +352,19 @@ def _outside(table: pd.DataFrame, kinds: Mapping[str, Kind], folder: Path) -> It
     files = _media_files(table, kinds, folder)
     for name in files:
         for number, file in files[name].items():
-            if isinstance(file, str) and not _normal(Path(file)).is_relative_to(folder):
+            if isinstance(file, str) and file and not _normal(Path(file)).is_relative_to(folder):
                 yield int(number), str(name), f"is outside {folder}; --allow-outside accepts it"
 
 
 def _size(file: str | Embedded) -> int:
-    """Bytes of a file or of a folder of frames, or -1 if there is none.
+    """Bytes of a file or of a folder of frames, or -1 if there is none, or none was named.
 
     Of frames that cannot be looked at, such as links to nothing, the link itself counts; decoding them says more.
     """
     if isinstance(file, Embedded):
         return file.size
+    if not file:
+        return -1
     try:
         if os.path.isdir(file):  # the frames of a clip
             with os.scandir(file) as frames:

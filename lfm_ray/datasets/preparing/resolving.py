@@ -38,10 +38,15 @@ def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row
     Where files of a column differ, most of them decide. Broken files are skipped; `decode` reports them.
 
     Raises:
-        UserError: a setting names no modality or does not fit it, or no file of a column can be read.
+        UserError: a setting names no modality or does not fit it, or no file of a column can be read or there is none.
     """
     _check_names(config, kinds)
-    resolved = {name: _resolved(name, kind, config.of(name, kind), rows) for name, kind in kinds.items()}
+    resolved = {}
+    for name, kind in kinds.items():
+        having = [row for row in rows if name in row.values]
+        if not having:
+            raise UserError(f"no training row has {name}; leave it out")
+        resolved[name] = _resolved(name, kind, config.of(name, kind), having)
     update: dict[str, Any] = {"columns": {}}
     for kind in dict.fromkeys(kinds.values()):
         own = {name: settings for name, settings in resolved.items() if kinds[name] == kind}

@@ -33,10 +33,12 @@ def in_words(value: object) -> str:
     return {bytes: "bytes", dict: "a structure", np.ndarray: "an array"}.get(type(value), "a list")
 
 
-def empty_fields(table: pd.DataFrame) -> Iterator[Problem]:
-    """No field is empty but times."""
+def empty_fields(table: pd.DataFrame, may_lack: Sequence[str] = ()) -> Iterator[Problem]:
+    """No field is empty but times. may_lack: modalities that a row need not have, as long as it has one of them."""
+    for number in table.index[(table[list(may_lack)] == "").all(axis=1)] if may_lack else ():
+        yield number, may_lack[0], f"is empty, and so is each other modality ({', '.join(may_lack)})"
     for name in [name for name in table if name != "row" and str(name).rpartition(".")[2] not in TIMES]:
-        for number in table.index[table[name] == ""]:
+        for number in table.index[table[name] == ""] if name not in may_lack else ():
             yield number, name, "is empty"
 
 

@@ -38,12 +38,19 @@ class Chosen(NamedTuple):
     bad: list[BadRow]
 
 
-def choose(name: str, parts: Parts, kinds: Mapping[str, Kind], texts: Mapping[str, str] | None = None) -> Chosen:
+def choose(
+    name: str,
+    parts: Parts,
+    kinds: Mapping[str, Kind],
+    texts: Mapping[str, str] | None = None,
+    allow_missing: bool = False,
+) -> Chosen:
     """The file of each modality of a sample; of a text its content.
 
     A column has the name of what follows the sample's name (`jpg`, or `depth` of `depth.png`). One that is the only
     of its kind may have any name, and takes the sample's only file of that kind. Sound may be that of a video.
-    texts: by name, of a sample that has some beside its files.
+    texts: by name, of a sample that has some beside its files. allow_missing: a modality without file is left out,
+    unless the sample has none at all.
     """
     values: dict[str, Part] = {}
     for column, kind in kinds.items():
@@ -52,6 +59,8 @@ def choose(name: str, parts: Parts, kinds: Mapping[str, Kind], texts: Mapping[st
             found = _of_kind(kind, list(parts))
         if kind == "text" and not found and column in (texts or {}):
             values[column] = (texts or {})[column]
+        elif not found and allow_missing:
+            continue
         elif len(found) != 1:
             listed = ", ".join(sorted(found or parts))
             reason = f"has {len(found)} files for it ({listed}); name the column" if found else f"has only {listed}"
@@ -63,6 +72,9 @@ def choose(name: str, parts: Parts, kinds: Mapping[str, Kind], texts: Mapping[st
                 return Chosen({}, [BadRow(name, column, str(parts[found[0]]), "is not a text in UTF-8")])
         else:
             values[column] = parts[found[0]]
+    if not values:
+        reason = f"the sample has only {', '.join(sorted(parts))}"
+        return Chosen({}, [BadRow(name, next(iter(kinds)), "", reason)])
     return Chosen(values, [])
 
 

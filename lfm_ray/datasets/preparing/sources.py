@@ -41,40 +41,42 @@ def of_manifest(
     group: str | None = None,
     allow_outside: bool = False,
     target: TargetKind = "classes",
+    allow_missing: bool = False,
 ) -> Manifest:
     """The rows of a manifest, of a dataset of Hugging Face's `datasets`, or of WebDataset's tars.
 
     root: the folder at which the relative paths of a data frame start; default the current one. Those
-    of a file start at the file's folder. label, group, target: see `read_manifest`.
+    of a file start at the file's folder. label, group, target, allow_missing: see `read_manifest`.
 
     Raises:
         UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
     """
     if isinstance(manifest, Path) and (manifest.is_dir() or ".tar" in manifest.suffixes):
-        return _of_collection(manifest, kinds, config, label, group, allow_outside, target)
+        return _of_collection(manifest, kinds, config, label, group, allow_outside, target, allow_missing)
     if isinstance(manifest, Path):
         return read_manifest(
             manifest, kinds, limit=config.limit, seed=config.seed, label=label, group=group,
-            allow_outside=allow_outside, target=target,
+            allow_outside=allow_outside, target=target, allow_missing=allow_missing,
         )  # fmt: skip
     check_kinds(kinds)
     return check_manifest(
         (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, label=label,
-        group=group, allow_outside=allow_outside, target=target,
+        group=group, allow_outside=allow_outside, target=target, allow_missing=allow_missing,
     )  # fmt: skip
 
 
-def of_folders(root: Path, kinds: Mapping[str, Kind], config: PrepareConfig) -> Manifest:
-    """The rows of a folder that has one for each class.
+def of_folders(root: Path, kinds: Mapping[str, Kind], config: PrepareConfig, allow_missing: bool = False) -> Manifest:
+    """The rows of a folder that has one for each class; allow_missing: see `read_manifest`.
 
     Raises:
         UserError: see `lfm_ray.datasets.preparing.class_folders.read` and `check_manifest`.
     """
     check_kinds(kinds)
-    found = class_folders.read(root.absolute(), kinds)
+    found = class_folders.read(root.absolute(), kinds, allow_missing)
     return check_manifest(
-        root, found.table, kinds, limit=config.limit, seed=config.seed, folder=root, unread=found.unread
-    )
+        root, found.table, kinds, limit=config.limit, seed=config.seed, folder=root, unread=found.unread,
+        allow_missing=allow_missing,
+    )  # fmt: skip
 
 
 def _of_collection(
@@ -85,13 +87,14 @@ def _of_collection(
     group: str | None,
     allow_outside: bool,
     target: TargetKind,
+    allow_missing: bool,
 ) -> Manifest:
     """The rows of a tar, or of a folder that holds tars, Parquet files or Arrow files."""
     check_kinds(kinds)
     folder = path if path.is_dir() else path.parent
     tars = sorted(file for file in files_below(path) if ".tar" in file.suffixes[-2:] or file.suffix == ".tgz")
     if tars or not path.is_dir():
-        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label, target)
+        found = webdataset.read(folder, tars if path.is_dir() else [path], kinds, label, target, allow_missing)
     else:
         files, unread = hugging_face.files_of(path)
         if not files and not unread:
@@ -103,15 +106,17 @@ def _of_collection(
     return check_manifest(
         path, found.table, kinds, classes=found.classes if target == "classes" else None, limit=config.limit,
         seed=config.seed, group=group, allow_outside=allow_outside, folder=folder, unread=found.unread, target=target,
+        allow_missing=allow_missing,
     )  # fmt: skip
 
 
 def of_dataset(
-    name: str, root: Path, file: Path | None = None, settings: Overrides = ()
+    name: str, root: Path, file: Path | None = None, settings: Overrides = (), allow_missing: bool = False
 ) -> tuple[Manifest, PrepareConfig]:
     """The rows of a raw dataset under `root`, and how its card has them prepared.
 
     file: settings as YAML, which go before those of the card; settings: they go before both.
+    allow_missing: see `read_manifest`.
 
     Raises:
         UserError: there is no such card, or the folder is not laid out as it says.
@@ -122,8 +127,9 @@ def of_dataset(
     table = raw_manifest(name, root)
     classes = card.classes if isinstance(card.classes, list) else None
     manifest = check_manifest(
-        root / Path(name).stem, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed
-    )
+        root / Path(name).stem, table, card.modalities, classes=classes, limit=config.limit, seed=config.seed,
+        allow_missing=allow_missing,
+    )  # fmt: skip
     if isinstance(card.classes, int) and len(manifest.classes) > card.classes:
         raise UserError(f"--root {root}: has {len(manifest.classes)} classes, its card says {card.classes}")
     return manifest, config

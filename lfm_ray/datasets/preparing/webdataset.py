@@ -25,12 +25,13 @@ LABELS = ("cls", "label")  # what follows the name of a file that holds the clas
 
 
 def read(
-    folder: Path, tars: Sequence[Path], kinds: Mapping[str, Kind], label: str, target: TargetKind = "classes"
-) -> Found:
+    folder: Path, tars: Sequence[Path], kinds: Mapping[str, Kind], label: str, target: TargetKind = "classes",
+    allow_missing: bool = False,
+) -> Found:  # fmt: skip
     """The samples of tars, as a table of their members, with `id`, `label`, and `split` where their names state one.
 
     label: what follows the name of the file that holds the class, or its key in the .json; for the default
-    `label` also .cls. Texts come from a .txt or a key of the .json.
+    `label` also .cls. Texts come from a .txt or a key of the .json. allow_missing: see `choose`.
 
     Raises:
         UserError: a file is not a tar, or is compressed.
@@ -42,7 +43,7 @@ def read(
         split = splits.named_in(name)
         try:
             for key, parts in _samples(path):
-                row, bad = _row(key, parts, kinds, label)
+                row, bad = _row(key, parts, kinds, label, allow_missing)
                 unread += bad
                 if not bad:
                     rows.append({"id": key, "tar": name.removesuffix(".tar"), "split": split, **row})
@@ -78,7 +79,9 @@ def _samples(path: Path) -> Iterator[tuple[str, Parts]]:
         raise cut
 
 
-def _row(key: str, parts: Parts, kinds: Mapping[str, Kind], label: str) -> tuple[dict[str, Any], list[BadRow]]:
+def _row(
+    key: str, parts: Parts, kinds: Mapping[str, Kind], label: str, allow_missing: bool
+) -> tuple[dict[str, Any], list[BadRow]]:
     """The fields of a sample, or why it has none."""
     known: dict[str, Any] = {}
     if "json" in parts:
@@ -89,7 +92,7 @@ def _row(key: str, parts: Parts, kinds: Mapping[str, Kind], label: str) -> tuple
         if not isinstance(known, dict):
             return {}, [BadRow(key, "json", str(parts["json"]), "is not a JSON object")]
     texts = {name: str(value) for name, value in known.items() if isinstance(value, str | int | float)}
-    row, bad = choose(key, parts, kinds, texts)
+    row, bad = choose(key, parts, kinds, texts, allow_missing)
     if bad:
         return {}, bad
     holding = next((rest for rest in (label, *(LABELS if label == "label" else ())) if rest in parts), None)

@@ -26,7 +26,8 @@ ROWS = "/rows"  # no modality has such a name
 class Batch:
     """One rank's samples of a training step, or of a step of evaluation.
 
-    inputs: modality -> (B, ...) with the shape and dtype of the dataset's card; labels: (B,) int64, of several
+    inputs: modality -> (B, ...) with the shape and dtype of the dataset's card, and of one that some rows lack (B,)
+    bool under `columns.presence` of its name; labels: (B,) int64, of several
     labels (B, C) uint8, of numbers (B,) float32, standardised (`lfm_ray.datasets.targets`);
     rows: (B,) int64, the samples' row numbers in their split; None if the batch is not from a dataset.
     """

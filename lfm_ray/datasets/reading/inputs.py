@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from lfm_ray.datasets.columns import Column, Columns, PackedFrames
+from lfm_ray.datasets.columns import Column, Columns, PackedFrames, presence
 from lfm_ray.datasets.media.audio import AudioSettings
 from lfm_ray.datasets.reading.augmentation import AugmentationSettings, mask, random_views
 from lfm_ray.datasets.shards import DatasetCard, ModalityCard
@@ -127,8 +127,13 @@ class Inputs:
         return chosen
 
     def __call__(self, columns: Columns, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
-        """columns: the stored samples of `rows`, with the chosen frames. Returns modality -> (B, ...)."""
-        return {name: self._input(columns[name], name, card, rows, epoch) for name, card in self.modalities.items()}
+        """columns: the stored samples of `rows`, with the chosen frames. Returns modality -> (B, ...).
+
+        Where columns say which samples have a modality (`columns.presence`), so does the result.
+        """
+        inputs = {name: self._input(columns[name], name, card, rows, epoch) for name, card in self.modalities.items()}
+        masks = {presence(name): columns[presence(name)] for name in inputs if presence(name) in columns}
+        return inputs | {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
     def _input(self, column: Column, name: str, card: ModalityCard, rows: np.ndarray, epoch: int) -> Tensor:
         values = self._unpacked(column, name, card)
@@ -167,11 +172,14 @@ def audio_settings(card: DatasetCard, name: str) -> AudioSettings:
 
 
 def _decode(files: Sequence[bytes], to: np.ndarray) -> None:
-    """Writes the pixels of JPEG files to (F, C, H, W) uint8."""
+    """Writes the pixels of JPEG files to (F, C, H, W) uint8; of an empty file, that of a missing picture, zeros."""
     from PIL import Image
 
     for file, pixels in zip(files, to, strict=True):
-        pixels[:] = np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))).transpose(2, 0, 1)
+        if len(file):
+            pixels[:] = np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))).transpose(2, 0, 1)
+        else:
+            pixels[:] = 0
 
 
 def _in_threads(function: Callable[[int], None], items: Iterable[int]) -> None:

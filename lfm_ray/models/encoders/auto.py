@@ -1,4 +1,4 @@
-"""Any pretrained model of `transformers` as an encoder, from a folder or from the Hugging Face hub.
+"""Any pretrained model of `transformers` or `timm` as an encoder, from a folder or from the Hugging Face hub.
 
     model.encoders.image: {name: auto, pretrained: FOLDER_OR_NAME}
 
@@ -6,43 +6,37 @@ The model's own processor decides the size and the scale of pixels, and the rate
 sound; its own tokenizer, which tokens a text has. What it needs and what the shards hold is compared before anything
 is built. Code that comes with a model is never run. Families that tests run: ViT, DINOv2, ConvNeXt, Swin, SigLIP (both
 towers); AST, wav2vec 2.0, HuBERT, WavLM, Whisper's encoder, CLAP's audio tower; BERT, RoBERTa, DeBERTa, ModernBERT,
-MPNet; VideoMAE, TimeSformer, ViViT.
+MPNet; VideoMAE, TimeSformer, ViViT; of timm ViT, ResNet, ConvNeXt, Swin, MobileNet, BEiT.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lfm_ray.datasets.kinds import Kind
-from lfm_ray.datasets.media.text import TextSettings, vocabulary_and_padding
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.base import Encoder, EncoderSettings
 from lfm_ray.models.encoders.inputs import Pixels
+from lfm_ray.models.encoders.lora import LoraSettings, add_adapters, check_installed
+from lfm_ray.models.encoders.needs import TOWERS, VIDEO_MODELS, kinds_of, needs_of
 from lfm_ray.models.encoders.pretrained import SENTENCE_POOLING, load_any, load_config, read_json
 from lfm_ray.models.encoders.processors import PixelProcessor, SoundProcessor
+from lfm_ray.models.encoders.timm_models import MODEL_TYPE, channels_last, heights_of, width_of
 
 POOLINGS = ("model", "cls", "mean")
-TOWERS: dict[str, tuple[Kind, ...]] = {"vision": ("image", "video"), "audio": ("audio",), "text": ("text",)}
-BY_INPUT: dict[str, tuple[Kind, ...]] = {
-    "pixel_values": ("image", "video"),
-    "input_values": ("audio",),
-    "input_features": ("audio",),
-    "input_ids": ("text",),
-}
-VIDEO_MODELS = ("videomae", "timesformer", "vivit")
 # Families without a pooler that are classified by the state at their first position.
 FIRST_POSITION = {
     "bert", "roberta", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "xlm-roberta",
     "camembert", "vit", "deit", "timesformer",
 }  # fmt: skip
-SHIFTED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # begin after that of the padding
+POOLERS = ("pooler", "head")  # modules that only the model's own pooling uses
 UNUSED = ("mask_token", "masked_spec_embed")  # parameters of pretraining alone
 
 
@@ -65,6 +59,17 @@ class AutoSettings(EncoderSettings):
     gradient_checkpointing: bool = Field(
         False, description="keep the states between layers only and compute the rest again: less memory, more time"
     )
+    lora: LoraSettings | None = Field(
+        None,
+        description="train low-rank adapters (LoRA) in place of the model's weights, beside the layer that makes the"
+        " embedding; needs the package peft; null: none",
+    )
+
+    @model_validator(mode="after")
+    def _something_of_the_model_is_trained(self) -> Self:
+        if self.frozen and self.lora:
+            raise ValueError("frozen trains nothing of the model, lora its adapters; leave one of them out")
+        return self
 
 
 class AutoEncoder(nn.Module):
@@ -97,6 +102,10 @@ class AutoEncoder(nn.Module):
             self._take_pixels(card, settings, source)
         elif card.kind == "audio":
             self.sound = SoundProcessor(source)
+        self.project = nn.Linear(_width(self.body, self.pooling), embedding_size)
+        self.adapted = own.lora is not None
+        if own.lora:
+            add_adapters(self.body, own.lora, config.model_type, POOLERS, partial(self._try, card))
         for name, parameter in self.body.named_parameters():
             if name.split(".")[-1] in UNUSED or (self.pooling != "model" and _of_pooler(name)):
                 parameter.requires_grad_(False)
@@ -105,7 +114,6 @@ class AutoEncoder(nn.Module):
                 raise UserError(f"gradient_checkpointing: {config.model_type} has none")
             later = getattr(self.body, "activation_checkpointing_enable", None)  # its name in newer transformers
             (later or self.body.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.project = nn.Linear(_width(self.body.config), embedding_size)
 
     def _take_pixels(self, card: ModalityCard, settings: EncoderSettings, source: str) -> None:
         processor, config = PixelProcessor.of(source, self.body.config), self.body.config
@@ -117,6 +125,13 @@ class AutoEncoder(nn.Module):
         trained_at = getattr(config, "image_size", None)
         if "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters:
             self.extra["interpolate_pos_encoding"] = trained_at not in (card.shape[-1], card.shape[-2:])
+
+    @torch.no_grad()
+    def _try(self, card: ModalityCard) -> None:
+        """Encodes one sample of zeros."""
+        training = self.training
+        self.eval().pooled(torch.zeros(1, *card.shape, dtype=getattr(torch, card.dtype)))
+        self.train(training)
 
     def forward(self, value: Tensor) -> Tensor:
         """value: as the shards hold it: pixels, an int16 waveform (B, samples), or tokens (B, L)."""
@@ -136,7 +151,7 @@ class AutoEncoder(nn.Module):
         found, present = self._found(value)
         states = found.last_hidden_state
         if states.ndim == 4:
-            states = states.flatten(2).transpose(1, 2)
+            states = self._map(states).flatten(2).transpose(1, 2)
         return states if present is None else states.masked_fill(~present[:, :, None], torch.nan)
 
     def _found(self, value: Tensor) -> tuple[Any, Tensor | None]:
@@ -156,13 +171,17 @@ class AutoEncoder(nn.Module):
             inputs = {"pixel_values": self.pixels(value, dtype)}
         return self.body(**inputs, **self.extra), present
 
+    def _map(self, states: Tensor) -> Tensor:
+        """A feature map as (B, h, height, width)."""
+        return states.permute(0, 3, 1, 2) if channels_last(self.body) else states
+
     def _pooled(self, value: Tensor) -> Tensor:
         found, present = self._found(value)
         if self.pooling == "model":
             return found.pooler_output.flatten(1)
         states = found.last_hidden_state
-        if states.ndim == 4:  # (B, h, height, width)
-            return states.mean(dim=(2, 3))
+        if states.ndim == 4:
+            return self._map(states).mean(dim=(2, 3))
         if self.pooling == "cls":
             return states[:, 0]
         if present is None:
@@ -170,11 +189,23 @@ class AutoEncoder(nn.Module):
         weight = present[:, :, None].to(states.dtype)
         return (states * weight).sum(dim=1) / weight.sum(dim=1)
 
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; a model with adapters keeps the statistics of its BatchNorm layers."""
+        super().train(mode)
+        if self.adapted:
+            for module in self.body.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
     def learning_rate_factors(self) -> dict[str, float]:
         """Parameter -> factor of its learning rate under `layer_decay`; those that are left out have 1."""
         if self.decay is None:
             return {}
-        heights = layer_heights(self.body)
+        if self.body.config.model_type == MODEL_TYPE:
+            heights = {f"timm_model.{name}": height for name, height in heights_of(self.body.timm_model).items()}
+        else:
+            heights = layer_heights(self.body)
         top = 1 + max(heights.values(), default=0)
         return {f"body.{name}": self.decay ** (top - height) for name, height in heights.items() if height < top}
 
@@ -222,90 +253,17 @@ def check(card: ModalityCard, settings: EncoderSettings) -> None:
         UserError: it does not; the line names the settings of `prepare` that would fit.
     """
     source = _source(settings)
+    if isinstance(settings, AutoSettings) and settings.lora:
+        check_installed()
     config = load_config(source)
     taken = kinds_of(config)
     if card.kind not in taken:
         what = " or ".join(taken) or "nothing that a dataset here can hold"
         raise UserError(f"pretrained: {source} is a {config.model_type}, which takes {what}, not {card.kind}")
-    own = next((getattr(config, f"{name}_config", None) for name, kinds in TOWERS.items() if card.kind in kinds), None)
-    needs = {"image": _pixels, "video": _pixels, "audio": _sound, "text": _tokens}[card.kind](
-        card, source, own or config
-    )
-    if needs:
+    if needs := needs_of(card, source, config):
         said, changes = needs
         how = f"; prepare with {' '.join(f'--set {key}={value}' for key, value in changes.items())}" if changes else ""
         raise UserError(f"pretrained: {source} takes {said}{how}")
-
-
-def kinds_of(config: Any) -> tuple[Kind, ...]:
-    """The kinds of modality that the model of a config takes: those of its towers, or of its main input."""
-    from transformers import MODEL_MAPPING
-
-    towers = [kinds for name, kinds in TOWERS.items() if getattr(config, f"{name}_config", None) is not None]
-    if towers:
-        return tuple(kind for kinds in towers for kind in kinds)
-    if config.model_type in VIDEO_MODELS:
-        return ("video",)
-    model = MODEL_MAPPING.get(type(config), None)
-    return BY_INPUT.get(getattr(model, "main_input_name", ""), ())
-
-
-Needs = tuple[str, Mapping[str, Any]] | None  # what a model takes instead, and the settings of prepare for it
-
-
-def _pixels(card: ModalityCard, source: str, config: Any) -> Needs:
-    said: list[str] = []
-    changes: dict[str, Any] = {}
-    size, channels = PixelProcessor.of(source, config).size, getattr(config, "num_channels", 3)
-    if size is not None and list(size) != card.shape[-2:]:
-        said.append(f"{size[0]} x {size[1]} pixels, and there are {card.shape[-2]} x {card.shape[-1]}")
-        changes[f"{card.kind}.size"] = size[0]
-    if card.shape[-3] not in (1, channels):
-        said.append(f"{channels} channels, and there are {card.shape[-3]}")
-        changes[f"{card.kind}.channels"] = channels
-    frames = getattr(config, "num_frames", None)
-    if config.model_type in VIDEO_MODELS and frames not in (None, card.shape[0]):
-        said.append(f"{frames} frames, and the model would receive {card.shape[0]} (data.frames)")
-        changes["video.frames"] = f"{frames} and train with --set data.frames={frames}"
-    return (", and ".join(said), changes) if said else None
-
-
-def _sound(card: ModalityCard, source: str, config: Any) -> Needs:
-    processor = SoundProcessor(source)
-    if len(card.shape) != 1:
-        changes = {"audio.form": "waveform", "audio.sample_rate": processor.rate}
-        return f"waveforms of {processor.rate} Hz, and there are spectrograms", changes
-    if card.sample_rate != processor.rate:
-        return f"{processor.rate} Hz, and there are {card.sample_rate}", {"audio.sample_rate": processor.rate}
-    if processor.longest is not None and card.shape[0] > processor.longest:
-        most, is_now = processor.longest / processor.rate, card.shape[0] / processor.rate
-        return f"at most {most:g} s, and clips have {is_now:g}", {"audio.seconds": f"{most:g}"}
-    left = card.shape[0]
-    for kernel, stride in zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=False):
-        left = (left - kernel) // stride + 1
-    return None if left > 0 else ("longer clips than these", {"audio.seconds": 1})
-
-
-def _tokens(card: ModalityCard, source: str, config: Any) -> Needs:
-    said: list[str] = []
-    changes: dict[str, Any] = {}
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in SHIFTED_POSITIONS:
-        positions -= config.pad_token_id + 1
-    if positions is not None and 0 < positions < card.shape[-1]:
-        said.append(f"at most {positions} tokens, and texts have {card.shape[-1]}")
-        changes["text.length"] = positions
-    vocabulary, padding = None, config.pad_token_id
-    if read_json(source, "tokenizer_config.json"):  # else transformers makes up an empty one
-        vocabulary, padding = vocabulary_and_padding(TextSettings(tokenizer=source))
-    fits = (card.vocabulary or 0) <= config.vocab_size if vocabulary is None else card.vocabulary == vocabulary
-    if not fits or padding not in (None, card.padding):
-        said.append(
-            f"{vocabulary or config.vocab_size} different tokens padded with {padding}, and there are {card.vocabulary}"
-            f" padded with {card.padding}"
-        )
-        changes["text.tokenizer"] = source
-    return (", and ".join(said), changes) if said else None
 
 
 def _source(settings: EncoderSettings) -> str:
@@ -347,15 +305,25 @@ def _has_pooler(body: Any) -> bool:
     """Whether the outputs hold a vector that the model pools itself."""
     if hasattr(body, "pooler") or hasattr(body, "use_head"):
         return bool(getattr(body, "pooler", None) or getattr(body, "use_head", False))
-    return type(body).__name__ in ("Dinov2Model", "ConvNextModel", "ASTModel", "ClapAudioModel", "SiglipTextModel")
+    return type(body).__name__ in (
+        "Dinov2Model",
+        "ConvNextModel",
+        "ASTModel",
+        "ClapAudioModel",
+        "SiglipTextModel",
+        "TimmWrapperModel",
+    )
 
 
 def _of_pooler(name: str) -> bool:
-    return name.split(".")[0] in ("pooler", "head")
+    return name.split(".")[0] in POOLERS
 
 
-def _width(config: Any) -> int:
+def _width(body: Any, pooling: str) -> int:
     """The size of a model's pooled vector."""
+    config = body.config
+    if config.model_type == MODEL_TYPE:
+        return width_of(body.timm_model, pooling)
     for name in ("hidden_size", "d_model", "hidden_sizes"):
         if size := getattr(config, name, None):
             return int(size[-1] if isinstance(size, list | tuple) else size)

@@ -23,7 +23,7 @@ class EncoderSettings(Settings):
         validate_default=False,
         description="small: a CNN for spectrograms, images and video, a GRU for text, two layers for features;"
         " ngrams: hashed n-grams of a text; resnet18, resnet50; bert; clip_image, clip_text; sequence; auto: any"
-        " pretrained model of transformers (lfm_ray/models/encoders); null: model.encoder",
+        " pretrained model of transformers or timm (lfm_ray/models/encoders); null: model.encoder",
     )
     pretrained: str | None = Field(
         None, description="a folder written by save_pretrained, or a name on the Hugging Face hub; null: random weights"
@@ -83,7 +83,9 @@ class Encoder:
 ENCODERS: Registry[Encoder] = Registry(
     "encoder",
     parts_in(
-        "lfm_ray.models.encoders", shared=("base", "inputs", "pretrained", "processors", "resnet"), attribute="ENCODER"
+        "lfm_ray.models.encoders",
+        shared=("base", "inputs", "lora", "needs", "pretrained", "processors", "resnet", "timm_models"),
+        attribute="ENCODER",
     ),
     lambda part: isinstance(part, Encoder),
     "an lfm_ray.models.encoders.Encoder",

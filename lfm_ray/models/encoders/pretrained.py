@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lfm_ray.errors import UserError
+from lfm_ray.models.encoders.timm_models import MODEL_TYPE, check_timm, is_of_timm, without_classifier
 
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 SENTENCE_POOLING = "1_Pooling/config.json"  # of sentence-transformers
@@ -116,8 +117,12 @@ def save_architecture(source: str, folder: Path) -> None:
     Raises:
         UserError: it cannot be loaded.
     """
-    load_config(source).save_pretrained(folder)
-    for name in BESIDE:
+    config = load_config(source)
+    if config.model_type == MODEL_TYPE:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        config.save_pretrained(folder)
+    for name in BESIDE if config.model_type != MODEL_TYPE else ("config.json",):
         if content := read_json(source, name):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -127,7 +132,7 @@ def load_config(source: str) -> Any:
     """The config of a `transformers` model; code that comes with it is never executed.
 
     Raises:
-        UserError: it cannot be loaded, or is what other libraries than `transformers` load.
+        UserError: it cannot be loaded, or is what other libraries than `transformers` and `timm` load.
     """
     from transformers import AutoConfig
 
@@ -136,20 +141,16 @@ def load_config(source: str) -> Any:
             f"pretrained: {source} is an adapter of peft, such as LoRA's, not a whole model; add it to its model with"
             " merge_and_unload(), and save that"
         )
-    if _of_timm(source):
-        raise UserError(f"pretrained: {source} is a model of timm; give one of transformers")
+    content: dict[str, Any] = {}
+    with suppress(UserError, OSError):  # a broken file or no such name, of which AutoConfig says the same
+        content = read_json(source, "config.json")
+    if is_of_timm(content):
+        check_timm(source, content)
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of many kinds: no network, no file, a broken file, no such name
         raise _not_there(source, error) from None
-
-
-def _of_timm(source: str) -> bool:
-    """Whether a folder holds a model of timm; one whose config is broken does not."""
-    if Path(source).is_dir():
-        with suppress(UserError):
-            return not {"architecture", "pretrained_cfg"}.isdisjoint(read_json(source, "config.json"))
-    return False
+    return without_classifier(config) if is_of_timm(content) else config
 
 
 def _be_quiet() -> None:

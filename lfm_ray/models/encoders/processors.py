@@ -11,6 +11,7 @@ from torch import Tensor
 from lfm_ray.datasets.media.audio import from_pcm
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.pretrained import PROCESSORS, read_json
+from lfm_ray.models.encoders.timm_models import MODEL_TYPE, pixels_of
 
 AST_SHIFT, AST_WINDOW = 0.010, 0.025  # s, of the frames of its Kaldi filter bank
 
@@ -29,7 +30,9 @@ class PixelProcessor:
 
     @classmethod
     def of(cls, source: str, config: Any) -> PixelProcessor:
-        """That of a model; without one, the size is that of its config."""
+        """That of a model; without one, the size is that of its config. Models of timm have theirs in the config."""
+        if config.model_type == MODEL_TYPE:
+            return cls(*pixels_of(config)[1:])
         said = _settings(source, ("video_processor", "image_processor"))
         if "image_mean" not in said and "size" not in said:
             return cls(_sides(getattr(config, "image_size", None)), None, None)

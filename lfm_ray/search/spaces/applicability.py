@@ -45,6 +45,39 @@ def for_modalities(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
     return space, lines
 
 
+def for_missing(space: Space, card: DatasetCard) -> tuple[Space, list[str]]:
+    """Where rows lack a modality, removes methods and fusion heads that need all of them, and points with these.
+
+    Returns the space and lines as `for_modalities`.
+
+    Raises:
+        UserError: no choice is left.
+    """
+    names = space.base.data.modalities or list(card.modalities)
+    lacking = [name for name in names if name in card.lacking]
+    if not lacking or len(names) < 2:
+        return space, []
+    lines: list[str] = []
+    why = f"needs every modality of every sample, and some lack {' or '.join(lacking)}"
+    for setting, known in CHOSEN.items():
+        values = (space.search[setting].choice if setting in space.search else None) or []
+        others = [value for value in values if not known[value].takes_missing]
+        if others and len(others) == len(values):
+            raise UserError(f"search: {setting}: {', '.join(others)}: {why}")
+        if others:
+            space = _without(space, setting, others)
+            lines.append(f"left out of {setting}: {', '.join(others)}; {why}")
+    points = {}
+    for label, point in space.points.items():
+        config = space.config(point)
+        if config.method.takes_missing and FUSION_HEADS[config.model.fusion].takes_missing:
+            points[label] = point
+    if left_out := [label for label in space.points if label not in points]:
+        lines.append(f"left out of points: {', '.join(left_out)}; {why}")
+        space = Space.model_validate({**space.model_dump(), "points": points})
+    return space, lines
+
+
 def for_target(space: Space, kind: TargetKind) -> tuple[Space, list[str]]:
     """Unless targets are classes, removes methods, forms of them, matching losses and points that are only for classes.
 
