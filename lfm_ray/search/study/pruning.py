@@ -64,7 +64,8 @@ def goes_on(value: float, others: Sequence[float], reduction: int) -> bool:
 def expected_epochs(trials: int, epochs: int, first_rung: int, reduction: int) -> float:
     """How many epochs so many trials of `epochs` epochs take in all, on average, if they come in random order.
 
-    The i-th at a rung then goes on with probability ceil(i / reduction) / i.
+    The i-th at the first rung then goes on with probability ceil(i / reduction) / i. Those that come late to
+    further rungs had more to beat before, and go on somewhat more often than by this.
     """
     total, before, rung, there = 0.0, 0, first_rung, float(trials)
     while rung < epochs:
