@@ -25,20 +25,31 @@ so its functions import what they need themselves.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfm_ray import trust as trusting
+from lfm_ray.arguments import (
+    as_called,
+    check_counts,
+    console_for,
+    fixed,
+    folder_of,
+    gpus,
+    name_of_new,
+    path_or_none,
+    seconds,
+    space_source,
+    trust_parts,
+    working_folder_of,
+)
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_name
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from lfm_ray.config import RunConfig
     from lfm_ray.datasets.kinds import Kind, TargetKind
@@ -50,8 +61,6 @@ if TYPE_CHECKING:
     from lfm_ray.settings import Overrides
 
     Folder = str | Path
-
-DEFAULT_SPACE = "alpha_schedule"
 
 
 def prepare(
@@ -119,9 +128,9 @@ def prepare(
     shards, _ = preparing.prepare(
         Path(manifest) if isinstance(manifest, str) else manifest,
         {kind: [named] if isinstance(named, str) else list(named) for kind, named in columns.items()},
-        out=Path(out), dataset=dataset, root=_path(root), folders=_path(folders), label=label, settings=settings,
-        config=_path(config), skip_bad=skip_bad, group=group, target=target, allow_outside=allow_outside,
-        allow_missing=allow_missing, address=address, progress=progress,
+        out=Path(out), dataset=dataset, root=path_or_none(root), folders=path_or_none(folders), label=label,
+        settings=settings, config=path_or_none(config), skip_bad=skip_bad, group=group, target=target,
+        allow_outside=allow_outside, allow_missing=allow_missing, address=address, progress=progress,
     )  # fmt: skip
     return shards
 
@@ -240,9 +249,9 @@ def tune(
         UserError: something that was given is wrong or does not fit; no trial was started.
         TrainingFailed: no trial finished.
     """
-    called = command or _as_called(tune, locals())
-    _trust(trust)
-    _check_counts(trials=trials, epochs=epochs, epoch_budget=epoch_budget, population=population,
+    called = command or as_called(tune, locals())
+    trust_parts(trust)
+    check_counts(trials=trials, epochs=epochs, epoch_budget=epoch_budget, population=population,
         concurrency=concurrency, workers_per_trial=workers_per_trial, cpus_per_worker=cpus_per_worker,
         trials_per_gpu=trials_per_gpu)  # fmt: skip
     if resume and any([space is not None, settings, data, epochs, name, start_from, from_learned, warm_start,
@@ -264,12 +273,12 @@ def tune(
         Workers(
             workers_per_trial,
             cpus_per_worker,
-            _gpus(1 / trials_per_gpu if trials_per_gpu else gpus_per_worker),
-            _seconds(epoch_time_limit),
+            gpus(1 / trials_per_gpu if trials_per_gpu else gpus_per_worker),
+            seconds(epoch_time_limit),
         ),
-        concurrency, _seconds(time_budget), log, address, _console(progress),
+        concurrency, seconds(time_budget), log, address, console_for(progress),
     )  # fmt: skip
-    folder = _working_folder(storage)
+    folder = working_folder_of(storage)
     if name is not None:
         check_name("--name", name)
     if resume:
@@ -282,8 +291,8 @@ def tune(
             population=population, start_from=[Path(run) for run in start_from], warm_start=bool(warm_start),
             from_learned=from_learned, fair=fair, widen=widen,
         )  # fmt: skip
-        earlier = [_working_folder(sweep) for sweep in warm_start]
-        new = sweeping.NewSweep(folder / _named(name, stem), found, seed, earlier, from_learned, called)
+        earlier = [working_folder_of(sweep) for sweep in warm_start]
+        new = sweeping.NewSweep(folder / name_of_new(name, stem), found, seed, earlier, from_learned, called)
         asked = sweeping.fitted_to_data(new, means.console)
     sweeping.run(asked, means)
     return LoadedSweep(asked.folder)
@@ -327,7 +336,7 @@ def train(
         UserError: a setting is wrong, the data do not fit, or the folder holds a run with other settings.
         TrainingFailed: the run failed; the message says why.
     """
-    _check_counts(workers=workers, cpus_per_worker=cpus_per_worker, epochs=epochs, fit_degree=fit_degree)
+    check_counts(workers=workers, cpus_per_worker=cpus_per_worker, epochs=epochs, fit_degree=fit_degree)
 
     from lfm_ray.config import RunConfig
     from lfm_ray.report.loaded_run import LoadedRun
@@ -350,10 +359,10 @@ def train(
         values = config.model_dump() if isinstance(config, RunConfig) else config
         trusting.ask(values)
         found = build(RunConfig, merge(values, changes), changed=changes)
-    folder = _working_folder(storage).absolute() / _named(name, stem)
+    folder = working_folder_of(storage).absolute() / name_of_new(name, stem)
     single_run.train(
-        found, folder, Workers(workers, cpus_per_worker, _gpus(gpus_per_worker)),
-        fit_degree=fit_degree, profile=profile, address=address, console=_console(progress),
+        found, folder, Workers(workers, cpus_per_worker, gpus(gpus_per_worker)),
+        fit_degree=fit_degree, profile=profile, address=address, console=console_for(progress),
     )  # fmt: skip
     return LoadedRun(folder)
 
@@ -401,8 +410,8 @@ def confirm(
         UserError: no trial has finished, or the sweeps are of different data.
         TrainingFailed: a run failed.
     """
-    _check_counts(seeds=seeds, top=top, select=select)
-    _trust(trust)
+    check_counts(seeds=seeds, top=top, select=select)
+    trust_parts(trust)
     if split not in ("test", "val"):
         raise UserError(f"--split {split}: must be test or val")
 
@@ -411,8 +420,8 @@ def confirm(
 
     several = sweeps if isinstance(sweeps, Sequence) and not isinstance(sweeps, str) else [sweeps]
     done = confirming.confirm(
-        [_folder(sweep) for sweep in several], seeds=seeds, top=top, select=select, split=split,
-        changes=parse_overrides(settings), address=address, console=_console(progress),
+        [folder_of(sweep) for sweep in several], seeds=seeds, top=top, select=select, split=split,
+        changes=parse_overrides(settings), address=address, console=console_for(progress),
     )  # fmt: skip
     return done.table
 
@@ -433,8 +442,8 @@ def export(run: Folder | LoadedRun | LoadedSweep, out: Folder, *, best: bool = F
     """
     from lfm_ray.export import from_run
 
-    _trust(trust)
-    _, _, said = from_run.export(_folder(run), Path(out), best)
+    trust_parts(trust)
+    _, _, said = from_run.export(folder_of(run), Path(out), best)
     if said:
         warnings.warn(said, stacklevel=2)
     return load(out)
@@ -456,7 +465,7 @@ def load(folder: Folder, device: str = "auto", *, trust: bool = False) -> Predic
     """
     from lfm_ray.export.predictor import Predictor
 
-    _trust(trust)
+    trust_parts(trust)
     return Predictor(folder, device)
 
 
@@ -470,8 +479,8 @@ def load_sweep(sweep: Folder, *, trust: bool = False) -> LoadedSweep:
     """
     from lfm_ray.report.loaded_sweep import LoadedSweep
 
-    _trust(trust)
-    return LoadedSweep(_working_folder(sweep))
+    trust_parts(trust)
+    return LoadedSweep(working_folder_of(sweep))
 
 
 def load_run(run: Folder, *, trust: bool = False) -> LoadedRun:
@@ -484,101 +493,5 @@ def load_run(run: Folder, *, trust: bool = False) -> LoadedRun:
     """
     from lfm_ray.report.loaded_run import LoadedRun
 
-    _trust(trust)
-    return LoadedRun(_working_folder(run))
-
-
-def _trust(given: bool) -> None:
-    if given:
-        trusting.ask_for_everything()
-
-
-def space_source(space: Folder | Mapping[str, Any] | Space | None) -> tuple[Path | Mapping[str, Any] | Space, str]:
-    """Where a space is read from, and what a sweep of it is called."""
-    from lfm_ray.resources import space_file
-
-    if space is None or isinstance(space, str | Path):
-        file = space_file(space or DEFAULT_SPACE)
-        return file, file.stem
-    return space, "sweep"
-
-
-def fixed(
-    settings: Overrides, data: Folder | Shards | None, epochs: int | None, seed: int | None = None
-) -> dict[str, Any]:
-    """Settings as a mapping, with those that have an argument of their own."""
-    from lfm_ray.settings import parse_overrides
-    from lfm_ray.storage import shown
-
-    path = data if data is None or isinstance(data, str | Path) else shown(data.path)
-    named = {"data.path": None if path is None else str(path), "epochs": epochs}
-    changes = {**parse_overrides(settings), **{key: value for key, value in named.items() if value is not None}}
-    return changes if seed is None else {"seed": seed, **changes}
-
-
-def _folder(what: Folder | LoadedRun | LoadedSweep) -> Path:
-    return _working_folder(what) if isinstance(what, str | Path) else what.folder
-
-
-def _working_folder(folder: Folder) -> Path:
-    from lfm_ray.storage import working_folder
-
-    return working_folder(folder) if isinstance(folder, str) else folder
-
-
-def _path(path: Folder | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _named(name: str | None, stem: str) -> str:
-    return check_name("--name", name) if name is not None else _dated(stem[:150])
-
-
-def _dated(stem: str) -> str:
-    return f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _console(progress: bool) -> Console:
-    from lfm_ray.console import SILENT, console
-
-    return console if progress else SILENT
-
-
-def _check_counts(**given: int | None) -> None:
-    for name, value in given.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be a whole number of at least 1")
-
-
-def _gpus(given: float) -> float:
-    return float(_read("gpus_per_worker", given, "gpu_count"))
-
-
-def _seconds(given: float | str | None) -> float | None:
-    text = given if given is None or isinstance(given, str) else f"{given:f}"
-    return None if text is None else float(_read("time", text, "seconds"))
-
-
-def _read(name: str, given: object, by: str) -> Any:
-    """A value as the commands read it, by a function of `lfm_ray.cli`."""
-    from lfm_ray import cli
-
-    try:
-        return getattr(cli, by)(str(given))
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"{name}: {error}") from None
-
-
-def _as_called(function: Callable[..., object], given: Mapping[str, Any]) -> str:
-    """A call as it can be typed again: `lfm_ray.tune('cubic', data='shards/mine', trials=40)`."""
-    import inspect
-
-    words = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        value = given[name]
-        if value is parameter.default or value == parameter.default or name in ("progress", "command"):
-            continue
-        path = getattr(value, "path", value)
-        shown = repr(str(path)) if isinstance(path, Path) else repr(path)
-        words.append(shown if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else f"{name}={shown}")
-    return f"lfm_ray.{function.__name__}({', '.join(words)})"
+    trust_parts(trust)
+    return LoadedRun(working_folder_of(run))

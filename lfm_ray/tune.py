@@ -20,7 +20,8 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from lfm_ray.api import fixed, space_source, tune
+from lfm_ray.api import tune
+from lfm_ray.arguments import fixed, space_source
 from lfm_ray.cli import command_line, gpu_count, parser, positive, run, seconds, storage_folder, typed
 
 

@@ -17,8 +17,13 @@ from lfm_ray.console import moves
 from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly, TimeBudget
 from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.arms import strategy_name
+from lfm_ray.search.study.pruning import expected_epochs
 from lfm_ray.search.study.study import SETTINGS, Study
-from lfm_ray.search.sweep import STATES, strategy_name
+from lfm_ray.search.sweep import STATES
+
+PATIENCE = 180.0  # s, of a sweep that is offered where none is asked for
+ENOUGH = 6  # trials, after which those that have ended tell how long one takes
 
 
 class ProgressCallback(DriverOnly, Callback):
@@ -46,7 +51,8 @@ class SweepProgress(ProgressCallback):
         self._started = time.monotonic()
         self._done_before: int | None = None
         self._objective, self._direction = next(iter(space.objective.items()))
-        self._told = False  # how long all trials will take, where no live line says it
+        self._epochs = 0  # that trials have reported to this process
+        self._told = False  # how long all trials will take
         self._best: tuple[float, str] | None = None
         for trial in study.started():
             if trial.state == TrialState.COMPLETE:
@@ -63,6 +69,7 @@ class SweepProgress(ProgressCallback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Keeps track of the best finished trial."""
+        self._epochs += FAILED not in result
         config = self.space.config(trial.config[SETTINGS])
         if FAILED not in result and result["epoch"] == config.epochs:
             self._keep(result[self._objective], config)
@@ -77,6 +84,7 @@ class SweepProgress(ProgressCallback):
         """Prints a line for an ended trial where no live line is shown."""
         self._show()
         if moves(self.console):
+            self._tell()
             return
         frozen = self.study.trials()[trial.config[NUMBER]]
         config = self.space.config(trial.config[SETTINGS])
@@ -86,21 +94,38 @@ class SweepProgress(ProgressCallback):
             or f"{metric_name(self._objective)} {result.get(self._objective, float('nan')):.3f},"
             f" epoch {result.get('epoch')}"
         )
-        if not self._told and (left := self._left()) is not None:
-            self.console.print(f"about {_minutes(left)} for the other trials")
-            self._told = True
+        self._tell()
         self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
 
     on_trial_error = on_trial_complete
 
-    def _left(self) -> float | None:
-        """Seconds until the last trial has ended, or until the time is up; None before the first has ended."""
+    def _tell(self) -> None:
+        """Says once, when the first trial has ended, how long the others will take, and how many there is time for."""
+        pace = None if self._told else self._pace()
+        if pace is not None:
+            self.console.print(outlook(*pace, self.budget.left if self.budget else None))
+            self._told = True
+
+    def _pace(self) -> tuple[float, int, int] | None:
+        """Seconds a trial, how many have ended and how many are left; None before the first and after the last.
+
+        The first trials are longer than most, and several run at once: until enough have ended, epochs are counted.
+        """
         done = sum(trial.state.is_finished() for trial in self.study.started())
         if self._done_before is None or not self._done_before < done < self.space.trials:
             return None
-        each = (time.monotonic() - self._started) / (done - self._done_before)
-        left = each * (self.space.trials - done)
-        return min(left, self.budget.left) if self.budget else left
+        elapsed, ended = time.monotonic() - self._started, done - self._done_before
+        if ended >= ENOUGH or not self._epochs:
+            return elapsed / ended, done, self.space.trials - done
+        return elapsed / self._epochs * epochs_a_trial(self.space), done, self.space.trials - done
+
+    def _left(self) -> float | None:
+        """Seconds until the last trial has ended, or until the time is up; None before the first has ended."""
+        pace = self._pace()
+        if pace is None:
+            return None
+        each, _, left = pace
+        return min(each * left, self.budget.left) if self.budget else each * left
 
     def _show(self) -> None:
         states = [STATES[trial.state] for trial in self.study.started()]
@@ -129,6 +154,27 @@ class RunsProgress(ProgressCallback):
         self._progress.advance(self._task)
 
     on_trial_error = on_trial_complete
+
+
+def epochs_a_trial(space: Space) -> float:
+    """The epochs that a trial takes on average, with early stopping."""
+    epochs, pruning = space.base.epochs, space.pruning
+    if pruning.by == "none":
+        return epochs
+    return expected_epochs(space.trials, epochs, pruning.first_of(epochs), pruning.reduction) / space.trials
+
+
+def outlook(each: float, done: int, left: int, time_left: float | None) -> str:
+    """How long the `left` trials take after `done`, at `each` seconds, and which --trials the time allows.
+
+    time_left: seconds until the time is up; None: it is not limited, and a sweep of `PATIENCE` is offered. The number
+    of trials is never changed to fit: the same flags would then give another sweep on a faster or less busy machine.
+    """
+    said = f"about {_minutes(each * left)} for the other {left} trials"
+    if time_left is None:
+        fit = round(PATIENCE / each)
+        return said if done + left <= fit or fit <= done else f"{said}; --trials {fit} takes about {_minutes(PATIENCE)}"
+    return f"{said}; the time allows --trials {done + max(1, round(time_left / each))}"
 
 
 def _minutes(seconds: float) -> str:

@@ -22,8 +22,9 @@ from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.models.directions import LEADING, leading
 from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly
 from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.study.arms import strategy_name
 from lfm_ray.search.study.study import SETTINGS
-from lfm_ray.search.sweep import strategy_name, trial_folder
+from lfm_ray.search.sweep import trial_folder
 from lfm_ray.settings import flatten
 from lfm_ray.training.run_folder import read_alpha_updates, row_of
 from lfm_ray.training.trainer import Row

@@ -18,9 +18,8 @@ from lfm_ray.report.cost_cells import cost_columns
 from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import p_value, spread
 from lfm_ray.report.statistics import holm, interval, paired
-from lfm_ray.search.selection import COMPARED
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, metric_name
-from lfm_ray.search.study.arms import JOINT
+from lfm_ray.search.study.arms import COMPARED, JOINT
 from lfm_ray.search.sweep import Sweep, Trial
 from lfm_ray.training.run_folder import read_confusions, read_epochs
 

@@ -24,7 +24,7 @@ def describe(space: Space) -> Group:
         default, meaning = _default_and_meaning(space, path, distribution)
         conditions = "".join(f"\n  when {name}: {_text(value)}" for name, value in distribution.when.items())
         table.add_row(path, f"{distribution}{conditions}", _text(default), distribution.source or meaning)
-    title = "run first and never pruned"
+    title = "run first"
     points = Table(title=title, title_justify="left", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
     for label, point in space.points.items():
         points.add_row(label, ", ".join(f"{name} {_text(value)}" for name, value in point.items()) or "all defaults")

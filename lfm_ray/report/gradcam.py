@@ -41,7 +41,8 @@ from lfm_ray.report.contact_sheet import draw, of_many_classes
 from lfm_ray.report.plots import PLAIN_TEXT
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import by_strategy
-from lfm_ray.search.sweep import Sweep, strategy_name
+from lfm_ray.search.study.arms import strategy_name
+from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.training.trainer import build_model

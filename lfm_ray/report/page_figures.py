@@ -143,7 +143,7 @@ class Figures:
             curves.append(Curve(f"{group}: {len(mine)} trials, {gone[-1]} pruned", group, x, y, bold=True))
         if all(trial.state != "pruned" for _, trial in ended):
             return None
-        note = "A step down: trials pruned at this epoch. Known points are never pruned."
+        note = "A step down: trials pruned at this epoch. The known points of the baselines are never pruned."
         return Plot(
             "still-training", "Pruning", "epoch", "share still training", curves, note, steps=True, y_range=(0, 1)
         )

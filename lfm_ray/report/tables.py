@@ -56,7 +56,8 @@ def strategy_table(trials: list[Trial], linear: LinearBaselines | None = None) -
         epochs = sum(one.trained for one in mine)
         table.add_row(label, str(len(mine)), str(epochs), *_numbers(trial, shown, others, few), style=style)
 
-    for name in [*BASELINES, *(name for name in best if name not in BASELINES)]:
+    without = dict.fromkeys(trial.strategy for trial in trials if trial.strategy not in best)  # all were stopped early
+    for name in dict.fromkeys([*BASELINES, *without, *best]):
         row_of(name, [trial for trial in trials if trial.strategy == name], best.get(name))
     table.add_section()
     found = best_of(trials)

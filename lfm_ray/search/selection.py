@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 from lfm_ray.optimization.schedules import Polynomial
-from lfm_ray.search.study.arms import JOINT
+from lfm_ray.search.study.arms import COMPARED
 from lfm_ray.search.sweep import Trial
-
-COMPARED = (JOINT, "heuristic")  # baselines that `lfm_ray.confirm` trains as well
 
 
 def best_of(trials: list[Trial]) -> Trial | None:

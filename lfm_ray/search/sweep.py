@@ -30,13 +30,10 @@ from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within, write_atomically
-from lfm_ray.methods import METHODS
 from lfm_ray.models.directions import leading
-from lfm_ray.optimization.schedules import SCHEDULES, Constant
-from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
-from lfm_ray.search.study.arms import JOINT
+from lfm_ray.search.study.arms import strategy_name
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
 from lfm_ray.search.study.pruning import ARM
 from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials, removed_parts
@@ -393,12 +390,3 @@ def trial_folder(sweep: Path, number: int) -> Path:
 def _only_trials_need(name: str) -> bool:
     """Whether the command that runs a sweep can do without this file of the object store."""
     return name == LOCK or name.endswith(".pt") or name.startswith(("ray/", "tensorboard/"))
-
-
-def strategy_name(config: RunConfig) -> str:
-    """`alpha = 0`, `heuristic`, `learned`, ... of LFM; `ogm_ge`, `ogm_ge + heuristic`, ... of another method."""
-    alpha = JOINT if config.alpha == Constant() else short_name(SCHEDULES, config.alpha.strategy)
-    method = short_name(METHODS, config.method.name)
-    if method == "lfm":
-        return alpha
-    return method if alpha in (JOINT, method) else f"{method} + {alpha}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from made_sweep import make_sweep
@@ -41,6 +42,18 @@ def test_each_strategy_says_how_many_trials_and_epochs_it_had(tmp_path: Path) ->
         mine = [trial for trial in trials if trial.strategy == name]
         (line,) = [line for line in text.splitlines() if line.startswith(f" {name} ") or line.startswith(f"│ {name} ")]
         assert re.findall(r"\d+", line.split(name, 1)[1])[:2] == [str(len(mine)), str(sum(one.trained for one in mine))]
+
+
+def test_a_strategy_whose_trials_were_all_stopped_early_has_a_row_too(tmp_path: Path) -> None:
+    trials = [trial for trial in make_sweep(tmp_path / "two", 24).trials() if trial.state != "failed"]
+    name = by_strategy(trials).popitem()[0]
+    stopped = [replace(trial, state="pruned") if trial.strategy == name else trial for trial in trials]
+    assert name not in by_strategy(stopped)
+    (line,) = [
+        line for line in printed(strategy_table(stopped)).splitlines() if f" {name} " in line and ":" not in line
+    ]
+    mine = [trial for trial in trials if trial.strategy == name]
+    assert re.findall(r"\d+", line.split(name, 1)[1]) == [str(len(mine)), str(sum(one.trained for one in mine))]
 
 
 def test_the_headline_compares_with_tuned_joint_training_and_not_with_itself(tmp_path: Path) -> None:

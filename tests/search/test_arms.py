@@ -67,6 +67,25 @@ def test_joint_training_is_an_arm_of_its_own_and_a_trial_belongs_to_the_arm_with
     assert arms_of(space_with(fair=None)) == {}
 
 
+def test_trials_of_an_arm_are_stopped_early_against_all_and_the_first_of_joint_training_against_its_own(
+    tmp_path: Path,
+) -> None:
+    study = Study(tmp_path / "study.journal", space_with(points={}, pruning={"by": "probe_map"}), seed=0)
+
+    def stopped(value: float) -> tuple[str, bool]:
+        number, _ = study.ask()
+        arm = study.trials()[number].user_attrs[ARM]
+        stop = study.report(number, 1, {"val/probe_map": value})
+        (study.prune if stop else lambda n: study.finish(n, {"val/fused/accuracy": value}))(number)
+        return arm, stop
+
+    assert [stopped(value) for value in (0.5, 0.9, 0.6, 0.55)] == [
+        ("alpha = 0", False), ("constant", False), ("heuristic", True), ("stepwise", True),
+    ]  # fmt: skip
+    assert stopped(0.52) == ("alpha = 0", False)  # better than its first
+    assert stopped(0.4)[1]
+
+
 def test_every_arm_has_its_share_and_the_worst_is_dropped_at_the_end_of_each_phase(tmp_path: Path) -> None:
     study = Study(tmp_path / "study.journal", space_with(), seed=0)
     arms = run_trials(study, 24)
@@ -74,7 +93,7 @@ def test_every_arm_has_its_share_and_the_worst_is_dropped_at_the_end_of_each_pha
     assert arms[0] == "alpha = 0"  # a known point, which counts
     assert Counter(arms) == {"alpha = 0": 4, "heuristic": 5, "stepwise": 7, "constant": 8}
     shares = [trial.user_attrs[FIRST_SHARE] for trial in study.trials()]
-    assert shares == [True] * 16 + [False] * 8
+    assert shares == [arm == "alpha = 0" for arm in arms[:16]] + [False] * 8
 
 
 def test_arms_that_are_dropped_come_back_when_a_late_trial_of_theirs_is_better() -> None:
@@ -112,7 +131,7 @@ def test_other_samplers_have_arms_too(tmp_path: Path, sampler: str) -> None:
     assert Counter(run_trials(study, 16)) == dict.fromkeys(WORTH, 4)
 
 
-def test_a_first_share_is_compared_within_its_arm_and_later_trials_with_all() -> None:
+def test_the_first_share_of_joint_training_is_compared_within_itself_and_other_trials_with_all() -> None:
     study = optuna.create_study(direction="maximize", pruner=SuccessiveHalving(1, 2))
 
     def goes_on(arm: str, value: float, first: bool) -> bool:

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.prior_trials import PriorTrial, normal_scores, pooled, read_prior_trials, write_prior_trials
+from lfm_ray.search.study.pruning import PROTECTED
 from lfm_ray.search.study.samplers import check_sampler, drawn_at_random, sampler_for
 from lfm_ray.search.study.study import LABEL, REASON, SETTINGS, Study
 
@@ -49,12 +50,14 @@ def run_trials(study: Study, count: int) -> list[dict[str, Any]]:
     return drawn
 
 
-def test_known_points_come_first_and_are_never_pruned(tmp_path: Path) -> None:
+def test_known_points_come_first_and_those_of_baselines_are_never_pruned(tmp_path: Path) -> None:
     study = Study(tmp_path / "study.journal", SPACE, seed=0)
     drawn = run_trials(study, 4)
     assert [settings["alpha.value"] for settings in drawn[:2]] == [0.0, 1.0]
     assert [trial.user_attrs.get(LABEL) for trial in study.trials()[:2]] == ["joint", "all"]
-    assert [trial.state for trial in study.trials()[:2]] == [TrialState.COMPLETE] * 2
+    assert [trial.user_attrs[PROTECTED] for trial in study.trials()[:2]] == [True, False]
+    assert study.trials()[0].state == TrialState.COMPLETE
+    assert study.trials()[1].state == TrialState.PRUNED
 
 
 def test_an_interrupted_study_draws_what_it_would_have_drawn(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@
       - val/*/accuracy >= 0.5             # a trial that violates it is never the best
     objective: {val/fused/accuracy: maximize, val/accuracy_gap: minimize}      # or one metric
     fair: alpha.strategy                  # each strategy is tuned with an equal share of the trials first
-    points:                               # tried first and never pruned
+    points:                               # tried first
       heuristic: {alpha.strategy: heuristic}
 
 A setting with `when` exists only in trials where the named settings have the given values (one value,
@@ -81,7 +81,9 @@ class Space(Settings):
     question: str = Field("", description="the question that the search answers, in one sentence")
     run: dict[str, Any] = Field({}, description="settings shared by all trials, as in a run's YAML file")
     search: dict[str, Distribution] = Field({}, description="setting -> distribution")
-    points: dict[str, dict[str, Any]] = Field({}, description="name -> settings of a trial run first and never pruned")
+    points: dict[str, dict[str, Any]] = Field(
+        {}, description="name -> settings of a trial run first; never pruned are joint training and the heuristic"
+    )
     objective: dict[str, Direction] = Field(
         {FUSED_ACCURACY: "maximize"},
         min_length=1,

@@ -7,7 +7,8 @@ worst is dropped, and phase k ends when each of the K + 1 - k arms that are left
     n_k = ceil((n - K) / (log(K) (K + 1 - k))),   log(K) = 1/2 + 1/2 + 1/3 + ... + 1/K
 
 trials of n in total (Audibert, Bubeck and Munos, "Best arm identification in multi-armed bandits", COLT 2010). In the
-first phase all arms are treated alike, so it is what a comparison of strategies may be read from.
+first phase all arms are treated alike, so it is what a comparison of strategies may be read from. Only the baseline,
+joint training, is treated better: its first share is stopped early only against trials of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +18,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lfm_ray.optimization.schedules import Constant
+from lfm_ray.config import RunConfig
+from lfm_ray.methods import METHODS
+from lfm_ray.optimization.schedules import SCHEDULES, Constant
+from lfm_ray.registry import short_name
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.settings import flatten
 
 JOINT = "alpha = 0"  # an arm of its own where alpha's strategies are compared
+COMPARED = (JOINT, "heuristic")  # the baselines that `lfm_ray.confirm` trains as well
+
+
+def strategy_name(config: RunConfig) -> str:
+    """`alpha = 0`, `heuristic`, `learned`, ... of LFM; `ogm_ge`, `ogm_ge + heuristic`, ... of another method."""
+    alpha = JOINT if config.alpha == Constant() else short_name(SCHEDULES, config.alpha.strategy)
+    method = short_name(METHODS, config.method.name)
+    if method == "lfm":
+        return alpha
+    return method if alpha in (JOINT, method) else f"{method} + {alpha}"
 
 
 def arms_of(space: Space) -> dict[str, dict[str, Any]]:

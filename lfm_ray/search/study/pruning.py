@@ -9,7 +9,7 @@ import optuna
 
 PROTECTED = "protected"  # user attribute of trials that are never pruned
 ARM = "arm"  # user attribute: the arm that a trial belongs to
-FIRST_SHARE = "first share"  # user attribute of trials that are compared with others of their arm only
+FIRST_SHARE = "first share"  # user attribute of the baseline's trials that are compared with others of their arm only
 
 
 class SuccessiveHalving(optuna.pruners.BasePruner):
@@ -20,10 +20,10 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
     caller decides which value is compared (`lfm_ray.search.spaces.space.Pruning.by`); the best is the
     highest, or the lowest if the study minimises.
 
-    Trials of the first share of an arm (`lfm_ray.search.study.arms`) are compared with trials of that
-    arm, all others with all. Everything is computed from the values in the study, so a resumed sweep
-    makes the same decisions as an uninterrupted one. Protected trials (known points) take part in the
-    comparison, but always continue.
+    The first share of joint training (`lfm_ray.search.study.arms`) is compared with its own trials, so
+    that the baseline is tuned; all others are compared with all. Everything is computed from the values
+    in the study, so a resumed sweep makes the same decisions as an uninterrupted one. Protected trials
+    (known points of baselines) take part in the comparison, but always continue.
     """
 
     def __init__(self, first_rung: int, reduction: int) -> None:
@@ -55,7 +55,21 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
 def goes_on(value: float, others: Sequence[float], reduction: int) -> bool:
     """Whether a value is among the best 1/`reduction` at a rung, counting itself; higher is better.
 
-    Until `reduction` trials have reached the rung, every trial continues.
+    So the first at a rung continues, and until `reduction` have reached it, whatever is better than all before.
     """
     values = sorted([*others, value], reverse=True)
-    return len(values) < reduction or value >= values[math.ceil(len(values) / reduction) - 1]
+    return value >= values[math.ceil(len(values) / reduction) - 1]
+
+
+def expected_epochs(trials: int, epochs: int, first_rung: int, reduction: int) -> float:
+    """How many epochs so many trials of `epochs` epochs take in all, on average, if they come in random order.
+
+    The i-th at the first rung then goes on with probability ceil(i / reduction) / i. Those that come late to
+    further rungs had more to beat before, and go on somewhat more often than by this.
+    """
+    total, before, rung, there = 0.0, 0, first_rung, float(trials)
+    while rung < epochs:
+        total += there * (rung - before)
+        there = sum(math.ceil(i / reduction) / i for i in range(1, round(there) + 1))
+        before, rung = rung, rung * reduction
+    return total + there * (epochs - before)

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space, entries
-from lfm_ray.search.study.arms import Standing, arm_of, arms_of, first_share, next_arm
+from lfm_ray.search.study.arms import COMPARED, JOINT, Standing, arm_of, arms_of, first_share, next_arm, strategy_name
 from lfm_ray.search.study.journal import CheckedJournal, PatientJournal
 from lfm_ray.search.study.prior_trials import PriorTrial, pooled
 from lfm_ray.search.study.pruning import ARM, FIRST_SHARE, PROTECTED, SuccessiveHalving
@@ -116,7 +116,8 @@ class Study:
             self._study.set_metric_names(list(space.objective))
         if not self.trials():
             for label, point in list(space.known_points().items())[: space.trials]:
-                self._study.enqueue_trial(point, user_attrs={PROTECTED: True, LABEL: label})
+                baseline = strategy_name(space.config(space.points[label])) in COMPARED
+                self._study.enqueue_trial(point, user_attrs={PROTECTED: baseline, LABEL: label})
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         self._again = [trial.number for trial in running if SETTINGS in trial.user_attrs]
         for trial in running:
@@ -254,7 +255,7 @@ class Study:
             share = first_share(len(self.arms), self.expected)
             had = sum(one.user_attrs.get(ARM) == arm for one in self.started())
             trial.set_user_attr(ARM, arm)
-            trial.set_user_attr(FIRST_SHARE, had < share)
+            trial.set_user_attr(FIRST_SHARE, arm == JOINT and had < share)
 
     def change(self, number: int, settings: dict[str, Any]) -> None:
         """Replaces the settings of a running trial, as members of a population do."""
