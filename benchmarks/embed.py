@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from progress import Rows, begin, say
+from progress import begin, say
 from rich.console import Console
+from rows import RunningTable
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, Shards, sha256, write_shard
@@ -74,11 +75,9 @@ def seconds_an_epoch(shards: Shards, epochs: int, *settings: str) -> float:
 def main() -> None:
     """Prints the table."""
     begin("about 10 minutes on 2 cores")
-    table = Rows(
-        title=f"s an epoch of {ROWS['train']} + {ROWS['val']} rows, {os.cpu_count()} CPUs", title_justify="left"
-    )
-    for name in ("image encoder", "trained", "frozen, every step", "features", "times faster than frozen", "embed, s"):
-        table.add_column(name, justify="right")
+    columns = ("image encoder", "trained", "frozen, every step", "features", "times faster than frozen", "embed, s")
+    title = f"s an epoch of {ROWS['train']} + {ROWS['val']} rows, {os.cpu_count()} CPUs"
+    table = RunningTable({name: len(name) for name in columns}, title)
     with tempfile.TemporaryDirectory() as scratch:
         source = Shards(write_dataset(Path(scratch) / "shards"))
         for name, make in MODELS.items():
@@ -95,8 +94,7 @@ def main() -> None:
             took = time.perf_counter() - began
             alone = seconds_an_epoch(features, 4)
             cells = trained, frozen, alone
-            table.add_row(name, *(f"{cell:.3g}" for cell in cells), f"{frozen / alone:.0f}", f"{took:.1f}")
-    Console().print(table)
+            table.add(name, *(f"{cell:.3g}" for cell in cells), f"{frozen / alone:.0f}", f"{took:.1f}")
 
 
 if __name__ == "__main__":
