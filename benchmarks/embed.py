@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from progress import Rows, begin, say
+from progress import begin, say
 from rich.console import Console
+from rows import RunningTable
 
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, Shards, sha256, write_shard
@@ -102,19 +103,15 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     begin("about 10 minutes on 2 cores")
-    table = Rows(
-        title=f"s an epoch of {ROWS['train']} + {ROWS['val']} rows, {os.cpu_count()} CPUs", title_justify="left"
-    )
-    names = (
-        "image encoder, beside",
-        "trained",
-        "frozen, every step",
-        "features",
-        "times faster than frozen",
-        "embed, s",
-    )
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = {
+        "image encoder, beside": 24,
+        "trained": 16,
+        "frozen, every step": 18,
+        "features": 16,
+        "times faster than frozen": 24,
+        "embed, s": 8,
+    }
+    table = RunningTable(columns, f"s an epoch of {ROWS['train']} + {ROWS['val']} rows, {os.cpu_count()} CPUs")
     with tempfile.TemporaryDirectory() as scratch:
         source = Shards(write_dataset(Path(scratch) / "shards"))
         for name in given.models:
@@ -134,8 +131,7 @@ def main() -> None:
                 trained = None if given.frozen else seconds_an_epoch(source, 2, both, f"{encoder}}}")
                 faster = f"{frozen.clock / alone.clock:.0f} ({frozen.cores / alone.cores:.0f})"
                 cells = str(trained or ""), str(frozen), str(alone), faster
-                table.add_row(f"{name}, {what}", *cells, f"{took:.1f}")
-    Console().print(table)
+                table.add(f"{name}, {what}", *cells, f"{took:.1f}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import time
 from dataclasses import replace
 
 import torch
-from progress import Rows, begin
-from rich.console import Console
+from progress import begin
+from rows import RunningTable
 from step import batch_of, make_run
 
 from lfm_ray.datasets.reading.batches import Batch
@@ -37,9 +37,9 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=sorted(METHODS), help="only these methods")
     given = arguments.parse_args()
     begin("8 minutes on 2 cores for all methods, 1 for --steps 3 --only mla umt")
-    console = Console(width=100, highlight=False)
     batch = replace(batch_of(given.batch_size), rows=torch.arange(given.batch_size))
-    table = Rows("method", "epoch", "head", "ms", "joint ms", "x", title=f"a step, batch {given.batch_size}")
+    columns = {"method": 16, "epoch": 8, "head": 8, "ms": 6, "joint ms": 8, "x": 5}
+    table = RunningTable(columns, f"a step, batch {given.batch_size}")
     cases = [(name, phase) for name in given.only or METHODS for phase in PHASES.get(name, ("",))]
     for name, phase in cases:
         run = in_phase(make_run([*SETTINGS, f"method={name}"]), batch, phase)
@@ -49,8 +49,7 @@ def main() -> None:
         turns = [(seconds(run, batch), seconds(joint, batch)) for _ in range(given.steps + 1)][1:]
         ratio = statistics.median(own / other for own, other in turns)
         own, other = (1000 * statistics.median(times) for times in zip(*turns, strict=True))
-        table.add_row(name, phase, head, f"{own:.0f}", f"{other:.0f}", f"{ratio:.2f}")
-    console.print(table)
+        table.add(name, phase, head, f"{own:.0f}", f"{other:.0f}", f"{ratio:.2f}")
 
 
 def in_phase(run: Trainer, batch: Batch, phase: str) -> Trainer:

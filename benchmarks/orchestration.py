@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from progress import Rows, begin, say
+from progress import begin, say
 from ray import tune
+from rows import RunningTable
 
 from lfm_ray.config import RunConfig
-from lfm_ray.console import console
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.adapters import DriverOnly
@@ -67,18 +67,16 @@ def main() -> None:
             wall = time.perf_counter() - first
             *_, before_last, last = sorted(trial.frozen.datetime_complete for trial in sweep.trials())
             waiting = (last - before_last).total_seconds()
-    table = Rows(title=f"{given.trials} trials of {epochs} epochs, {AT_ONCE} at a time", title_justify="left")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    table.add_row("wall time of the trials", f"{wall:.1f} s")
-    table.add_row("pure training, sum", f"{training:.1f} s")
-    table.add_row(f"wall time / (sum / {AT_ONCE})", f"{wall / (training / AT_ONCE):.3f}", style="bold")
-    table.add_row("one place had no trial left for", f"{waiting:.1f} s")
+    title = f"{given.trials} trials of {epochs} epochs, {AT_ONCE} at a time"
+    table = RunningTable({"what": 34, "value": 10}, title)
+    table.add("wall time of the trials", f"{wall:.1f} s")
+    table.add("pure training, sum", f"{training:.1f} s")
+    table.add(f"wall time / (sum / {AT_ONCE})", f"{wall / (training / AT_ONCE):.3f}")
+    table.add("one place had no trial left for", f"{waiting:.1f} s")
     without = (AT_ONCE * wall - waiting) / training
-    table.add_row("the ratio without that", f"{without:.3f}", style="bold")
-    table.add_row("not in it: start of Ray", f"{started - begin_of_ray:.1f} s")
-    table.add_row("not in it: loading of the shards", f"{loaded - started:.1f} s")
-    console.print(table)
+    table.add("the ratio without that", f"{without:.3f}")
+    table.add("not in it: start of Ray", f"{started - begin_of_ray:.1f} s")
+    table.add("not in it: loading of the shards", f"{loaded - started:.1f} s")
 
 
 def _sweep(folder: Path, shards: Path, epochs: int, trials: int, width: int) -> Sweep:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-from rich.table import Table
 
 _began = time.monotonic()
 
@@ -20,14 +17,3 @@ def begin(takes: str) -> None:
 def say(text: str) -> None:
     """Prints a line with the seconds so far."""
     print(f"{time.monotonic() - _began:6.0f} s  {text}", flush=True)
-
-
-class Rows(Table):
-    """A table whose rows are also printed one by one; the whole is printed at the end, by whoever fills it."""
-
-    def add_row(self, *cells: Any, **style: Any) -> None:
-        """Adds a row, and prints it with the headings of its columns, of which the first goes without saying."""
-        super().add_row(*cells, **style)
-        pairs = list(zip((str(column.header) for column in self.columns[1:]), cells[1:], strict=False))
-        named = [str(cell) if heading in ("", "value") else f"{heading} {cell}" for heading, cell in pairs if cell]
-        say(f"{cells[0]}: {', '.join(named)}")

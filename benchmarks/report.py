@@ -18,12 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from made_sweep import make_sweep
-from progress import Rows, begin, say
+from progress import begin, say
+from rows import RunningTable
 
 
 def main() -> None:
@@ -32,21 +31,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     given = parser.parse_args()
     begin("about a minute for 1,000 trials x 100 epochs")
-    table = Rows("", f"{given.trials} trials x {given.epochs} epochs")
+    table = RunningTable({"what": 28, "value": 10}, f"{given.trials} trials x {given.epochs} epochs")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "sweep"
         make_sweep(folder, given.trials, given.epochs)
         say("the sweep is made up")
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "lfm_ray.report", str(folder)], check=True, capture_output=True)
-        table.add_row("made in", f"{time.perf_counter() - started:.1f} s")
+        table.add("made in", f"{time.perf_counter() - started:.1f} s")
         page = folder / "report.html"
-        table.add_row("the page", f"{page.stat().st_size / 1e6:.2f} MB")
+        table.add("the page", f"{page.stat().st_size / 1e6:.2f} MB")
         beside = sum(file.stat().st_size for file in (folder / "report").iterdir())
-        table.add_row("PNG, SVG and CSV beside it", f"{beside / 1e6:.1f} MB")
+        table.add("PNG, SVG and CSV beside it", f"{beside / 1e6:.1f} MB")
         for name, value in in_browser(page).items():
-            table.add_row(name, value)
-    Console(width=100).print(table)
+            table.add(name, value)
 
 
 def in_browser(page: Path) -> dict[str, str]:

@@ -5,7 +5,8 @@
 
 The trials only sleep. Everything else is as in a sweep: Tune, the study with TPE and its journal,
 TensorBoard; what pruning compares is recorded, but no trial is stopped. Two sweeps of as many trials,
-which report seldom and often, give the two costs, in seconds of the driver's CPU time. The driver is one
+which report seldom and often, give the two costs, in seconds of the driver's CPU time; a small one comes first,
+so that a figure is there early, and warms up. The driver is one
 thread, so it is busy when trials x cost / (seconds an epoch) reaches 1; the table stops at half of that.
 """
 
@@ -18,12 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from progress import Rows, begin, say
+from progress import begin, say
 from ray import tune
+from rows import RunningTable
 
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
-from lfm_ray.console import console
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.ray_private import Cluster
 from lfm_ray.ray_session import ray_session
@@ -61,37 +62,43 @@ def main() -> None:
         say("the data are made")
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": f"{temporary}/ray"}
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(given.nodes):
-            cluster.add_node(num_cpus=given.at_once // given.nodes)
-        say(f"a cluster of {given.nodes} nodes runs")
+        cluster.add_node(num_cpus=given.at_once // given.nodes)
+        say("a node runs")
         try:
             with ray_session(cluster.address):
                 source = DataSource.open(build(RunConfig, {"data": {"path": str(shards)}}))
-                used = {}
-                for reports in (SELDOM, OFTEN):
-                    run = {"data": {"path": str(shards)}, "epochs": reports}
-                    space = Space.model_validate({"run": run, "search": SEARCH, "trials": trials, "pruning": PRUNING})
-                    folder = Path(temporary) / f"sweep{reports}"
-                    sweep = Sweep.create(folder, space, seed=0, fingerprint="")
-                    board = TensorBoardCallback(folder, space, source.shards.card.modalities)
-                    began, cpu = time.monotonic(), time.process_time()
-                    tuning.run_sweep(sweep, source, Resources(Workers(1)), None, [board])
-                    used[reports] = time.process_time() - cpu, time.monotonic() - began
-                    say(f"{trials} trials of {reports} reports: {used[reports][0]:.2f} s of the driver's CPU time")
+                driver_time(Path(temporary) / "first", source, 4, SELDOM, 2)
+                for _ in range(given.nodes - 1):
+                    cluster.add_node(num_cpus=given.at_once // given.nodes)
+                say(f"{given.nodes} nodes run")
+                used = {
+                    reports: driver_time(Path(temporary) / f"sweep{reports}", source, trials, reports, given.at_once)
+                    for reports in (SELDOM, OFTEN)
+                }
         finally:
             cluster.shutdown()
     per_report = (used[OFTEN][0] - used[SELDOM][0]) / (trials * (OFTEN - SELDOM))
     per_trial = used[SELDOM][0] / trials - SELDOM * per_report
-    table = Rows(title=f"{trials} trials, {given.at_once} at once, {given.nodes} nodes", title_justify="left")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    table.add_row("driver's CPU time of a report", f"{1e3 * per_report:.2f} ms")
-    table.add_row("driver's CPU time of a trial", f"{1e3 * per_trial:.1f} ms")
+    table = RunningTable({"what": 55, "value": 14}, f"{trials} trials, {given.at_once} at once, {given.nodes} nodes")
+    table.add("driver's CPU time of a report", f"{1e3 * per_report:.2f} ms")
+    table.add("driver's CPU time of a trial", f"{1e3 * per_trial:.1f} ms")
     for epoch in (1, 10, 60):
         cost = per_report / epoch + per_trial / (20 * epoch)
-        table.add_row(f"trials at once, epochs of {epoch} s, 20 a trial, half a core", f"{0.5 / cost:.0f}")
-    table.add_row("wall time of the two sweeps", " + ".join(f"{wall:.0f} s" for _, wall in used.values()))
-    console.print(table)
+        table.add(f"trials at once, epochs of {epoch} s, 20 a trial, half a core", f"{0.5 / cost:.0f}")
+    table.add("wall time of the two sweeps", " + ".join(f"{wall:.0f} s" for _, wall in used.values()))
+
+
+def driver_time(folder: Path, source: DataSource, trials: int, reports: int, at_once: int) -> tuple[float, float]:
+    """Runs a sweep, and says what it took: seconds of the driver's CPU time, and of the clock."""
+    run = {"data": {"path": str(source.shards.path)}, "epochs": reports}
+    space = Space.model_validate({"run": run, "search": SEARCH, "trials": trials, "pruning": PRUNING})
+    sweep = Sweep.create(folder, space, seed=0, fingerprint="")
+    board = TensorBoardCallback(folder, space, source.shards.card.modalities)
+    began, cpu = time.monotonic(), time.process_time()
+    tuning.run_sweep(sweep, source, Resources(Workers(1), at_once), None, [board])
+    used = time.process_time() - cpu, time.monotonic() - began
+    say(f"{trials} trials of {reports} reports, {at_once} at once: {used[0]:.2f} s of the driver's CPU time")
+    return used
 
 
 def sleeping(config: dict[str, Any], sweep: str, packed: Packed) -> None:

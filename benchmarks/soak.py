@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from progress import Rows, begin, say
+from progress import begin, say
 from ray import tune
+from rows import RunningTable
 
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
 from lfm_ray.config import RunConfig
-from lfm_ray.console import console
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.adapters import DriverOnly
@@ -63,14 +63,12 @@ def main() -> None:
         size = {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in PARTS}
         size["study.journal"] = (folder / "study.journal").stat().st_size
     fifth = given.trials // 5
-    table = Rows(title=f"{given.trials} trials, {given.at_once} at once", title_justify="left")
-    for heading in ("per trial or at its end", f"first {fifth}", f"last {fifth}", "last / first"):
-        table.add_column(heading, justify="left" if heading.startswith("per") else "right")
+    columns = {"per trial or at its end": 24, f"first {fifth}": 12, f"last {fifth}": 12, "last / first": 12}
+    table = RunningTable(columns, f"{given.trials} trials, {given.at_once} at once")
     for name, values in watch.means(fifth).items():
-        table.add_row(name, *(f"{value:.2f}" for value in values), f"{values[1] / values[0]:.2f}")
-    console.print(table)
+        table.add(name, *(f"{value:.2f}" for value in values), f"{values[1] / values[0]:.2f}")
     each = ", ".join(f"{name} {total / given.trials / 1e3:.1f} kB" for name, total in size.items())
-    console.print(f"on disk, for each trial: {each}")
+    print(f"on disk, for each trial: {each}")
 
 
 PARTS = ("trials", "tensorboard", "ray")

@@ -1,13 +1,14 @@
 """Do commands stop in good order, whenever Ctrl-C or SIGTERM comes? Every command, at moments drawn at random.
 
-    python benchmarks/stopping.py                       50 tries of each of 6 commands, an hour or two on 2 cores
+    python benchmarks/stopping.py                       50 tries of each of 6 commands, a few hours on 2 cores
     python benchmarks/stopping.py --tries 5 --only tune train
 
 A try starts the command, waits a random part of the time that it takes when it is left alone, and sends one signal
-(every fourth time a second one a second later). It is in order if the command ends within --limit seconds with status
-130 or 143 - or with 0, where it had finished - and prints neither a traceback, nor a C++ stack, nor a segmentation
-fault, and leaves no process of its own. What was not in order is printed whole. After the tries of `tune` the last
-sweep is resumed, and has to end as it should.
+(every fourth time a second one a second later): Ctrl-C to all of its processes, as a terminal does, SIGTERM to the
+first alone. It is in order if the command ends within --limit seconds with status 130 or 143, having said how to go
+on - or with 0, where it had finished - and prints neither a traceback, nor a C++ stack, nor a segmentation fault, and
+leaves no process and no temporary file. What was not in order is printed whole. In the first second Python itself is
+still starting, and nothing is said then. After the tries of `tune` the last sweep is resumed, and has to end well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,16 +26,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from progress import begin
-from rich.console import Console
+from progress import begin, say
 
 from lfm_ray.datasets.preparing.demo import write_raw_demo
 
 UGLY = re.compile(r"Traceback|Segmentation|SIGSEGV|SIGABRT|Stack trace|core dumped|terminate called|std::|\.cc:\d+")
+SAID = re.compile(r"goes on|interrupted")
+MARK = "LFM_RAY_TRY"  # a variable of all processes of a try, by which they are found
+CACHE = "torchinductor_"  # PyTorch's, which it keeps for later processes
 COMMANDS = {  # with {n}: the number of the try
     "prepare": "prepare media/manifest.csv --audio audio --image image --allow-outside --out shards/try{n}",
     "tune": "tune --trials 4 --epochs 3 --name tune{n}",
-    "train": "train --set data.path=shards/demo --epochs 6 --name train{n}",
+    "train": "train sweeps/whole/best.yaml --epochs 6 --name train{n}",
     "confirm": "confirm sweeps/whole --seeds {seeds}",
     "report": "report sweeps/whole --to report{n}.html",
     "export": "export sweeps/whole --out exported{n}",
@@ -45,51 +49,73 @@ def command(text: str) -> list[str]:
     return [sys.executable, "-m", "lfm_ray", *text.split()]
 
 
-def one(text: str, wait: float, number: int, twice: bool, limit: float, folder: Path) -> tuple[str, float]:
-    """One try: what was not in order, empty if all was, and the seconds from the signal to the end."""
-    output = folder / "output.txt"
+def done(text: str, folder: Path) -> str:
+    """Runs a command to its end; returns what it said.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    ended = subprocess.run(command(text), cwd=folder, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"{text}: status {ended.returncode}\n{ended.stdout}{ended.stderr}")
+    return ended.stdout
+
+
+def one(text: str, wait: float, number: int, twice: bool, limit: float, folder: Path) -> tuple[str, float | None]:
+    """One try: what was not in order, empty if all was, and the seconds from the signal to the end, None if the command
+    had ended before."""
+    output, temporary, mark = folder / "output.txt", folder / "t", f"{os.getpid()}-{time.monotonic_ns()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary), MARK: mark}
     with output.open("w") as out:
-        process = subprocess.Popen(command(text), cwd=folder, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command(text), cwd=folder, stdout=out, stderr=out, start_new_session=True, env=environment
+        )
         time.sleep(wait)
-        started = time.monotonic()
-        if process.poll() is None:
-            process.send_signal(number)
-        if twice:
-            time.sleep(1)
+        started, late = time.monotonic(), process.poll() is not None
+        for _ in range(1 + twice):
             if process.poll() is None:
-                process.send_signal(number)
+                (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
         try:
             status: int | str = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = "none"
     took, said = time.monotonic() - started, output.read_text(errors="replace")
-    wrong = [] if status in (0, 128 + number) else [f"status {status}"]
+    starting = wait < 1 and status == -number
+    wrong = [] if status in (0, 128 + number) or starting else [f"status {status}"]
+    if status == 128 + number and not SAID.search(said):
+        wrong.append("does not say how to go on")
     if found := UGLY.search(said):
         wrong.append(f"prints {found[0]}")
-    time.sleep(1)
-    if left := of_session(process.pid):
-        wrong.append(f"leaves {', '.join(left)}")
-    if status == "none" or left:
+    for _ in range(40):  # daemons of Ray notice within two seconds that their driver is no more
+        if not (left := marked(mark)):
+            break
+        time.sleep(0.1)
+    if left:
+        wrong.append(f"leaves {', '.join(left.values())}")
+    if files := sorted(path.name for path in temporary.iterdir() if not path.name.startswith(CACHE)):
+        wrong.append(f"leaves {', '.join(files)} in the folder of temporary files")
+    for left_behind in left:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return (f"{'; '.join(wrong)}\n{said}" if wrong else ""), took
+            os.kill(left_behind, signal.SIGKILL)
+    return (f"{'; '.join(wrong)}\n{said}" if wrong else ""), None if late else took
 
 
-def of_session(session: int) -> list[str]:
-    """The processes of a session, by /proc; Ray's daemons make sessions of their own and end with their driver."""
-    found = []
+def marked(mark: str) -> dict[int, str]:
+    """The processes of a try, with their command lines: those that have its mark in their environment."""
+    found = {}
     for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split() if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if fields and int(fields[3]) == session and fields[0] != "Z":
-            found.append((entry / "cmdline").read_text().replace("\0", " ")[:60])
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")[:60]
     return found
 
 
 def main() -> None:
-    """Prints a line for each command, and what was not in order."""
+    """Prints a line for each command, and before it what was not in order."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--tries", type=int, default=50, help="of each command; default 50")
     arguments.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
@@ -98,35 +124,40 @@ def main() -> None:
     )
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
-    begin("an hour or two on 2 cores for 50 tries of each command")
-    console, drawn = Console(highlight=False, width=100), random.Random(given.seed)
-    with tempfile.TemporaryDirectory() as name:
+    begin("a few hours on 2 cores for 50 tries of each command")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, for its heirs too
+    drawn = random.Random(given.seed)
+    with tempfile.TemporaryDirectory(prefix="s") as name:
         folder = Path(name)
-        subprocess.run(command("tune --trials 4 --epochs 3 --name whole"), cwd=folder, check=True, capture_output=True)
+        done("tune --trials 4 --epochs 3 --name whole", folder)
+        say("a sweep is there")
         write_raw_demo(folder / "media")
         for what in given.only:
             text = COMMANDS[what]
             started = time.monotonic()
-            subprocess.run(command(text.format(n="whole", seeds=1)), cwd=folder, check=True, capture_output=True)
+            done(text.format(n="whole", seeds=1), folder)
             whole = time.monotonic() - started
-            wrong, times = [], []
+            say(f"{what} takes {whole:.0f} s")
+            disordered, times = 0, []
             for n in range(given.tries):
                 number = drawn.choice([signal.SIGINT, signal.SIGTERM])
-                line = text.format(n=n, seeds=n + 2)
-                found, took = one(line, drawn.uniform(0, whole), number, n % 4 == 3, given.limit, folder)
-                times.append(took)
-                if found:
-                    wrong.append(f"try {n}, {signal.Signals(number).name}: {found}")
-            ended = (
-                f"{given.tries} tries, {len(wrong)} not in order, stopped in {sum(times) / len(times):.1f} s on average"
+                line, wait = text.format(n=n, seeds=n + 2), drawn.uniform(0, whole)
+                found, took = one(line, wait, number, n % 4 == 3, given.limit, folder)
+                how = f"{what}, try {n}, {signal.Signals(number).name}{' twice' * (n % 4 == 3)} after {wait:.1f} s"
+                say(f"{how}: {f'NOT IN ORDER: {found}' if found else 'in order'}")
+                disordered += bool(found)
+                times += [took] if took is not None else []
+            mean, longest = (sum(times) / len(times), max(times)) if times else (0.0, 0.0)
+            say(
+                f"{what}: {given.tries} tries, of which {given.tries - len(times)} had ended before; {disordered} not"
+                f" in order; stopped in {mean:.1f} s on average, {longest:.1f} s at most"
             )
-            console.print(f"{what:<8} takes {whole:.0f} s; {ended}, {max(times):.1f} s at most", soft_wrap=True)
-            for found in wrong:
-                console.print(found, markup=False)
         if "tune" in given.only:
-            last = max((folder / "sweeps").glob("tune*"), key=lambda path: path.stat().st_mtime).name
-            done = subprocess.run(command(f"tune --resume {last}"), cwd=folder, capture_output=True, text=True)
-            console.print(f"the last sweep, {last}, resumed: status {done.returncode}")
+            sweeps = [path for path in (folder / "sweeps").glob("tune*") if (path / "sweep.yaml").exists()]
+            if sweeps:
+                last = max(sweeps, key=lambda path: path.stat().st_mtime).name
+                done(f"tune --resume {last}", folder)
+                say(f"the last sweep, {last}, resumed, has ended well")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What lfm_ray takes from Ray that Ray does not promise to keep. Because of it setup.cfg has an upper bound for Ray."""
+"""What lfm_ray takes from Ray that Ray does not promise to keep, beside `ray_daemons`.
+
+Because of both setup.cfg has an upper bound for Ray.
+"""
 
 from __future__ import annotations
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import tempfile
-import time
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from lfm_ray.errors import UserError
 from lfm_ray.interruption import Interrupted, kept_handlers, none_lost
+from lfm_ray.session_folder import remove, session_folder
 
-FOLDER = "lfm_ray_"  # and the number of the process
-LONGEST = 40  # of a session's folder: Ray appends 67 characters, and the path of a socket may have 107
+LOOK = 0.5  # s, between two looks at Ray's own processes
+GRACE = 5.0  # s, from their end to that of this process; Ray itself ends it after ten, or hangs for a minute
 
 
 @contextlib.contextmanager
@@ -31,18 +31,56 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         )
     import ray
 
-    started_here = not ray.is_initialized()
-    folder = None if address or not started_here else session_folder()
-    try:
-        if started_here:
-            _start(address, folder)
+    if ray.is_initialized():
         yield
-    finally:
-        if started_here:
+        return
+    with contextlib.nullcontext() if address else session_folder() as folder:
+        try:
+            _start(address, folder)
+            with _watched(folder) if folder else contextlib.nullcontext():
+                yield
+        finally:
             ray.shutdown()
-        if folder:
-            remove(folder)
-            remove_left_behind(folder.parent)  # whose last processes were still ending when this one began
+
+
+@contextlib.contextmanager
+def _watched(folder: Path) -> Iterator[None]:
+    """Within it, the process ends soon after Ray's own ones have, unless it leaves before; its folder goes with it.
+
+    Code of Ray that is below Python would end it without a word, or wait. What is saved is as after a kill.
+
+    Raises:
+        RayEnded: Ray's own processes have ended, in place of what Ray raises then.
+    """
+    from lfm_ray.ray_daemons import ENDED, RayEnded, daemon_ended
+
+    said = f"{ENDED}; what was saved is kept, and the command can be run again"
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(LOOK):
+            if daemon_ended():
+                break
+        if left.wait(GRACE):
+            return
+        with contextlib.suppress(OSError):
+            print(f"error: {said}", file=sys.stderr, flush=True)
+        remove(folder)
+        os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    except (UserError, RayEnded):
+        raise
+    except Exception:
+        if not daemon_ended():
+            raise
+        raise RayEnded(said) from None
+    finally:
+        left.set()
+        thread.join()
 
 
 def _start(address: str | None, folder: Path | None) -> None:
@@ -54,6 +92,9 @@ def _start(address: str | None, folder: Path | None) -> None:
     """
     import ray
 
+    from lfm_ray.ray_daemons import without_dumps
+
+    without_dumps()
     try:
         with none_lost(), kept_handlers():
             ray.init(
@@ -67,47 +108,3 @@ def _start(address: str | None, folder: Path | None) -> None:
         raise UserError(
             f"--address {address}: no Ray cluster answers there, or it asks for a token (docs/cluster.md)"
         ) from None
-
-
-def session_folder() -> Path:
-    """A new folder for the files of a Ray session of this process.
-
-    Raises:
-        UserError: the folder for temporary files has too long a path for the sockets in it.
-    """
-    base = Path(tempfile.gettempdir())
-    remove_left_behind(base)
-    folder = base / f"{FOLDER}{os.getpid()}"
-    if len(str(folder)) > LONGEST:
-        raise UserError(f"TMPDIR {base}: too long for Ray's sockets; set one of at most {LONGEST - 16} characters")
-    remove(folder)
-    folder.mkdir(mode=0o700)
-    return folder
-
-
-def remove_left_behind(base: Path) -> None:
-    """Removes the session folders of this user's processes that are no more."""
-    for path in base.glob(f"{FOLDER}*"):
-        number = path.name.removeprefix(FOLDER)
-        if number.isdigit() and path.lstat().st_uid == os.getuid() and not _may_use(int(number), path):
-            remove(path)
-
-
-def _may_use(process: int, folder: Path) -> bool:
-    """Whether a process lives that can have made a folder: one that began later has only got the same number."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        up = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
-    except OSError:
-        return False
-    began = time.time() - up + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return began < folder.lstat().st_mtime + 60  # s, as clocks are set
-
-
-def remove(folder: Path) -> None:
-    """Removes a folder into which a process that is ending may still write for a moment."""
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.05)

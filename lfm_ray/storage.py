@@ -251,6 +251,16 @@ def bytes_in(folder: Path) -> int:
     return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(folder) for name in names)
 
 
+def sizes_in(folder: Path) -> dict[Path, int]:
+    """Bytes of each file that the store has below a folder, by the path that stands for it; none of other folders."""
+    import pyarrow.fs
+
+    if not (place := _place(folder)):
+        return {}
+    found = place.store.get_file_info(pyarrow.fs.FileSelector(place.path, allow_not_found=True, recursive=True))
+    return {folder / info.path.removeprefix(f"{place.path}/"): info.size or 0 for info in found if info.is_file}
+
+
 def is_held(folder: Path) -> bool:
     """Whether another process holds the lock of a folder on this machine or a shared disk. Writes nothing."""
     try:

@@ -26,7 +26,7 @@ from lfm_ray.cli import command_line, gpu_count, parser, positive, run, seconds,
 
 
 def main() -> None:
-    """The command. The outline of a sweep is `lfm_ray.workflows.sweeping.run`."""
+    """The command. The outline of a sweep is `lfm_ray.workflows.sweeping.run_once`."""
     given = arguments()
 
     # After the command line has been read, so that --help answers at once.

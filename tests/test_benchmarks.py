@@ -40,7 +40,9 @@ def test_a_script_can_be_loaded_and_says_how_long_it_takes(name: str, monkeypatc
 def test_rows_are_printed_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     progress = loaded("progress", monkeypatch)
     progress.begin("a minute")
-    rows = progress.Rows("what", "value", "x")
-    rows.add_row("a step", "0.3 s", "2")
-    assert re.fullmatch(r"takes a minute; .*\n +0 s  a step: 0.3 s, x 2\n", capsys.readouterr().out)
-    assert rows.row_count == 1
+    progress.say("the data are made")
+    assert re.fullmatch(r"takes a minute; .*\n +0 s  the data are made\n", capsys.readouterr().out)
+    table = loaded("rows", monkeypatch).RunningTable({"what": 8, "value": 7, "x": 3}, "steps")
+    capsys.readouterr()
+    table.add("a step", "0.3 s", "2")
+    assert capsys.readouterr().out == "a step     0.3 s   2\n"

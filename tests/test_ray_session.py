@@ -2,47 +2,122 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from commands import SMALL_FLAGS, ended, start, wait_for
+from synthetic import write_dataset
 
-from lfm_ray import ray_session
+from lfm_ray import ray_session, session_folder
 from lfm_ray.errors import UserError
 from lfm_ray.interruption import Interrupted, terminable
 
 
 @pytest.fixture
-def base(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="b"))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where session folders are made; of a short path."""
+    with tempfile.TemporaryDirectory(prefix="") as folder:
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lfm_ray.session_folder import session_folder
+with session_folder() as folder:
+    (folder / "session/logs").mkdir(parents=True)
+    print(folder, flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def holder(base: Path, seconds: float) -> tuple[subprocess.Popen[str], Path]:
+    """A process that has a session folder for some seconds."""
+    command, environment = [sys.executable, "-c", HOLD, str(seconds)], os.environ | {"TMPDIR": str(base)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(base: Path) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    living, other = base / f"lfm_ray_{os.getppid()}", base / "lfm_ray_notes"
-    for folder in (left := base / f"lfm_ray_{ended.pid}", living, other):
-        (folder / "session" / "logs").mkdir(parents=True)
-    link = base / "lfm_ray_999999999"
-    link.symlink_to(other)
-    made = ray_session.session_folder()
-    assert made == base / f"lfm_ray_{os.getpid()}" and made.is_dir() and made.stat().st_mode & 0o77 == 0
-    assert not left.exists() and living.exists() and (other / "session" / "logs").exists()
+    killed, left = holder(base, 60)
+    living, kept = holder(base, 60)
+    others = [base / name for name in ("lfmray_notes__", "lfmraybackup01", "ray/session_latest")]
+    for folder in others:
+        (folder / "session/logs").mkdir(parents=True)
+    elsewhere = base / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / session_folder.LOCK).touch()
+    (base / "lfmrayaaaaaaaa").symlink_to(elsewhere)
+    assert left.exists() and kept.exists()  # the second found the first alive
+    killed.kill()
+    killed.wait()
+    try:
+        with session_folder.session_folder() as made:
+            assert made.stat().st_mode & 0o77 == 0
+            assert not left.exists() and (kept / "session/logs").exists()
+        assert not made.exists() and kept.exists()
+        assert (
+            all((folder / "session/logs").exists() for folder in others) and (elsewhere / session_folder.LOCK).exists()
+        )
+    finally:
+        living.kill()
+        living.wait()
 
 
-def test_a_process_that_only_got_the_same_number_keeps_nothing(base: Path) -> None:
-    folder = base / f"lfm_ray_{os.getpid()}"
-    folder.mkdir()
-    os.utime(folder, (1e9, 1e9))
-    ray_session.remove_left_behind(base)
-    assert not folder.exists()
+def test_temporary_files_go_with_the_session(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(base))
+    before = dict(os.environ)
+    with session_folder.session_folder() as folder:
+        mine = tempfile.mkdtemp()
+        command = [sys.executable, "-S", "-c", "import tempfile; print(tempfile.mkdtemp())"]
+        heirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        assert Path(mine).parent == Path(heirs).parent == folder / "tmp"
+    assert dict(os.environ) == before and tempfile.gettempdir() == str(base)
+    assert not list(base.iterdir())
+
+
+def test_a_folder_that_another_command_removes_before_it_is_locked_is_made_anew(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+    removed: list[Path] = []
+
+    def late(file: int, how: int) -> None:
+        if how == fcntl.LOCK_EX and not removed:
+            removed.extend(base.glob("lfmray*"))
+            session_folder.remove_left_behind(base)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with session_folder.session_folder() as made:
+        assert made.exists() and made not in removed and not removed[0].exists()
+    assert not list(base.iterdir())
+
+
+def test_what_is_written_while_a_folder_is_removed_stays_for_the_next_command(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if a process kept on writing
+        with session_folder.session_folder() as left:
+            (left / "session").mkdir()
+    assert (left / session_folder.LOCK).exists()
+    with session_folder.session_folder():
+        assert not left.exists()
 
 
 def test_a_signal_while_ray_starts_is_not_lost_and_leaves_no_folder(
@@ -65,7 +140,33 @@ def test_a_signal_while_ray_starts_is_not_lost_and_leaves_no_folder(
     assert not list(base.iterdir())
 
 
-def test_a_folder_whose_path_is_too_long_for_sockets_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(base / ("x" * 40)))
-    with pytest.raises(UserError, match=r"TMPDIR .*: too long for Ray's sockets; set one of at most 24 characters"):
-        ray_session.session_folder()
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_that_cannot_be_made_or_is_too_long_for_sockets_is_refused(
+    base: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    def put(folder: Path) -> None:
+        if variable == "TMPDIR":
+            monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        else:
+            monkeypatch.setenv(variable, str(folder))
+
+    put(base / ("x" * 40))
+    with pytest.raises(UserError, match=rf"^{variable} .*: too long for Ray's sockets; set one of at most 25 char"):
+        session_folder.session_folder().__enter__()
+    put(base.with_name("none"))
+    with pytest.raises(UserError, match=rf"^{variable} .*none: no folder can be made there \(No such file"):
+        session_folder.session_folder().__enter__()
+
+
+@pytest.mark.slow
+def test_a_killed_command_s_folder_goes_with_the_next_command(tmp_path: Path, base: Path) -> None:
+    write_dataset(tmp_path / "shards/tiny")
+    common = ["--data", "shards/tiny", "--trials", "1", *SMALL_FLAGS]
+    killed = start(tmp_path, "tune", "--name", "one", "--epochs", "10000", *common, TMPDIR=str(base))
+    wait_for(lambda: bool(list(tmp_path.glob("sweeps/one/trials/*/epochs.jsonl"))), killed)
+    (left,) = base.glob("lfmray*")
+    killed.kill()
+    killed.communicate()
+    assert (left / "session_latest").exists()
+    ended(start(tmp_path, "tune", "--name", "two", "--epochs", "1", *common, TMPDIR=str(base)))
+    assert not list(base.glob("lfmray*"))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import SMALL_FLAGS, start, wait_for
+from commands import SMALL_FLAGS, run, start, wait_for
 from gcp_storage_emulator.server import create_server
+from made_sweep import make_sweep
 from moto.server import ThreadedMotoServer
 from synthetic import write_dataset
 
@@ -26,7 +27,7 @@ from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.ray_session import ray_session
 from lfm_ray.search.ray_tune.resources import check_nodes
 from lfm_ray.search.study.journal import PatientJournal
-from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import load
 from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.source import DataSource
@@ -350,3 +351,49 @@ def _objects(path: str) -> list:
 
     store = pyarrow.fs.FileSystem.from_uri("s3://bucket")[0]
     return list(store.get_file_info(pyarrow.fs.FileSelector(f"bucket/{path}", recursive=True)))
+
+
+def stored(uri: str) -> list[str]:
+    """The names of the objects below a URI."""
+    place = storage.working_folder(uri)
+    return sorted(file.relative_to(place).as_posix() for file in storage.sizes_in(place))
+
+
+def test_sweeps_in_a_bucket_are_listed_and_removed_from_another_machine(
+    machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = storage.working_folder("s3://bucket/listed")
+    for name in ("mine", "other"):
+        sweep = make_sweep(where / name, trials=4)
+        for number in range(4):
+            trial = trial_folder(sweep.folder, number)
+            for model in ("checkpoint.pt", "weights/epoch-0001.pt"):
+                (trial / model).parent.mkdir(exist_ok=True)
+                (trial / model).write_bytes(bytes(1000))
+        for file in ("confirm/0001-seed1/checkpoint.pt", "tensorboard/002-heuristic/events"):
+            (sweep.folder / file).parent.mkdir(parents=True)
+            (sweep.folder / file).write_bytes(bytes(1000))
+        sweep.let_go()
+        storage.push(sweep.folder)
+
+    def said(*arguments: str) -> str:
+        machine()
+        done = run(tmp_path, "sweeps", *arguments, "--storage", "s3://bucket/listed")
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stdout.split())
+
+    listed = said()
+    assert listed.count("finished, 4") == 2 and "mine" in listed and "other" in listed and "(trial " in listed
+    assert said("remove", "mine", "--trial", "2").startswith(
+        "removed the files of trial 2 in s3://bucket/listed/mine, "
+    )
+    left = stored("s3://bucket/listed/mine")
+    assert not any("0002" in name or "002-" in name for name in left)
+    assert len([name for name in left if name.endswith(".pt")]) == 7
+    assert said("remove", "mine", "--checkpoints") == "removed the models in s3://bucket/listed/mine, 7.0 kB"
+    assert not any(name.endswith(".pt") for name in stored("s3://bucket/listed/mine"))
+    assert "trials/0001/epochs.jsonl" in stored("s3://bucket/listed/mine")
+    assert said("remove", "mine").startswith("removed s3://bucket/listed/mine, ")
+    assert not stored("s3://bucket/listed/mine")
+    assert len([name for name in stored("s3://bucket/listed/other") if name.endswith(".pt")]) == 9
+    assert "mine" not in said()

@@ -52,7 +52,7 @@ def main() -> None:
 
 def show_gradcam(given: Namespace) -> None:
     """Writes the Grad-CAM figure."""
-    from lfm_ray.console import console
+    from lfm_ray.console import console, notice
     from lfm_ray.report.gradcam import Kept, gradcam_figure
 
     path = given.to or Path("gradcam.png")
@@ -60,6 +60,8 @@ def show_gradcam(given: Namespace) -> None:
         kept = [one for source in given.gradcam for one in Kept.of(source)]
         gradcam_figure(kept, given.samples, path, given.class_of, given.data)
     for one in kept:
+        if one.notice:
+            console.print(notice("Grad-CAM", f"        {one.notice}"), soft_wrap=True)
         if len(one.files) == 1:
             console.print(f"{' '.join(one.name.split())}: one epoch is kept; --set checkpoint.keep_every=5 keeps more")
     console.print(f"Grad-CAM        {path}", soft_wrap=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ from lfm_ray.report.plots import PLAIN_TEXT
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.study.arms import strategy_name
-from lfm_ray.search.sweep import Sweep
+from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
 from lfm_ray.training.trainer import build_model
@@ -107,10 +107,14 @@ def _image_encoder(encoder: nn.Module) -> Any:
 
 @dataclass(frozen=True)
 class Kept:
-    """A run with the model saved after some epochs. files: epoch -> weights or checkpoint."""
+    """A run with the model saved after some epochs.
+
+    files: epoch -> weights or checkpoint. notice: what to say of it; empty if there is nothing to say.
+    """
 
     name: str
     files: dict[int, Path]
+    notice: str = ""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -124,7 +128,7 @@ class Kept:
 
     @classmethod
     def of(cls, source: Path) -> list[Kept]:
-        """From a weights file, a run's folder, or a sweep's folder (the best trial of each strategy).
+        """From a weights file, a run's folder, or a sweep's folder (the best trial of each strategy that has a model).
 
         Raises:
             UserError: `source` is none of these, or holds no model.
@@ -134,15 +138,10 @@ class Kept:
             state = _state(source)
             return [cls(_title(source.parent, state), {state["epoch"]: source})]
         if (source / "sweep.yaml").exists():
-            best = by_strategy(Sweep.open(source).trials())
-            if not best:
-                raise UserError(f"{source}: no trial of this sweep has finished")
-            folders = [source / "trials" / f"{trial.number:04d}" for trial in best.values()]
-            return [kept for folder in folders for kept in cls.of(folder)]
+            return cls.of_sweep(Sweep.open(source))
         if not (source / CONFIG).exists():
             raise UserError(f"{source}: is not a run, sweep or checkpoint")
-        files = {int(file.stem.rpartition("-")[2]): file for file in sorted((source / WEIGHTS).glob("epoch-*.pt"))}
-        last = source / CHECKPOINT
+        files, last = _weights(source), source / CHECKPOINT
         if not files and not last.exists():
             raise UserError(
                 f"{source}: holds no saved model; --set checkpoint.keep_every=5 saves one every five epochs"
@@ -150,6 +149,37 @@ class Kept:
         state = _state(last if last.exists() else list(files.values())[-1])
         files.setdefault(state["epoch"], last)
         return [cls(_title(source, state), dict(sorted(files.items())))]
+
+    @classmethod
+    def of_sweep(cls, sweep: Sweep) -> list[Kept]:
+        """The best trial of each strategy that still has a model.
+
+        Raises:
+            UserError: no trial has finished, or none that has still has its model.
+        """
+        trials = sweep.trials()
+        best = by_strategy(trials)
+        if not best:
+            raise UserError(f"{sweep.folder}: no trial of this sweep has finished")
+        found: list[Kept] = []
+        having = by_strategy([trial for trial in trials if _has_model(trial_folder(sweep.folder, trial.number))])
+        for strategy, trial in having.items():
+            (kept,) = cls.of(trial_folder(sweep.folder, trial.number))
+            better = best[strategy].number
+            said = f"trial {better}, the best of {strategy}, has no model any more; this is trial {trial.number}"
+            found.append(kept if better == trial.number else replace(kept, notice=said))
+        if not found:
+            raise UserError(f"{sweep.folder}: no finished trial of this sweep has its model any more ({CHECKPOINT})")
+        return found
+
+
+def _weights(run: Path) -> dict[int, Path]:
+    """The weights that a run keeps, by epoch."""
+    return {int(file.stem.rpartition("-")[2]): file for file in sorted((run / WEIGHTS).glob("epoch-*.pt"))}
+
+
+def _has_model(run: Path) -> bool:
+    return (run / CONFIG).exists() and ((run / CHECKPOINT).exists() or bool(_weights(run)))
 
 
 def _state(file: Path) -> dict[str, Any]:

@@ -81,14 +81,15 @@ def remove_checkpoints(where: Path, name: str, numbers: Collection[int] = ()) ->
         known = {trial.number: trial.state not in ("running", "waiting") for trial in sweep.trials()}
         wanted = list(numbers) or [number for number, ended in known.items() if ended]
         ended = _ended(sweep, wanted)
-        files = [file for number in wanted for file in _models(trial_folder(sweep.folder, number))]
+        stored = storage.sizes_in(sweep.folder)
+        files = [file for number in wanted for file in _models(trial_folder(sweep.folder, number), stored)]
         if not numbers:
             runs = [folder for kind in RUNS[1:-1] for folder in _below(sweep.folder / kind)]
             learned = [] if sweep.file.from_learned else [sweep.folder / LEARNED]
-            files += [file for folder in [*runs, *learned] for file in _models(folder)]
-        having = [number for number in ended if any(_models(trial_folder(sweep.folder, number)))]
+            files += [file for folder in [*runs, *learned] for file in _models(folder, stored)]
+        having = [number for number in ended if any(_models(trial_folder(sweep.folder, number), stored))]
         note_removed(sweep.folder / JOURNAL, having, f"its {CHECKPOINT} was removed on {_today()}")
-        freed = sum(file.lstat().st_size for file in files)
+        freed = sum(stored[file] if file in stored else file.lstat().st_size for file in files)
         storage.remove(*files)
         storage.push(sweep.folder / JOURNAL)
     return freed
@@ -132,20 +133,22 @@ def _curves(sweep: Sweep, number: int) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """The folders in a folder, which is no link, as they are none."""
-    if folder.is_symlink() or not folder.is_dir():
+    """The folders in a folder, here or in the store, which is no link, as they are none."""
+    if folder.is_symlink():
         return []
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink())
+    return [folder / name for name in storage.folders_in(folder) if not (folder / name).is_symlink()]
 
 
-def _models(run: Path) -> list[Path]:
-    """The files with weights in the folder of a run."""
+def _models(run: Path, stored: Collection[Path]) -> list[Path]:
+    """The files with weights in the folder of a run. stored: what the store has, where the sweep is in one."""
     if run.is_symlink() or run.parent.is_symlink():
         return []
     file = run / CHECKPOINT
     single = [file, checkpoint.previous(file), run / BEST]
-    kept = [] if (run / WEIGHTS).is_symlink() else sorted((run / WEIGHTS).glob("*.pt"))
-    return [file for file in [*single, *kept] if os.path.lexists(file)]
+    weights = run / WEIGHTS
+    there = [] if weights.is_symlink() else weights.glob("*.pt")
+    kept = {*there, *(file for file in stored if file.parent == weights and file.suffix == ".pt")}
+    return [file for file in [*single, *sorted(kept)] if file in stored or os.path.lexists(file)]
 
 
 def _refuse_links(folder: Path) -> None:

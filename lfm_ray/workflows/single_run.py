@@ -17,6 +17,7 @@ from lfm_ray.files import check_within, write_atomically
 from lfm_ray.interruption import Interrupted
 from lfm_ray.models.directions import leading
 from lfm_ray.optimization.schedules import Adaptive, Polynomial
+from lfm_ray.ray_daemons import ENDED, RayEnded
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.loaded_run import FITTED
 from lfm_ray.search.ray_tune.resources import Resources
@@ -49,6 +50,21 @@ def train(
         TrainingFailed: the run failed.
     """
     check_within(folder)
+    try:
+        _train(config, folder, workers, fit_degree, profile, address, console)
+    except RayEnded:
+        raise RayEnded(f"{ENDED}; the same command with --name {folder.name} goes on") from None
+
+
+def _train(
+    config: RunConfig,
+    folder: Path,
+    workers: Workers,
+    fit_degree: int | None,
+    profile: bool,
+    address: str | None,
+    console: Console,
+) -> None:
     with ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)

@@ -1,10 +1,11 @@
-"""A sweep, from its space to what it found. `run` is its outline."""
+"""A sweep, from its space to what it found. `run_once` is its outline."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lfm_ray.datasets.shards import DatasetCard, read_card
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.files import write_atomically
 from lfm_ray.interruption import Interrupted
+from lfm_ray.ray_daemons import ENDED, RayEnded
 from lfm_ray.ray_session import ray_session
 from lfm_ray.report.page import write_report
 from lfm_ray.report.page_figures import strategies_figure
@@ -84,11 +86,33 @@ class Means:
 def run(asked: Asked, means: Means) -> None:
     """Runs a new sweep, or goes on with one, and writes what it found into its folder.
 
-    Whatever happens, the sweep is not kept to this process any longer: a notebook holds on to what failed.
+    When the Ray that it started on this machine ends, it is started anew, once.
 
     Raises:
         UserError: something of what was asked for does not fit; no trial was started.
-        TrainingFailed: no trial finished.
+        TrainingFailed: no trial finished, or Ray has ended twice.
+    """
+    began = time.monotonic()
+    try:
+        run_once(asked, means)
+    except RayEnded:
+        means.console.print(f"{ENDED}; it is started anew, and the sweep goes on", soft_wrap=True)
+        left = means.time_budget and max(1.0, means.time_budget - (time.monotonic() - began))
+        sweep = goes_on(asked.folder, None, None)
+        try:
+            run_once(sweep, replace(means, time_budget=left))
+        except RayEnded:
+            raise TrainingFailed(f"{ENDED}, twice; what has finished is saved; {goes_on_with(sweep)} goes on") from None
+
+
+def run_once(asked: Asked, means: Means) -> None:
+    """The same, on one Ray session.
+
+    Whatever happens, the sweep is not kept to this process any longer: a notebook holds on to what failed.
+
+    Raises:
+        UserError, TrainingFailed: as `run`.
+        RayEnded: the Ray that was started on this machine has ended.
     """
     space, folder, console = asked.space, asked.folder, means.console
     with ExitStack() as at_the_end:

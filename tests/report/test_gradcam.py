@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made_sweep import make_sweep
 from synthetic import write_dataset
 from torch import Tensor
 
@@ -18,6 +20,8 @@ from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier, Outpu
 from lfm_ray.report.__main__ import main
 from lfm_ray.report.gradcam import Kept, _image_encoder, choose, grad_cam, gradcam_figure, look
 from lfm_ray.runtime import checkpoint
+from lfm_ray.search.selection import ranked
+from lfm_ray.search.sweep import trial_folder
 from lfm_ray.settings import build, load
 from lfm_ray.training.execution import Launch, execute
 from lfm_ray.training.run_folder import CHECKPOINT, weights_file
@@ -286,6 +290,34 @@ def test_the_command_writes_the_figure(
     }.items():
         with pytest.raises(UserError, match=reason):
             command(*words)
+
+
+def test_a_sweep_of_which_trials_were_deleted_shows_the_best_that_are_left(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep", trials=12, ends=("finished",))
+    sweep.let_go()
+    folders = {trial.number: trial_folder(sweep.folder, trial.number) for trial in sweep.trials()}
+    for folder in folders.values():
+        shutil.copy(runs / "joint/config.yaml", folder)
+        shutil.copy(runs / "joint" / CHECKPOINT, folder)
+    groups: dict[str, list[int]] = {}
+    for trial in ranked(sweep.trials()):
+        groups.setdefault(trial.strategy, []).append(trial.number)
+    (strategy, (best, second, *_)), *_ = [item for item in groups.items() if len(item[1]) > 1]
+    shutil.rmtree(folders[best])
+    found = {one.name.split()[-1]: one.notice for one in Kept.of(sweep.folder)}
+    said = f"trial {best}, the best of {strategy}, has no model any more; this is trial {second}"
+    assert found.pop(f"{second:04d}") == said
+    assert set(found) == {f"{numbers[0]:04d}" for name, numbers in groups.items() if name != strategy}
+    assert not any(found.values())
+    monkeypatch.setattr("sys.argv", ["report", "--gradcam", str(sweep.folder), "--to", str(tmp_path / "one.png")])
+    main()
+    assert said in " ".join(capsys.readouterr().out.split())
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    with pytest.raises(UserError, match=r"sweep: no finished trial of this sweep has its model any more"):
+        Kept.of(sweep.folder)
 
 
 def test_what_cannot_be_shown_is_refused(runs: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def add_adapters(
         raise UserError(f"lora: the {model_type} has no linear layer; set lora.targets; {_some_layers(possible)}")
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # annotated as an int, used as a factor
         lora_dropout=settings.dropout,
         target_modules=[name for name in possible if any(_ends_with(name, target) for target in targets)],
     )

@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lfm_ray.interruption import Stop
+from lfm_ray.ray_daemons import daemon_ended
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.edges import widened
 from lfm_ray.search.population import Population
@@ -36,12 +37,16 @@ class DriverOnly:
         return object, ()
 
 
+class RayHasEnded(BaseException):
+    """Ray itself is no more. Not an Exception, as Tune would ask it to tidy up."""
+
+
 def ray_has_ended() -> bool:
-    """Whether no node of the cluster lives any more, as when the raylet of this machine was killed."""
+    """Whether Ray's own processes on this machine have ended, or no node of the cluster lives any more."""
     import ray
 
     try:
-        return not any(node["Alive"] for node in ray.nodes())
+        return daemon_ended() or not any(node["Alive"] for node in ray.nodes())
     except Exception:  # whatever Ray raises that is no more
         return True
 
@@ -251,7 +256,10 @@ class KeepBest(DriverOnly, Callback):
 
 
 class StopOrBudget(Stopper):
-    """Stops all trials when the time is up, or when a signal asks for it."""
+    """Stops all trials when the time is up, or when a signal asks for it.
+
+    Tune asks it again and again; so it also raises `RayHasEnded` when the Ray that this process started has.
+    """
 
     def __init__(self, budget: TimeBudget | None) -> None:
         self.budget, self.asked = budget, Stop()
@@ -262,6 +270,8 @@ class StopOrBudget(Stopper):
 
     def stop_all(self) -> bool:
         """Whether either is the case."""
+        if daemon_ended():
+            raise RayHasEnded
         return bool(self.asked) or (self.budget is not None and self.budget.stop_all())
 
 

@@ -14,6 +14,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.interruption import Interrupted, stoppable
+from lfm_ray.ray_daemons import ENDED, RayEnded
 from lfm_ray.ray_private import plain_actors
 from lfm_ray.search.population import Population
 from lfm_ray.search.ray_tune.adapters import (
@@ -24,6 +25,7 @@ from lfm_ray.search.ray_tune.adapters import (
     Mirror,
     PopulationScheduler,
     PopulationSearcher,
+    RayHasEnded,
     Recoveries,
     StopOrBudget,
     StudyScheduler,
@@ -76,9 +78,7 @@ def run_sweep(
     _tune(trainable, config, sweep.folder, resources, callbacks, time_budget=time_budget)
     sweep.settle()
     if isinstance(searcher, StudySearcher) and searcher.ended:
-        raise TrainingFailed(
-            f"Ray's own processes have ended (out of memory, or from outside); --resume {sweep.folder.name} goes on"
-        )
+        raise TrainingFailed(f"{ENDED}; what has finished is saved; --resume {sweep.folder.name} goes on")
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
@@ -168,6 +168,7 @@ def _tune(
 
     Raises:
         Interrupted: it was asked to stop by a signal, and has stopped.
+        RayEnded: the Ray that this process started has ended; what has not ended can be run again on another.
     """
     plain_actors()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we record and print failures ourselves
@@ -197,6 +198,8 @@ def _tune(
         with stoppable() as stop:
             stopper.asked = stop
             results = tuner.fit()
+    except RayHasEnded:
+        raise RayEnded(f"{ENDED}; what has finished is saved, and the same command goes on") from None
     except tune.TuneError as error:
         if "TrainingFailed: " not in str(error):
             raise

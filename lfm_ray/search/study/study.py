@@ -115,9 +115,9 @@ class Study:
         if not names:
             self._study.set_metric_names(list(space.objective))
         if not self.trials():
+            whole = self._whole_points()
             for label, point in list(space.known_points().items())[: space.trials]:
-                baseline = strategy_name(space.config(space.points[label])) in COMPARED
-                self._study.enqueue_trial(point, user_attrs={PROTECTED: baseline, LABEL: label})
+                self._study.enqueue_trial(point, user_attrs={PROTECTED: label in whole, LABEL: label})
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         self._again = [trial.number for trial in running if SETTINGS in trial.user_attrs]
         for trial in running:
@@ -126,6 +126,16 @@ class Study:
         self._before = len(self.started())
         self._reached: dict[int, int] = {}
         self._configs: dict[int, RunConfig] = {}  # validated configurations
+
+    def _whole_points(self) -> set[str]:
+        """The known points that are never stopped early: the baselines, and the first of every arm."""
+        found, arms = set(), set()
+        for label, settings in self.space.points.items():
+            arm = arm_of(self.arms, settings, self.space)
+            if strategy_name(self.space.config(settings)) in COMPARED or (arm is not None and arm not in arms):
+                found.add(label)
+            arms.add(arm)
+        return found
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number, including forbidden draws and known points that are still waiting."""
