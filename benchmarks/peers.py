@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ def by_lfm_ray(shards: Path, seconds: float, seed: int, fair: bool) -> dict[str,
                 "epochs": sum(trial.trained for trial in trials)}  # fmt: skip
 
 
+def drawn(space: Space, trial: optuna.Trial) -> dict[str, Any]:
+    """A draw from the space, as Ray's searcher asks for it; at the top of the module, since Ray pickles it."""
+    return {"drawn": space.suggest(trial)}
+
+
 def by_ray_tune(shards: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Ray Tune by hand."""
     import ray
@@ -89,9 +95,6 @@ def by_ray_tune(shards: Path, seconds: float, seed: int) -> dict[str, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     space = space_on(shards, seed)
-
-    def draw(trial: optuna.Trial) -> dict[str, Any]:
-        return {"drawn": space.suggest(trial)}
 
     def trainable(config: dict[str, Any]) -> None:
         try:
@@ -104,7 +107,7 @@ def by_ray_tune(shards: Path, seconds: float, seed: int) -> dict[str, Any]:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=OptunaSearch(space=draw, metric=METRIC, mode="max", seed=seed),
+                search_alg=OptunaSearch(space=partial(drawn, space), metric=METRIC, mode="max", seed=seed),
                 scheduler=ASHAScheduler(metric=METRIC, mode="max", max_t=space.base.epochs, grace_period=1),
                 num_samples=400,
                 time_budget_s=seconds,

@@ -155,7 +155,9 @@ def tables(
 
 
 def rich_table(title: str, cells: pd.DataFrame) -> Table:
-    """A table for the terminal."""
+    """A table for the terminal, where a single sweep goes without saying."""
+    if "sweep" in cells and cells["sweep"].nunique() == 1:
+        cells = cells.drop(columns="sweep")
     table = Table(title=title, title_justify="left")
     for name in cells:
         text = name in ("sweep", "strategy", "minus")
