@@ -1,6 +1,6 @@
 """Is this search better than what its users would write by hand? The same trainer, space, data and wall time.
 
-    OMP_NUM_THREADS=1 python benchmarks/peers.py PATH/TO/SHARDS               5 seeds of 3 x 110 s, then their tests
+    OMP_NUM_THREADS=1 python benchmarks/peers.py PATH/TO/SHARDS               5 seeds of 4 x 110 s, then their tests
     python benchmarks/peers.py PATH/TO/SHARDS --time 60 --seeds 3 --test-seeds 4
 
     lfm_ray     lfm-ray tune alpha_schedule, as it is, with --time-budget
@@ -199,7 +199,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("runs/peers.jsonl"))
     arguments.add_argument("--one", nargs=2, metavar=("KIND", "SEED"), help=argparse.SUPPRESS)
     given = arguments.parse_args()
-    begin("about half an hour for 5 seeds of 3 x 110 s, then the tests")
+    begin("about three quarters of an hour for 5 seeds of 4 x 110 s and their tests")
     if given.one:
         print(json.dumps(searched(given.one[0], given.shards, given.time, int(given.one[1]))))
         return
