@@ -197,7 +197,7 @@ def test_an_epoch_chosen_on_a_split_is_not_confirmed_on_it() -> None:
 def test_a_trial_that_ran_out_of_patience_has_finished(row: Row, tmp_path: Path) -> None:
     finished: list[int] = []
     study: Any = SimpleNamespace(
-        space=SimpleNamespace(objective={"val/fused/accuracy": "maximize"}),
+        space=SimpleNamespace(objective={"val/fused/accuracy": "maximize"}, widen=False),
         ended=lambda number: False,
         epochs=lambda number: 10,
         finish=lambda number, row: finished.append(number),
