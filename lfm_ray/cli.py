@@ -6,6 +6,7 @@ The commands' parsers import this file. It imports little, so that --help answer
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from lfm_ray import own_parts, trust
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.interruption import Interrupted, terminable
+from lfm_ray.interruption import Interrupted, deaf, terminable
 from lfm_ray.storage import working_folder
 
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
@@ -74,6 +75,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         with terminable():
             main()
+        atexit.register(deaf)  # what it does is done; its status tells that, whatever comes while the process ends
     except UserError as error:
         _stop(str(error), 2)
     except TrainingFailed as error:

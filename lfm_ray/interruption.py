@@ -73,6 +73,12 @@ def terminable() -> Iterator[None]:
         yield
 
 
+def deaf() -> None:
+    """From now on the signals change nothing. Python would end by them, as it gives up its handlers before it ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def none_lost() -> Iterator[None]:
     """At its end a signal that came within it, and that nobody heeded, raises `Interrupted`.

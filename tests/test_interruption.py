@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -70,6 +72,14 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_and_words_can_be_added() -> None:
         send(signal.SIGTERM)
     told = Interrupted.saying("go on")
     assert (str(told), told.status) == ("go on", 143)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_process_ends_does_not_change_what_a_command_has_done(number: int) -> None:
+    late = f"import atexit, os, lfm_ray.cli; atexit.register(os.kill, os.getpid(), {int(number)})"
+    code = f"{late}; lfm_ray.cli.run(lambda: print('done'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_handlers_that_a_library_sets_are_taken_back() -> None:
