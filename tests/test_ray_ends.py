@@ -142,8 +142,9 @@ def clean(said: str) -> bool:
     return not any(word in said for word in ("Traceback", "(raylet)", "state-dump", ".cc:", ".h:", "***"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("daemon", ["raylet", "gcs_server"])
+@pytest.mark.parametrize(
+    "daemon", [pytest.param("raylet", marks=pytest.mark.slow), pytest.param("gcs_server", marks=pytest.mark.long)]
+)
 def test_a_sweep_whose_ray_is_killed_goes_on(tmp_path: Path, daemon: str) -> None:
     write_dataset(tmp_path / "shards/tiny")
     process = start(
