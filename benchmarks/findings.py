@@ -26,6 +26,7 @@ import pandas as pd
 from progress import begin, say
 
 import lfm_ray
+from lfm_ray.datasets.shards import read_card
 from lfm_ray.optimization.schedules import Constant
 from lfm_ray.report.cells import markdown
 from lfm_ray.report.numbers import spread
@@ -100,6 +101,8 @@ def page(given: argparse.Namespace) -> str:
         f"    {command} \\",
         f"        {sizes} --seeds {given.seeds}",
         "",
+        *map(described, given.data),
+        "",
         "## Is LFM with a learned alpha above all others, under equal tuning?",
         "",
         "The paper's Table 1 says so. Here every row had"
@@ -117,8 +120,18 @@ def page(given: argparse.Namespace) -> str:
         "",
     ]
     for folder in given.data:
-        lines += combinations(folder.name, given.storage / f"findings-{folder.name}")
+        sweep = given.storage / f"findings-{folder.name}"
+        if confirmed(sweep).exists():
+            lines += combinations(folder.name, sweep)
     return "\n".join(lines)
+
+
+def described(folder: Path) -> str:
+    """A data set in a line."""
+    card = read_card(folder)
+    kinds = ", ".join(f"{name} ({one.kind})" for name, one in card.modalities.items())
+    rows = ", ".join(f"{card.rows(split):,} {split}" for split in card.splits)
+    return f"- {folder.name}: {rows} rows, {len(card.classes)} classes; {kinds}"
 
 
 def answer(runs: pd.DataFrame) -> str:
