@@ -22,8 +22,6 @@ from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.run_folder import read_notices
 from lfm_ray.training.source import DataSource
 
-pytestmark = pytest.mark.slow
-
 TRIALS, EPOCHS = 5, 6
 # Settings are a function of seed and number alone, so that trials can run side by side and be compared.
 SPACE = f"""
@@ -116,6 +114,7 @@ def undisturbed(work: Path) -> Path:
     return work / "sweeps/undisturbed"
 
 
+@pytest.mark.slow
 def test_only_the_best_trials_keep_their_checkpoint(undisturbed: Path) -> None:
     trials = Sweep.open(undisturbed).trials()
     kept = {trial.number for trial in trials if list((undisturbed / f"trials/{trial.number:04d}").glob("*.pt"))}
@@ -124,6 +123,7 @@ def test_only_the_best_trials_keep_their_checkpoint(undisturbed: Path) -> None:
     assert all(len(trial.rows) == EPOCHS for trial in trials)
 
 
+@pytest.mark.slow
 def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_nothing(
     work: Path, undisturbed: Path
 ) -> None:
@@ -187,6 +187,7 @@ def test_kills_a_hang_a_full_disk_a_broken_checkpoint_and_another_clock_change_n
     assert len(list(work.glob("clock-*"))) > 1  # the driver and processes of Ray have seen it set back
 
 
+@pytest.mark.slow
 def test_each_trial_that_cannot_go_on_is_recorded_with_its_reason(work: Path) -> None:
     (work / "failing.yaml").write_text(
         "run: {epochs: 30, data: {path: shards, batch_size: 16}, optimizer: {name: sgd, schedule: constant,"
@@ -205,6 +206,7 @@ def test_each_trial_that_cannot_go_on_is_recorded_with_its_reason(work: Path) ->
     assert all(trial.reason[:60] in said for trial in trials[:2])
 
 
+@pytest.mark.slow
 def test_a_node_that_leaves_and_one_that_joins_which_alone_has_a_gpu(
     work: Path, undisturbed: Path, cluster: object
 ) -> None:
@@ -227,6 +229,7 @@ def test_a_node_that_leaves_and_one_that_joins_which_alone_has_a_gpu(
     assert [trial.state for trial in Sweep.open(work / "sweeps/gpu").trials()] == ["finished"] * 2
 
 
+@pytest.mark.long
 def test_a_worker_of_two_that_is_killed_in_a_sweep(work: Path) -> None:
     (work / "pair.yaml").write_text(
         "run: {data: {path: shards, batch_size: 16}, model: {width: 4, embedding_size: 8}, epochs: 3, alpha: {strategy:"

@@ -89,8 +89,10 @@ def test_handlers_that_a_library_sets_are_taken_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is former
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGINT, marks=pytest.mark.long)],
+)
 def test_a_sweep_that_is_stopped_says_how_to_go_on(tmp_path: Path, number: int) -> None:
     write_dataset(tmp_path / "shards/tiny")
     process = start(

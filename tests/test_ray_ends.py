@@ -161,7 +161,7 @@ def test_a_sweep_whose_ray_is_killed_goes_on(tmp_path: Path, daemon: str) -> Non
     assert "failed" not in said and clean(said)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_whose_ray_is_killed_ends_with_a_line(tmp_path: Path) -> None:
     write_dataset(tmp_path / "shards/tiny")
     (tmp_path / "run.yaml").write_text("model: {width: 4, embedding_size: 8}\ndata: {batch_size: 16}\n")

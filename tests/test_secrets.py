@@ -37,8 +37,9 @@ def test_the_actors_of_trials_are_given_no_variables(monkeypatch: pytest.MonkeyP
     assert cache.get(Trainable) is actor
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["tune", "train"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("tune", marks=pytest.mark.slow), pytest.param("train", marks=pytest.mark.long)]
+)
 def test_no_file_of_a_session_or_a_result_holds_a_secret(command: str, shards: Shards, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="s", dir="/tmp", ignore_cleanup_errors=True) as session:
         (tmp_path / "run.yaml").write_text("epochs: 2\n", encoding="utf-8")
