@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 
@@ -145,3 +146,11 @@ def values(card: ModalityCard, rows: int = 3) -> torch.Tensor:
         return torch.randint(2, card.vocabulary or 0, (rows, *card.shape), generator=random)
     low, high, dtype = (-9000, 9000, torch.int16) if card.kind == "audio" else (0, 256, torch.uint8)
     return torch.randint(low, high, (rows, *card.shape), generator=random, dtype=dtype)
+
+
+def save_all(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every model, in a folder of its own; its name -> the folder."""
+    made = {name: tmp_path_factory.mktemp(name.replace(" ", "_")) for name in MODELS}
+    for name, folder in made.items():
+        save(name, folder)
+    return made

@@ -30,6 +30,15 @@ from lfm_ray.training.source import DataSource
 BUSY = "another process trains this run; wait for it, or give another --name"
 
 
+@contextmanager
+def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Within it, the end of Ray's own processes is told with the name of the run."""
+    try:
+        yield
+    except RayEnded:
+        raise RayEnded(f"{ENDED}; the same command with --name {folder.name} goes on") from None
+
+
 def train(
     config: RunConfig,
     folder: Path,
@@ -50,22 +59,7 @@ def train(
         TrainingFailed: the run failed.
     """
     check_within(folder)
-    try:
-        _train(config, folder, workers, fit_degree, profile, address, console)
-    except RayEnded:
-        raise RayEnded(f"{ENDED}; the same command with --name {folder.name} goes on") from None
-
-
-def _train(
-    config: RunConfig,
-    folder: Path,
-    workers: Workers,
-    fit_degree: int | None,
-    profile: bool,
-    address: str | None,
-    console: Console,
-) -> None:
-    with ray_session(address):
+    with _saying_how_to_go_on(folder), ray_session(address):
         Resources(workers, reader_cpus=config.data.reader_cpus).trials_at_once()
         source = DataSource.open(config)
         with exclusive(folder, BUSY):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from hub_models import EXTRACTORS, MODELS, PIXELS, RATE, SIDE, WORDS, card_for, save, values
+from hub_models import EXTRACTORS, MODELS, PIXELS, RATE, SIDE, WORDS, card_for, save, save_all, values
 
 from lfm_ray.errors import UserError
 from lfm_ray.models.classifier import ModelSettings, MultimodalClassifier
@@ -24,10 +24,7 @@ D = 5
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: tmp_path_factory.mktemp(name.replace(" ", "_")) for name in MODELS}
-    for name, folder in made.items():
-        save(name, folder)
-    return made
+    return save_all(tmp_path_factory)
 
 
 def encoder_of(name: str, folder: Path, card: Any = None, **settings: Any) -> Any:

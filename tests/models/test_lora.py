@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from hub_models import MODELS, SIDE, card_for, save, values
+from hub_models import MODELS, SIDE, card_for, save_all, values
 from tiny_run import SMALL, same_weights, small_splits, train_until_killed
 
 from lfm_ray.config import RunConfig
@@ -31,10 +31,7 @@ HELD_OUT = 4
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: tmp_path_factory.mktemp(name.replace(" ", "_")) for name in MODELS}
-    for name, folder in made.items():
-        save(name, folder)
-    return made
+    return save_all(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
