@@ -17,9 +17,10 @@ and as encoders `auto`, so that a step of `ours` also makes the log-mel spectrog
 
 Each variant runs against `ours`, in processes of their own that take turns step by step, since a machine's
 speed drifts. "ours / it" is the median over turns of our time over its time: 1.05 against `bare` means that
-the framework costs 5 %. There are --steps turns, but after three of them no more than --seconds allow. /s are
-samples a second, by medians; MB is the most memory that a process held, and its ratio. Then 20 steps of
-`ours` in float32 against `plain`, ResNets only, at a learning rate of 1e-4: the largest difference of the
+the framework costs 5 %. "interval" is where that median lies with 95 % confidence, by the ranks of the turns; of
+fewer than six turns, the lowest and the highest. There are --steps turns, but after three of them no more than
+--seconds allow. /s are samples a second, by medians; MB is the most memory that a process held, and its ratio. Then
+20 steps of `ours` in float32 against `plain`, ResNets only, at a learning rate of 1e-4: the largest difference of the
 losses. In the same memory format the numbers are the same; another one rounds otherwise, and training
 multiplies that. No Ray is needed.
 """
@@ -32,7 +33,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -43,6 +44,7 @@ import torch
 import torch.nn.functional as F
 from progress import begin
 from rows import RunningTable, gather
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -63,8 +65,8 @@ GOALS = {"bare": "1.05", "plain": "0.50", "plain, anomaly": "0.40"}  # of our ti
 MEMORY = "1.10"  # of our memory over that of bare
 BATCHES = {"resnet18": [16, 64], "vit_ast": [4, 16]}
 FEWEST = 3
-COLUMNS = {"step": 14, "batch": 5, "ours /s": 8, "it /s": 8, "ours / it": 9, "goal": 5, "ours MB": 8, "it MB": 8,
-           "MB / MB": 8, "its goal": 8}  # fmt: skip
+COLUMNS = {"step": 14, "batch": 5, "ours /s": 8, "it /s": 8, "ours / it": 9, "interval": 11, "goal": 5,
+           "ours MB": 7, "it MB": 7, "MB / MB": 7, "its goal": 8}  # fmt: skip
 
 
 def main() -> None:
@@ -91,11 +93,14 @@ def main() -> None:
                 with Turns(("ours", name), settings, batch_size) as turns:
                     table = table or RunningTable(COLUMNS, turns.description)
                     (ours, peak_of_ours), (other, peak) = turns.measure(given.steps, given.seconds)
-                ratio = f"{statistics.median(own / its for its, own in zip(other, ours, strict=True)):.3f}"
+                turns_of_it = [own / its for its, own in zip(other, ours, strict=True)]
+                ratio = f"{statistics.median(turns_of_it):.3f}"
+                low, high = interval_of_median(turns_of_it)
+                interval = f"{low:.3f}-{high:.3f}"
                 speed = [f"{batch_size / statistics.median(times):.2f}" for times in (ours, other)]
                 memory, goal = f"{peak_of_ours / peak:.2f}", MEMORY if name == "bare" else ""
                 megabytes = [f"{most / 1e6:.0f}" for most in (peak_of_ours, peak)]
-                table.add(name, str(batch_size), *speed, ratio, GOALS[name], *megabytes, memory, goal)
+                table.add(name, str(batch_size), *speed, ratio, interval, GOALS[name], *megabytes, memory, goal)
                 case = f"{given.encoders}, batch {batch_size}, over {name}"
                 gather(given.gather, "step", case, ratio, GOALS[name], memory, goal)
         if given.equality_batch_size and given.encoders == "resnet18":
@@ -103,6 +108,13 @@ def main() -> None:
             for name in ("contiguous", "channels_last"):
                 difference = in_a_process(difference_over_20_steps, settings, given.equality_batch_size, name)
                 print(f"  {name:14} {difference:.1e}   (goal 1e-05)", flush=True)
+
+
+def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """Order statistics between which the median lies with 95 % confidence, whatever the distribution."""
+    below = max(0, int(binom.ppf(0.025, len(values), 0.5)) - 1)
+    ordered = sorted(values)
+    return ordered[below], ordered[len(ordered) - 1 - below]
 
 
 def encoder_settings(encoders: str, folder: Path) -> list[str]:

@@ -132,6 +132,8 @@ def test_what_cannot_be_adapted_is_refused_in_a_line(folders: dict[str, Path], m
     both = f"model.encoders.m={{name: auto, pretrained: {folders['vit']}, frozen: true, lora: {{rank: 4}}}}"
     with pytest.raises(UserError, match=r"--set model\.encoders\.m: frozen trains nothing of the model, lora its adap"):
         load(RunConfig, None, [both])
+    found = load(RunConfig, None, [both.replace("frozen: true, ", ""), "model.encoders.m.lora.rank=2"]).model.of("m")
+    assert isinstance(found, AutoSettings) and found.lora and found.lora.rank == 2
     wrong = f"model.encoders.m={{name: auto, pretrained: {folders['vit']}, lora: {{r: 4}}}}"
     with pytest.raises(UserError, match=r"model\.encoders\.m\.lora\.r: unknown setting; .*rank"):
         load(RunConfig, None, [wrong])

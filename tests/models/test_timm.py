@@ -109,6 +109,15 @@ def test_adapters_are_where_they_have_an_effect(name: str, folders: dict[str, Pa
     assert any("qkv.lora_A" in key for key in its) == name.startswith(("vit", "swin"))  # BEiT's reads its weights
 
 
+def test_checkpointed_states_give_the_same_gradient(folders: dict[str, Path]) -> None:
+    gradients = []
+    for kept in (False, True):
+        encoder = encoder_of(folders["vit_tiny_patch16_224"], gradient_checkpointing=kept).train()
+        encoder(values(card_for("vit"))).square().sum().backward()
+        gradients.append(encoder.body.timm_model.cls_token.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 def test_the_size_of_pictures_is_that_of_the_model(folders: dict[str, Path]) -> None:
     own = AutoSettings(name="auto", pretrained=str(folders["test_resnet"]))
     with pytest.raises(
