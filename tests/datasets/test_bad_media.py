@@ -45,6 +45,11 @@ def features(path: Path, *values: float | str) -> Path:
     return path
 
 
+def objects(path: Path) -> Path:
+    np.save(path, np.array([{}, 1], dtype=object), allow_pickle=True)
+    return path
+
+
 def deep(path: Path) -> Path:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
     return path
@@ -66,6 +71,9 @@ BROKEN: dict[str, tuple[Kind, Callable[[Path], Path], str]] = {
     "folder without frames": ("video", lambda at: at, "holds no frame"),
     "features with NaN": ("feature", lambda at: features(at / "a.npy", 1, 2, np.nan, 4), "not finite"),
     "features of another shape": ("feature", lambda at: features(at / "a.npy", 1, 2), r"shape \[2\] .* \[4\]"),
+    "features cut short": ("feature", lambda at: cut(features(at / "a.npy", *range(99)), 0.9), "is cut short"),
+    "features cut in the header": ("feature", lambda at: cut(features(at / "a.npy", 1), 0.5), "is cut short"),
+    "features that are objects": ("feature", lambda at: objects(at / "a.npy"), "holds Python objects"),
     "features that are words": ("feature", lambda at: features(at / "a.npy", *"abcd"), "real numbers"),
     "features that are a sound": (
         "feature",

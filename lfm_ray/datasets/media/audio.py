@@ -166,6 +166,8 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
         _check_promises(file)
         containers.check_count(seconds * file.samplerate, file.samplerate, file.channels)
         first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
+        if not file.seekable():  # GSM
+            return containers.read_sound(path, start, seconds)
         if file.format in FROM_THE_START and (first + count) * file.channels > containers.MOST_NUMBERS:
             return containers.read_sound(path, start, seconds)  # which drops what comes before as it goes
         try:

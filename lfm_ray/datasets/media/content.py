@@ -40,8 +40,8 @@ def reason_of(error: Exception, path: str, kind: Kind) -> str:
         return "there is no such file"
     if kind != "text" and (other := not_media(path)):
         return other
-    if type(error) is ValueError:  # ours, and NumPy's on .npy files
-        return _plain((str(error).splitlines() or [""])[0]) or UNREADABLE
+    if type(error) is ValueError and _is_ours(error):
+        return (str(error).splitlines() or [""])[0] or UNREADABLE
     if isinstance(error, (OSError, EOFError)) and "truncated" in str(error):
         return "is cut short"
     if type(error) is OSError and error.strerror:
@@ -51,8 +51,9 @@ def reason_of(error: Exception, path: str, kind: Kind) -> str:
     return UNREADABLE
 
 
-def _plain(text: str) -> str:
-    """NumPy's advice to run code in a file is none."""
-    if "allow_pickle" in text:
-        return "holds Python objects, not an array of numbers"
-    return text
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised it; what libraries say is for programmers."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or str(trace.tb_frame.f_globals.get("__name__")).startswith(__name__.partition(".")[0])
