@@ -67,6 +67,15 @@ class ModalityCard(Settings):
         " named. mean, std, means and stds are those of the rows that have it",
     )
 
+    cut: dict[str, PositiveInt] = Field(
+        {},
+        exclude_if=lambda counts: not counts,
+        description="features: split -> its rows whose sequence had more steps than `shape`, and lost the last of them",
+    )
+    longest: PositiveInt | None = Field(
+        None, exclude_if=lambda steps: steps is None, description="features, where `cut` is not empty: the most steps"
+    )
+
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if self.dtype not in NUMBERS:

@@ -29,6 +29,17 @@ def missing_values(card: DatasetCard) -> str:
     return "; ".join(f"{name} {', '.join(each)}" for name, each in counts.items() if each)
 
 
+def cut_sequences(card: DatasetCard) -> list[str]:
+    """For each modality whose sequences were cut: how many rows of each split, and the setting that keeps them."""
+    lines = []
+    for name, one in card.modalities.items():
+        if one.cut:
+            rows = ", ".join(f"{count} of {card.rows(split)} {split}" for split, count in one.cut.items())
+            setting = f"--set feature.{name}.length={one.longest}"
+            lines.append(f"{name}: {rows} rows have more than {one.shape[0]} steps and were cut; {setting} keeps all")
+    return lines
+
+
 def inspect(path: Path, console: Console) -> None:
     """Verifies all checksums, shows modalities and the rows of each class, fits linear models, and draws samples."""
     shards = Shards(path)
@@ -41,6 +52,8 @@ def inspect(path: Path, console: Console) -> None:
     console.print(modalities, _labels(shards))
     if lacking := missing_values(card):
         console.print(f"missing: {lacking}", soft_wrap=True)
+    for line in cut_sequences(card):
+        console.print(line, soft_wrap=True)
     console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
     baselines = linear_baselines.fit(shards)
     console.print(linear_baselines.table(baselines, card.modalities))

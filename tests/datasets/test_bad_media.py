@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import av
 import media_files
 import numpy as np
 import pytest
+import soundfile
+from movies import chirp
 from PIL import Image
 
 from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.media import audio
 from lfm_ray.datasets.media.audio import AudioSettings
 from lfm_ray.datasets.media.features import FeatureSettings
 from lfm_ray.datasets.media.pictures import ImageSettings
@@ -45,6 +50,31 @@ def features(path: Path, *values: float | str) -> Path:
     return path
 
 
+def text(path: Path, content: str) -> Path:
+    path.write_text(content)
+    return path
+
+
+def several(path: Path) -> Path:
+    np.savez(path, a=np.zeros(4), b=np.zeros(4))
+    return path
+
+
+def loud(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        track: Any = container.add_stream("pcm_f32le", rate=8000, layout="mono")
+        piece = av.AudioFrame.from_ndarray(chirp()[None] * 2**17, format="flt", layout="mono")
+        piece.sample_rate = 8000
+        for packet in [*track.encode(piece), *track.encode()]:
+            container.mux(packet)
+    return path
+
+
+def objects(path: Path) -> Path:
+    np.save(path, np.array([{}, 1], dtype=object), allow_pickle=True)
+    return path
+
+
 def deep(path: Path) -> Path:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
     return path
@@ -64,8 +94,17 @@ BROKEN: dict[str, tuple[Kind, Callable[[Path], Path], str]] = {
     "video cut short": ("video", lambda at: cut(media_files.video(at / "a.mp4"), 0.5), "is cut short: it should have"),
     "video without frames": ("video", lambda at: renamed(media_files.wav(at / "a.wav"), ".mp4"), "holds no video"),
     "folder without frames": ("video", lambda at: at, "holds no frame"),
+    "a web page after a remark": ("image", lambda at: text(at / "a.jpg", "<!-- x -->\n<HTML>"), "is an HTML page"),
+    "a server's words": ("video", lambda at: text(at / "a.mp4", "Not\nFound"), 'is text, .* it begins "Not Found"'),
+    "an archive": ("image", lambda at: text(at / "a.png", "PK\x03\x04..."), "is a ZIP archive; unpack it"),
+    "a folder": ("audio", lambda at: at, "is a folder, not a file"),
+    "features, several": ("feature", lambda at: several(at / "a.npz"), r"holds 2 arrays"),
+    "loud sound in a film's container": ("audio", lambda at: loud(at / "a.mka"), r"holds values up to 3.,..., where"),
     "features with NaN": ("feature", lambda at: features(at / "a.npy", 1, 2, np.nan, 4), "not finite"),
     "features of another shape": ("feature", lambda at: features(at / "a.npy", 1, 2), r"shape \[2\] .* \[4\]"),
+    "features cut short": ("feature", lambda at: cut(features(at / "a.npy", *range(99)), 0.9), "is cut short"),
+    "features cut in the header": ("feature", lambda at: cut(features(at / "a.npy", 1), 0.5), "is cut short"),
+    "features that are objects": ("feature", lambda at: objects(at / "a.npy"), "holds Python objects"),
     "features that are words": ("feature", lambda at: features(at / "a.npy", *"abcd"), "real numbers"),
     "features that are a sound": (
         "feature",
@@ -99,11 +138,14 @@ def test_files_whose_extension_is_wrong_but_whose_content_is_right_are_read(tmp_
 
 def test_a_wav_whose_header_was_written_before_its_length_was_known_is_whole(tmp_path: Path) -> None:
     path = media_files.wav(tmp_path / "a.wav")
+    whole = str(media_files.wav(tmp_path / "whole.wav"))
     expected = decode(path, "audio")
     data = bytearray(path.read_bytes())
-    data[4:8] = data[40:44] = b"\xff" * 4  # what ffmpeg sends down a pipe
-    path.write_bytes(data)
-    np.testing.assert_array_equal(decode(path, "audio"), expected)
+    for placeholder in (b"\xff" * 4, bytes(4)):  # what ffmpeg sends down a pipe, and what others write at first
+        data[4:8] = data[40:44] = placeholder
+        path.write_bytes(data)
+        np.testing.assert_array_equal(decode(path, "audio"), expected)
+        assert audio.header(str(path))[1] == pytest.approx(soundfile.info(whole).duration, abs=0.01)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -63,6 +63,9 @@ def test_the_target_is_part_of_the_fingerprint() -> None:
         ("regression", ["1", "1,5", "3", "4"], "must be a number"),
         ("regression", ["1", "inf", "3", "4"], "must be a number"),
         ("regression", ["1", "1_000", "3", "4"], "must be a number"),
+        ("multilabel", ["[a, b]", "a", "b", "a"], "is a list written as text; write dog;rain"),
+        ("classes", ["['a', 'b']", "a", "b", "a"], "is a list written as text"),
+        ("classes", ["a\nx.wav,b", "a", "b", "a"], "has a line break; is there a quotation mark that is not closed"),
         ("classes", ["a;b", "a", "b", "a"], "looks like 2 labels; a row has one, or several with --target multilabel"),
     ],
 )
@@ -71,6 +74,11 @@ def test_labels_that_cannot_be_read_are_bad_rows(target: TargetKind, labels: lis
     found = manifest([*good, *labels], target, "ttttvv")
     assert len(found.bad) == 1
     assert found.bad[0].column == "label" and found.bad[0].reason.startswith(reason)
+
+
+def test_several_labels_are_seen_where_none_stands_alone() -> None:
+    found = manifest(["dog;rain", "rain;wind", "dog;wind", "x", "y", "x"], "classes", "tttttv")
+    assert [row.reason[:19] for row in found.bad[:3]] == ["looks like 2 labels"] * 3
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,10 @@ def test_unreadable_manifests(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("")
     with pytest.raises(UserError, match="empty"):
         read_manifest(tmp_path / "manifest.csv", {"words": "text"})
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "manifest.csv").write_bytes("words,label\nd\u00e9j\u00e0,a\n".encode(encoding))
+        with pytest.raises(UserError, match="is not a text in UTF-8; save it"):
+            read_manifest(tmp_path / "manifest.csv", {"words": "text"})
     (tmp_path / "manifest.parquet").write_text("no parquet")
     with pytest.raises(UserError, match=r"manifest\.parquet: cannot be read"):
         read_manifest(tmp_path / "manifest.parquet", {"words": "text"})

@@ -21,8 +21,10 @@ from lfm_ray.datasets.preparing.decoding import decode
 from lfm_ray.datasets.preparing.pickles import PickledArray, Place
 from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.sources import of_dataset
+from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
 from lfm_ray.models.directions import LEADING
+from lfm_ray.prepare import main
 from lfm_ray.resources import shipped_file
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.training.loop import fit
@@ -148,7 +150,7 @@ def test_sequences_are_without_their_padding(tmp_path: Path) -> None:
         for clip, row in enumerate(manifest.splits[split]):
             for name in manifest.kinds:
                 seen = decode(row, name, "feature", config).seen
-                assert seen.shape == (50, {"text": 30, "audio": 7, "vision": 5}[name])
+                assert seen.shape == (9, {"text": 30, "audio": 7, "vision": 5}[name])
                 steps = 2 + clip % 6
                 np.testing.assert_array_equal(seen[:steps], expected[mode][name][clip, :steps])
                 assert np.isnan(seen[steps:]).all()
@@ -188,6 +190,32 @@ def test_lengths_of_the_file_count(tmp_path: Path) -> None:
         for rows in [manifest.splits["train"]]
     }
     assert there == {"text": [2, 3, 4, 5, 6, 7], "audio": [9, 4, 1, 1, 1, 1], "vision": [3] * 6}
+
+
+def test_no_sequence_is_cut_unless_that_is_asked_for_and_then_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LAYOUTS["cmu_mosi_features"](tmp_path / "a")
+    file = tmp_path / "a" / "aligned_50.pkl"
+    content = pickle.loads(file.read_bytes())
+    for part in content.values():  # unaligned: sound has steps of its own
+        part["audio"] = np.ones((6, 375, 7), np.float32)
+        part["audio_lengths"] = [375, 374, 100, 50, 51, 1]
+    file.write_bytes(pickle.dumps(content))
+    command = ["prepare", "--dataset", "cmu_mosi_features", "--root", str(tmp_path / "a"), "--out"]
+    monkeypatch.setattr("sys.argv", [*command, str(tmp_path / "all")])
+    main()
+    card = Shards(tmp_path / "all").card
+    assert (card.modalities["audio"].shape, card.modalities["text"].shape) == ([375, 7], [9, 30])
+    assert not card.modalities["audio"].cut and "were cut" not in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, str(tmp_path / "cut"), "--set", "feature.audio.length=50"])
+    main()
+    said = "4 of 6 train, 4 of 6 val, 4 of 6 test rows have more than 50 steps"
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert f"audio: {said} and were cut; --set feature.audio.length=375 keeps all" in out
+    card = Shards(tmp_path / "cut").card
+    assert card.modalities["audio"].cut == {"train": 4, "val": 4, "test": 4}
+    assert card.modalities["audio"].longest == 375 and card.modalities["vision"].longest is None
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,52 @@ def test_a_late_clip_of_a_long_file_is_what_decoding_all_of_it_gives(tmp_path: P
     np.testing.assert_allclose(part, whole[round(65.5 * RATE) :][:RATE], atol=0.02)
 
 
+def whole_sound(path: Path) -> np.ndarray:
+    """All samples, as FFmpeg decodes them; they begin with the container."""
+    import av
+
+    with av.open(str(path)) as container:
+        return np.concatenate([frame.to_ndarray().mean(axis=0) for frame in container.decode(audio=0)])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec"), [("a.mkv", "libx264", "aac"), ("a.webm", "libvpx", "libopus")]
+)
+def test_stamps_of_whole_milliseconds_do_not_move_the_sound_after_a_seek(
+    tmp_path: Path, name: str, codec: str, sound_codec: str
+) -> None:
+    sound = np.tile(chirp(), 18)
+    path = movie(tmp_path / name, 12, 1, codec=codec, sound=sound, sound_codec=sound_codec, sound_rate=48000,
+                 options={"g": "1"})  # fmt: skip
+    found = audio.load(str(path), AudioSettings(sample_rate=48000, seconds=1), 9.123, None)
+    np.testing.assert_allclose(found, whole_sound(path)[round(9.123 * 48000) :][:48000], atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec"), [("a.mkv", "libx264", "aac"), ("a.webm", "libvpx", "libopus")]
+)
+def test_sound_long_before_the_first_picture_is_found(tmp_path: Path, name: str, codec: str, sound_codec: str) -> None:
+    # A seek goes to the first picture, or, where none comes early enough, is impossible.
+    sound = np.tile(chirp(), 15)
+    path = movie(tmp_path / name, 2, codec=codec, sound=sound, sound_codec=sound_codec, sound_rate=48000,
+                 stamps=[225_000, 226_000])  # fmt: skip
+    found = audio.load(str(path), AudioSettings(sample_rate=48000, seconds=1), 7.0, None)
+    np.testing.assert_allclose(found, whole_sound(path)[7 * 48000 :][:48000], atol=0.005)
+    assert video.load_video(str(path), FRAMES, 7.0, None).shape == (5, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec"),
+    [("a.vob", "mpeg2video", "ac3"), ("a.mkv", "libx264", "aac"), ("a.ts", "libx264", "ac3")],
+)
+def test_the_length_of_the_sound_is_neither_that_of_the_pictures_nor_an_estimate(
+    tmp_path: Path, name: str, codec: str, sound_codec: str
+) -> None:
+    path = movie(tmp_path / name, 60 if name == "a.mkv" else 25, codec=codec, sound=np.tile(chirp(), 3),
+                 sound_codec=sound_codec, sound_rate=48000)  # fmt: skip
+    assert audio.header(str(path))[1] == pytest.approx(len(whole_sound(path)) / 48000, abs=0.03)
+
+
 def test_sound_that_begins_after_the_pictures_follows_silence(tmp_path: Path) -> None:
     wave = np.concatenate([np.zeros(RATE // 2, np.float32), chirp(1.5)])
     path = movie(tmp_path / "a.mkv", sound=wave)

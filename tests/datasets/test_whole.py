@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 from movies import RATE, chirp, movie
+from PIL import Image
 
-from lfm_ray.datasets.media import audio
+from lfm_ray.datasets.media import audio, video
 from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.media.video import VideoSettings
 from lfm_ray.datasets.media.whole import check_whole
 
 SOUND = AudioSettings(sample_rate=RATE, seconds=1)
@@ -44,6 +46,29 @@ def test_whole_files_are_read_and_cut_ones_refused(films: Path, tmp_path: Path, 
         path.write_bytes(whole[: cut - (cut % 188 == 0)])  # no harm is seen where a stream ends with one of its parts
         with pytest.raises(ValueError, match="cut short"):
             audio.load(str(path), SOUND, None, None)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.mxf"])
+def test_cut_films_that_have_no_size_as_a_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.gif":
+        frames = [Image.effect_noise((32, 32), 50 + 10 * number) for number in range(20)]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    else:
+        movie(path, codec="mpeg2video", size=(64, 64), sound=chirp(2), sound_codec="pcm_s16le", sound_rate=48000)
+    whole = path.read_bytes()
+    video.load_video(str(path), VideoSettings(frames=2, size=8), None, None)
+    for cut in np.random.default_rng(0).integers(len(whole) // 4, len(whole) - 100, 8):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="cut short"):
+            video.load_video(str(path), VideoSettings(frames=2, size=8), None, None)
+
+
+def test_sound_in_which_libsndfile_cannot_seek_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", chirp(1), RATE, subtype="GSM610")
+    expected, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    found = audio.load(str(tmp_path / "a.wav"), AudioSettings(sample_rate=RATE, seconds=0.5), 0.25, None)
+    np.testing.assert_allclose(found, expected[RATE // 4 :][: RATE // 2], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["live.mkv", "live.webm", "a.ts", "fragments.mp4"])

@@ -267,7 +267,7 @@ def test_rows_without_label_or_picture_are_bad_and_paths_are_followed(tmp_path: 
     assert found["all:3"] == found["all:4"] == "is empty"
     assert "--allow-outside" in found["all:6"] and len(found) == 3
     manifest.bad.clear()
-    with pytest.raises(UserError, match=r"1 rows cannot.*all:7: img: .*all\.parquet, row 7, img: is not a picture"):
+    with pytest.raises(UserError, match=r"1 rows cannot.*all:7: img: .*all\.parquet, row 7, img: is text, not media"):
         prepared(manifest, CONFIG, tmp_path / "out")
 
 

@@ -130,6 +130,11 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
     waveform, rate = _read(path, first, length)
     if waveform.size == 0:
         raise ValueError(f"holds no sound from {first:g} s on")
+    if (peak := np.abs(waveform).max()) > LOUDEST:
+        raise ValueError(
+            f"holds values up to {peak:,.0f}, where sound lies between -1 and 1; divide it by the largest value that it"
+            " can have, such as 32768"
+        )
     if rate != settings.sample_rate:
         waveform = _resampled(waveform, rate, settings.sample_rate)
     waveform, wanted = np.clip(waveform, -1, 1), samples(settings)
@@ -144,7 +149,7 @@ def header(path: str) -> tuple[int, float]:
 
     try:
         info = soundfile.info(path)
-        if info.frames < STREAMED:
+        if 0 < info.frames < STREAMED:
             return info.samplerate, info.duration
     except soundfile.LibsndfileError:
         pass
@@ -161,11 +166,14 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
     except soundfile.LibsndfileError:
         return containers.read_sound(path, start, seconds)
     with file:
-        if file.frames >= STREAMED:  # a FLAC from a pipe, which libsndfile 1.2.2 cannot read to its end
+        # From a pipe: a FLAC, which libsndfile 1.2.2 cannot read to its end, or a WAV whose size is still 0.
+        if not 0 < file.frames < STREAMED:
             return containers.read_sound(path, start, seconds)
         _check_promises(file)
         containers.check_count(seconds * file.samplerate, file.samplerate, file.channels)
         first, count = min(round(start * file.samplerate), file.frames), round(seconds * file.samplerate)
+        if not file.seekable():  # GSM
+            return containers.read_sound(path, start, seconds)
         if file.format in FROM_THE_START and (first + count) * file.channels > containers.MOST_NUMBERS:
             return containers.read_sound(path, start, seconds)  # which drops what comes before as it goes
         try:
@@ -179,11 +187,6 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
             _check_end(file)
         except soundfile.LibsndfileError:
             raise ValueError("is damaged or cut short: it cannot be decoded to its end") from None
-        if file.subtype in ("FLOAT", "DOUBLE") and data.size and np.abs(data).max() > LOUDEST:
-            raise ValueError(
-                f"holds values up to {np.abs(data).max():,.0f}, where sound lies between -1 and 1; divide it by the"
-                " largest value that it can have, such as 32768"
-            )
         return data.mean(axis=1), file.samplerate
 
 

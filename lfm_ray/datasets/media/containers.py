@@ -7,7 +7,9 @@ writes as MPEG-TS, and anything in a recording of a live stream.
 from __future__ import annotations
 
 import bisect
-from typing import Any
+import itertools
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +17,9 @@ SOUGHT = ("mov", "matroska")  # containers with an index, in which a seek ends b
 PRE_ROLL = 1.0  # s that are decoded and dropped before a clip: AAC, Opus and MP3 need a few packets
 WORTH_A_SEEK = 5.0  # s; before it everything is decoded, since a seek to 0 spoils the first packet
 ROUNDED = 1e-3  # s: stamps in Matroska and FLV are whole milliseconds
+MILLISECOND = Fraction(1, 1000)
 JUMP = 0.05  # s by which stamps may differ from the number of samples, as they are rounded
+MEASURED = 60.0  # s; an estimated length below it is measured, since it may decide how long all clips are
 
 
 # Formats that hold all of what they play. FFmpeg goes by a file's content: whatever it is called, it may be a playlist
@@ -42,12 +46,22 @@ def start_of(container: Any) -> float:
     return float((container.start_time or 0) / av.time_base)
 
 
-def seek(container: Any, seconds: float) -> None:
-    """Goes to the last key frame before this time, if that is safe and worth it; otherwise stays at the start."""
+def opened_at(path: str, seconds: float) -> tuple[Any, bool]:
+    """`opened`, at the last key frame before this time, if a seek to it is safe, possible and worth it; else at 0.
+
+    Also returns whether it was sought. Where the pictures begin later than that, it is at their beginning.
+    """
     import av
 
-    if seconds >= WORTH_A_SEEK and container.format.name.startswith(SOUGHT):
+    container = opened(path)
+    if seconds < WORTH_A_SEEK or not container.format.name.startswith(SOUGHT):
+        return container, False
+    try:
         container.seek(int((start_of(container) + seconds - PRE_ROLL) * av.time_base), backward=True)
+    except av.error.FFmpegError:  # an index can be missing; where it stands now is not known
+        container.close()
+        return opened(path), False
+    return container, True
 
 
 def header(path: str) -> tuple[int, float]:
@@ -62,9 +76,12 @@ def header(path: str) -> tuple[int, float]:
         stream = _sound(container)
         if stream.duration:
             end = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-        elif container.duration and start_of(container) == 0:
-            return stream.rate, float(container.duration / av.time_base)
-        else:  # it was written while it was sent; Matroska's duration then counts from 0, not from its start
+            # FFmpeg takes the last stamp in an MPEG stream for the end, and after it there can be more frames.
+            measured = container.format.name in ("mpeg", "mpegts") and end - start_of(container) < MEASURED
+        else:  # Matroska's duration is that of the pictures too, and counts from 0 where it was sent live
+            end = float((container.duration or 0) / av.time_base)
+            measured = start_of(container) != 0 or end < MEASURED
+        if measured:
             ends = [
                 float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 for packet in container.demux(stream)
@@ -82,14 +99,21 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
     Raises:
         ValueError: there is no sound. PyAV's errors pass through.
     """
+    found = _read_sound(path, start, seconds, by_seek=True)
+    return found or _read_sound(path, start, seconds, by_seek=False)  # type: ignore[return-value]
+
+
+def _read_sound(path: str, start: float, seconds: float, by_seek: bool) -> tuple[np.ndarray, int] | None:
+    """`read_sound`; None: the seek ended after the start of the clip."""
     import av
 
-    with opened(path) as container:
+    container, sought = opened_at(path, start if by_seek else 0.0)
+    with container:
         stream = _sound(container)
         rate, origin = stream.rate, start_of(container)
         check_count(seconds * rate, rate, stream.channels)
         resampler = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=rate)
-        seek(container, start)
+        joined = _joined(path) if sought and stream.time_base == MILLISECOND else None
         wanted, skipped = round(seconds * rate), round(start * rate)
         clip = np.zeros(wanted, np.float32)
         at: int | None = None  # of the next sample, counted from the clip's first
@@ -97,6 +121,10 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
         for frame in container.decode(stream):
             # Rounded apart, so that a clip is exactly a part of the whole, and clips that follow one another join.
             stamp = at if frame.time is None else round((frame.time - origin) * rate) - skipped
+            if at is None and sought and (stamp or 0) > 0:
+                return None
+            if at is None and stamp is not None and joined is not None:
+                stamp = joined.exact(stamp + skipped, frame.samples) - skipped
             if at is None or (stamp is not None and abs(stamp - at) > JUMP * rate):
                 at = stamp or 0
             if at >= wanted:
@@ -108,7 +136,37 @@ def read_sound(path: str, start: float, seconds: float) -> tuple[np.ndarray, int
                 if last > first:
                     clip[first:last], end = samples[first - at : last - at], last
                 at += len(samples)
-    return clip[:end], rate
+    return None if at is None and sought else (clip[:end], rate)
+
+
+class _Joined(NamedTuple):
+    """Sound in frames of one length, each where the one before it ends. Samples from the container's start.
+
+    end: of the first frame, of which a part can be left out; length: of the others.
+    """
+
+    end: int
+    length: int
+    rate: int
+
+    def exact(self, start: int, samples: int) -> int:
+        """Where a frame starts whose stamp is a rounded `start`; `start` itself if there was a gap before it."""
+        nearest = self.end + round((start + samples - self.end) / self.length) * self.length - samples
+        return nearest if abs(nearest - start) <= ROUNDED * self.rate else start
+
+
+def _joined(path: str) -> _Joined | None:
+    """How the sound is laid out, from its first two frames; None: there are fewer, or the second has no samples.
+
+    Stamps of whole milliseconds say only roughly which sample is the first after a seek. The frames say precisely.
+    """
+    with opened(path) as container:  # by itself, as a decoder leaves out its delay only where it begins
+        stream = _sound(container)
+        first, second = (*itertools.islice(container.decode(stream), 2), None, None)[:2]
+        if second is None or first.time is None or not second.samples:
+            return None
+        start = round((first.time - start_of(container)) * stream.rate)
+        return _Joined(start + first.samples, second.samples, stream.rate)
 
 
 MOST_NUMBERS = 2**28  # of the sound of a clip, all channels, 1 GiB
@@ -133,10 +191,10 @@ def frame_times(path: str, start: float, end: float | None) -> tuple[list[float]
     """
 
     found: list[tuple[float, float]] = []
-    with opened(path) as container:
+    container, _ = opened_at(path, start)
+    with container:
         stream = video(container)
         origin, counted = start_of(container), container.format.name == "avi"
-        seek(container, start)
         for packet in container.demux(stream):
             stamp = packet.dts if packet.pts is None or counted else packet.pts
             if stamp is None or packet.size == 0 or packet.is_discard:

@@ -31,22 +31,36 @@ def load(path: str) -> np.ndarray:
     """The array of a .npy file, or the only one of a .npz file, as float32.
 
     Raises:
-        ValueError: the file does not hold an array of real numbers. NumPy's own errors pass through.
+        ValueError: the file does not hold an array of real numbers, or less than its header says.
     """
     with open(path, "rb") as file:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise ValueError("is not a .npy file")
     # Mapped, as a header may claim more than the file has, and than there is memory.
-    array = np.load(path, allow_pickle=False, mmap_mode="r")
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(_in_words(str(error))) from None
     if isinstance(array, np.lib.npyio.NpzFile):
         with array:
             _check_size(_shape_in(array))  # before it is unpacked: a few kilobytes can hold terabytes
-            array = array[array.files[0]]
+            try:
+                array = array[array.files[0]]
+            except (ValueError, EOFError) as error:
+                raise ValueError(_in_words(str(error))) from None
     if isinstance(array, np.ndarray):
         _check_size(array.shape)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ValueError("is not a .npy file with an array of real numbers")
     return array.astype(np.float32)
+
+
+def _in_words(said: str) -> str:
+    """What NumPy says of a file, in words for a person."""
+    if "object" in said.lower():
+        return "holds Python objects, not an array of numbers"
+    short = ("mmap length is greater", "EOF", "No data left", "Failed to read all data")
+    return "is cut short" if said.startswith(short) else "is damaged: NumPy cannot read its header"
 
 
 def _check_size(shape: Sequence[int]) -> None:

@@ -53,11 +53,10 @@ def load_video(path: str, settings: VideoSettings, start: float | None, end: flo
     moments = [first + middle * (until - first) for middle in middles(settings.frames)]
     wanted = [times[number] for number in shown(times, moments)]
     pixels: list[np.ndarray] = []
-    with containers.opened(path) as container:
+    container, _ = containers.opened_at(path, first)
+    with container:
         stream, origin = containers.video(container), containers.start_of(container)
         order = iter(containers.frame_times(path, 0.0, None)[0]) if container.format.name == "avi" else None
-        if order is None:
-            containers.seek(container, first)
         for frame in container.decode(stream):
             time = frame.time if order is None else next(order, None)
             if time is None:

@@ -18,6 +18,8 @@ PLACEHOLDER = 2_000_000_000  # bytes; from here on a 32-bit size was written bef
 ISO_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot")
 OGG_LAST = 4  # flag of the last page of a stream
 FLV_HEAD = 4096
+GIF_PICTURE, GIF_EXTENSION = 0x2C, 0x21  # the first byte of a block
+MXF_KEY = b"\x06\x0e\x2b\x34"  # the first of the 16 bytes that say what follows
 SEGMENT = 0x8538067  # of Matroska, without the mark of its width
 TRANSPORT = (
     (188, 0),
@@ -45,10 +47,12 @@ def _promised(path: str, size: int, changed: int) -> str:
             head[:3] == b"FLV": _flv,
             head[:4] == b"OggS": _ogg,
             head[:4] == b"caff": _caf,
+            head[:4] == MXF_KEY: _mxf,
             head[:4] == b"RF64": _rf64,
             head[:8] == b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": _asf,
             head[:4] == b"\0\0\1\xba": _program_stream,
             head[:1] == b"\x47" or head[4:5] == b"\x47": _transport_stream,
+            head[:4] == b"GIF8": _gif,  # after the stream, whose mark is a G
         }
         file.seek(0)
         return checks[True](file, size) if True in checks else ""
@@ -165,6 +169,40 @@ def _rf64(file: BinaryIO, size: int) -> str:
         return ""
     (promised,) = struct.unpack("<Q", head[20:28])
     return _bytes(8 + promised, size) if promised < 2**63 else ""
+
+
+def _gif(file: BinaryIO, size: int) -> str:
+    """Blocks, whose content is in parts of at most 255 bytes; a part of none ends it."""
+    content = file.read()
+    at = 13 + _gif_colours(content[10])
+    while at < size and content[at] in (GIF_PICTURE, GIF_EXTENSION):
+        picture = content[at] == GIF_PICTURE
+        at += (11 + _gif_colours(content[at + 9]) if at + 9 < size else 11) if picture else 2
+        while at < size and content[at]:
+            at += 1 + content[at]
+        at += 1
+    return "" if at <= size else "an end of its last picture"
+
+
+def _gif_colours(flags: int) -> int:
+    """Bytes of a table of colours."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _mxf(file: BinaryIO, size: int) -> str:
+    """A key of 16 bytes, a length (of 127 bytes at most; else the number of its bytes, and it), a value."""
+    at = 0
+    while at + 17 <= size:
+        file.seek(at)
+        key, short = file.read(16), file.read(1)[0]
+        if not key.startswith(MXF_KEY):
+            return ""
+        further = short & 0x7F if short & 0x80 else 0
+        length = int.from_bytes(file.read(further), "big") if further else short
+        if at + 17 + further + length > size:
+            return _bytes(at + 17 + further + length, size)
+        at += 17 + further + length
+    return ""
 
 
 def _asf(file: BinaryIO, size: int) -> str:

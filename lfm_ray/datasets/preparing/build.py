@@ -233,7 +233,8 @@ def make_shard(
     The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
     `BadRow` for each file that could not; sums, modality -> sums and sums of squares of the entries as
     models see them: one pair, or one for each of the card's `entries`; steps, sequence -> steps that are not
-    padding; missing, modality -> rows that lack it. If the disk cannot be written, it has file and failed, the
+    padding; missing, modality -> rows that lack it; cut, sequence -> rows that are longer than the others' length;
+    longest, sequence -> the most steps of a row. If the disk cannot be written, it has file and failed, the
     reason, instead.
     """
     columns: dict[str, Any] = {
@@ -243,6 +244,7 @@ def make_shard(
     bad: list[BadRow] = []
     sums = {name: np.zeros((2, card.entries)) for name, card in cards.items()}
     steps = {name: 0 for name, card in cards.items() if card.padded}
+    cut, longest = dict(steps), dict(steps)
     present = {name: np.zeros(len(rows), dtype=bool) for name in cards}
     for row in rows:
         decoded = {}
@@ -269,11 +271,13 @@ def make_shard(
             if cards[name].padded:
                 values = values[~np.isnan(values).any(axis=1)]
                 steps[name] += len(values)
+                cut[name] += sample.steps > cards[name].shape[0]
+                longest[name] = max(longest[name], sample.steps)
             sums[name] += values.sum(axis=0), np.square(values).sum(axis=0)
         good.append(row)
     result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
     result["sums"] = {name: pair.tolist() for name, pair in sums.items()}
-    result["steps"] = steps
+    result |= {"steps": steps, "cut": cut, "longest": longest}
     there = {name: one[: len(good)] for name, one in present.items()}
     result["missing"] = {name: int((~one).sum()) for name, one in there.items()}
     try:
@@ -363,7 +367,10 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
             of_train = [result for result in results if result["file"].startswith("train-")]
             count = card.shape[-1] * sum(result["steps"][name] for result in of_train)
         mean, std = _moments(sums.sum(axis=1), count)
-        modalities[name] = card.model_copy(update={"mean": mean, "std": std, "missing": missing[name]})
+        cut = {split: count for split, count in _counts(splits, results, "cut", name).items() if count}
+        longest = max(result.get("longest", {}).get(name, 0) for result in results) if cut else None
+        update = {"mean": mean, "std": std, "missing": missing[name], "cut": cut, "longest": longest}
+        modalities[name] = card.model_copy(update=update)
         if card.kind == "feature" or card.entries > 1:
             each = [_moments(pair, count // card.entries) for pair in sums.T]
             means, stds = ([one[part] for one in each] for part in (0, 1))
@@ -384,14 +391,19 @@ def _missing(
     job: Job, splits: dict[str, list[ShardFile]], results: Sequence[dict[str, Any]], name: str
 ) -> dict[str, int]:
     """Split -> its rows that lack a modality; splits whose rows all have it are left out."""
-    counts = {
-        split: sum(one.get("missing", {}).get(name, 0) for one in results if one["file"].startswith(f"{split}-"))
-        for split in splits
-    }
+    counts = _counts(splits, results, "missing", name)
     for split, count in counts.items():
         if count == sum(shard.rows for shard in splits[split]):
             raise UserError(f"{job.manifest.path}: no row of split {split} has {name}; leave out one of the two")
     return {split: count for split, count in counts.items() if count}
+
+
+def _counts(splits: dict[str, Any], results: Sequence[dict[str, Any]], what: str, name: str) -> dict[str, int]:
+    """Split -> the sum of what was counted of a modality in its shards."""
+    return {
+        split: sum(one.get(what, {}).get(name, 0) for one in results if one["file"].startswith(f"{split}-"))
+        for split in splits
+    }
 
 
 def _target(manifest: Manifest, skipped: Sequence[str]) -> TargetCard:

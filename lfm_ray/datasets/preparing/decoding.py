@@ -29,10 +29,14 @@ class BrokenMedia(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One modality of one row. seen: as models see it; stored: as the shards store it, an array or files."""
+    """One modality of one row. seen: as models see it; stored: as the shards store it, an array or files.
+
+    steps: of a sequence before it was cut or padded to the length of all.
+    """
 
     seen: np.ndarray
     stored: np.ndarray | list[bytes]
+    steps: int = 0
 
 
 def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
@@ -53,7 +57,8 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
         array = add_noise(array, amount, generator(config.seed, name, row.id))
     storage = config.storage.get(name, "tensor")
     if kind == "feature" and (length := config.of(name, kind).length):
-        array = features.padded(array, length)
+        padded = features.padded(array, length)
+        return Sample(padded, padded, len(array))
     if kind == "audio" and config.of(name, kind).form == "waveform":
         return Sample(audio.to_pcm(array), audio.to_pcm(array))
     if storage == "waveform":

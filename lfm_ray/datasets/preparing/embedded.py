@@ -45,6 +45,11 @@ class Embedded(ABC):
         """
 
     @property
+    def most_steps(self) -> int | None:
+        """Of a sequence: how many steps it and the others of its array can have; None: that is not known."""
+        return None
+
+    @property
     def short(self) -> str:
         """The same wherever the folder of the file is moved."""
         return f"{Path(self.file).name}, {self.place}"

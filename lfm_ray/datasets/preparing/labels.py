@@ -52,19 +52,30 @@ class Labels(ABC):
         """What the shards hold for a row; index: class or label -> its place."""
 
 
+def _badly_written(text: pd.Series[str]) -> Iterator[Problem]:
+    """What no label is, but a table can make of one."""
+    for number, label in text.items():
+        if "\n" in label or "\r" in label:
+            yield _row(number), "label", "has a line break; is there a quotation mark that is not closed?"
+        elif label.startswith("[") and label.endswith("]") and "," in label:
+            yield _row(number), "label", "is a list written as text; write dog;rain, with --target multilabel"
+
+
 class OfClasses(Labels):
     """One class: any text."""
 
     def wrong(self, text: pd.Series[str]) -> Iterator[Problem]:
         """Blanks at the ends, and what looks like several labels."""
-        known = set(text)
+        values = {label: [part.strip() for part in SEPARATORS.split(label)] for label in set(text)}
+        having = Counter(part for parts in values.values() for part in set(parts))
         for number, label in text.items():
             if label != label.strip():
                 yield _row(number), "label", "has blanks at its ends, and would be a class of its own; remove them"
-            parts = [part.strip() for part in SEPARATORS.split(label)]
-            if len(parts) > 1 and all(part in known or part.isdigit() for part in parts):
+            parts = values[label]
+            if len(parts) > 1 and all(having[part] > 1 or part.isdigit() for part in parts):
                 said = f"looks like {len(parts)} labels; a row has one, or several with --target multilabel"
                 yield _row(number), "label", said
+        yield from _badly_written(text)
 
     def strata(self, text: Sequence[str]) -> list[str]:
         """The class."""
@@ -99,6 +110,7 @@ class OfSeveral(Labels):
 
     def wrong(self, text: pd.Series[str]) -> Iterator[Problem]:
         """A label that is named twice."""
+        yield from _badly_written(text)
         for number, label in text.items():
             twice = [part for part, count in Counter(self.parts(label)).items() if count > 1]
             if twice:

@@ -13,7 +13,7 @@ from lfm_ray.datasets.media.features import FeatureSettings
 from lfm_ray.datasets.media.pictures import ImageSettings
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import modality_card
-from lfm_ray.datasets.preparing.embedded import path_of
+from lfm_ray.datasets.preparing.embedded import Embedded, path_of
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
@@ -89,6 +89,8 @@ def _resolved(name: str, kind: Kind, settings: Any, rows: Sequence[Row]) -> Any:
     if kind == "image" and not (settings.size and settings.channels):
         return _resolve_image(settings, name, rows)
     if kind == "feature" and not settings.shape:
+        if settings.length is None:
+            settings = settings.model_copy(update={"length": _most_steps(name, rows)})
         return _resolve_feature(settings, name, rows)
     return settings
 
@@ -133,6 +135,12 @@ def _resolve_feature(settings: FeatureSettings, name: str, rows: Sequence[Row]) 
             raise UserError(f"feature.length: {name} holds no sequences (T, d), but shapes such as {list(found[0])}")
         return settings.model_copy(update={"shape": [settings.length, _most([shape[1] for shape in sequences])]})
     return settings.model_copy(update={"shape": list(_most(found))})
+
+
+def _most_steps(name: str, rows: Sequence[Row]) -> int | None:
+    """Of sequences in one array: its steps, so that none is cut."""
+    known = (value.most_steps for row in rows if isinstance(value := row.values[name], Embedded))
+    return max((steps for steps in known if steps), default=None)
 
 
 def _headers(read: Callable[[str], Found], name: str, rows: Sequence[Row]) -> Iterable[Found]:

@@ -40,6 +40,8 @@ def read_table(
         raise UserError(f"{path}: there is no such file") from None
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: the manifest is empty") from None
+    except UnicodeError:
+        raise UserError(f"{path}: is not a text in UTF-8; save it as CSV in UTF-8") from None
     except (ValueError, OSError, csv.Error) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 

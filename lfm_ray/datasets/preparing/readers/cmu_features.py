@@ -51,6 +51,11 @@ class Steps(Embedded):
         """The array and the number of the sample."""
         return self.name
 
+    @property
+    def most_steps(self) -> int:
+        """Those of the array, padding included."""
+        return self.shape[0]
+
     def copy_to(self, target: IO[bytes]) -> None:
         """Writes the .npy file."""
         found = np.frombuffer(pickles.read_bytes(self.file, self.data), self.dtype)
