@@ -102,8 +102,9 @@ def by_ray_tune(shards: Path, seconds: float, seed: int) -> dict[str, Any]:
         except TrainingFailed:
             tune.report({METRIC: 0.0, "epoch": 0})
 
-    with tempfile.TemporaryDirectory() as folder:
-        ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(prefix="r") as session:
+        ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                 _temp_dir=session)  # fmt: skip
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(

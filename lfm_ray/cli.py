@@ -6,7 +6,6 @@ The commands' parsers import this file. It imports little, so that --help answer
 from __future__ import annotations
 
 import argparse
-import atexit
 import errno
 import os
 import re
@@ -75,7 +74,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         with terminable():
             main()
-        atexit.register(deaf)  # what it does is done; its status tells that, whatever comes while the process ends
+            deaf()  # what it does is done; its status tells that, whatever comes while the process ends
     except UserError as error:
         _stop(str(error), 2)
     except TrainingFailed as error:
@@ -88,6 +87,7 @@ def run(main: Callable[[], None]) -> None:
         reason = error.strerror or str(error).splitlines()[0]
         _stop(f"{error.filename or 'storage'}: {reason}; what had been written before is kept", 1)
     except KeyboardInterrupt as error:
+        deaf()
         _say(str(error) or "interrupted; the same command goes on where it was")
         # Threads of Ray may still run, and the interpreter would end with a segmentation fault now and then.
         os._exit(error.status if isinstance(error, Interrupted) else 130)
@@ -134,6 +134,7 @@ def storage_folder(text: str) -> Path:
 
 
 def _stop(message: str, status: int) -> None:
+    deaf()
     _say(message)
     sys.exit(status)
 

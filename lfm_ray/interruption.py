@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -70,13 +71,41 @@ def terminable() -> Iterator[None]:
         raise Interrupted(number=number)
 
     with handled(handle, (signal.SIGTERM,)):
+        if signal.getsignal(signal.SIGINT) is _end:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
 
-def deaf() -> None:
-    """From now on the signals change nothing. Python would end by them, as it gives up its handlers before it ends."""
+def end_while_starting() -> None:
+    """From now on a signal ends the process with one line: nothing is begun while a command's modules are imported.
+
+    A signal that is ignored, as in the background of a shell, stays so.
+    """
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, b"error: interrupted before it began\n")
+    os._exit(128 + number)
+
+
+_is_deaf = False
+
+
+def deaf() -> None:
+    """From now on the signals change nothing, and no former handlers are set again: what the process does is done.
+
+    Python would end by a signal, as it gives up its handlers before it ends, and by a KeyboardInterrupt that comes
+    when the last function has returned.
+    """
+    global _is_deaf
+    _is_deaf = True
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -131,5 +160,5 @@ def kept_handlers() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, handler in former.items() if not _is_deaf else ():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

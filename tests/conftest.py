@@ -69,6 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+@pytest.fixture(autouse=True)
+def signals_are_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test runs in this process ends no process, so the tests heed signals also after it."""
+    monkeypatch.setattr("lfm_ray.cli.deaf", lambda: None)
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Numbers are float64 by default, so that a difference means more than rounding."""

@@ -82,6 +82,40 @@ def test_a_signal_while_a_process_ends_does_not_change_what_a_command_has_done(n
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("what", "status"), [("None", 0), ("(_ for _ in ()).throw(UserError('no'))", 2)])
+def test_a_signal_between_a_command_and_the_end_of_python_changes_nothing(number: int, what: str, status: int) -> None:
+    code = f"""
+import os, sys, lfm_ray.cli
+from lfm_ray.errors import UserError
+try:
+    lfm_ray.cli.run(lambda: {what})
+finally:
+    os.kill(os.getpid(), {int(number)})
+    [None for _ in range(1000)]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_modules_are_imported_is_one_line(number: int) -> None:
+    code = f"""
+import builtins, os, runpy, signal, lfm_ray
+signal.signal(signal.SIGINT, signal.default_int_handler)
+real = builtins.__import__
+def importing(name, *rest, **named):
+    if name == "lfm_ray.main":
+        os.kill(os.getpid(), {int(number)})
+    return real(name, *rest, **named)
+builtins.__import__ = importing
+runpy.run_path(lfm_ray.__path__[0] + "/__main__.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, "error: interrupted before it began\n")
+
+
 def test_handlers_that_a_library_sets_are_taken_back() -> None:
     former = signal.getsignal(signal.SIGTERM)
     with kept_handlers():
