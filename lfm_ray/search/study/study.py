@@ -361,7 +361,7 @@ class Study:
         self._study.tell(number, values)
 
     def stop(self, number: int) -> None:
-        """Records that the trial was stopped at the rung that it has just reached: it pauses, or is pruned where nothing is promoted.
+        """Records that the trial was stopped at the rung just reached: it pauses, or is pruned if nothing is promoted.
 
         Of the paused trials, those that cannot be promoted any more are pruned.
         """
