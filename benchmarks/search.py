@@ -25,7 +25,7 @@ Limits: the best of a few dozen recorded configurations is what there is to be f
 emptier as the search goes on, so samplers differ less here than in life; what is compared fairly is
 pruning. One dataset, one T. Rungs and the measure were chosen on random halves of the configurations,
 by replays in random order; the searches in the table see all of them. Known points, which the product
-trains first and to the end, are not treated so here.
+trains first and to the end, are treated so only in the last two rows.
 
 The regression is the better measure where it knows many final accuracies, and no better than probe_map
 with as few of them as a sweep has at its rungs: so it is not offered (benchmarks/learning_curves.py).
@@ -55,7 +55,7 @@ from scipy.stats import rankdata
 
 from lfm_ray.search.spaces.space import Pruning, Space
 from lfm_ray.search.spaces.space_file import load_space
-from lfm_ray.search.study.pruning import SuccessiveHalving, goes_on
+from lfm_ray.search.study.pruning import PAUSED, PROMOTED, PROTECTED, SuccessiveHalving, goes_on
 
 CURVES = Path(__file__).with_name("curves.parquet")
 RECORDED = {  # ranges of the shipped space when the curves were recorded
@@ -149,7 +149,9 @@ class Curves:
 class Search:
     """A way to search. Rungs are the product's.
 
-    by: a key of MEASURES; `compressed`; `regression`; or None, no pruning.
+    by: a key of MEASURES; `compressed`; `regression`; or None, no pruning. promotion: a trial that is stopped by one of
+    the measures goes on later, from where it was, once it is among the best of its rung. known: so many configurations
+    are taken as they come and trained to the end first, as the product does with known points.
     """
 
     sampler: str
@@ -157,6 +159,8 @@ class Search:
     first_rung: int = Pruning().first_of(T)
     reduction: int = Pruning().reduction
     hyperband: bool = False
+    promotion: bool = False
+    known: int = 0
 
     def pruner(self) -> optuna.pruners.BasePruner:
         """What decides at the rungs."""
@@ -168,7 +172,7 @@ class Search:
 
     def halving(self) -> SuccessiveHalving:
         """The product's rungs."""
-        return SuccessiveHalving(self.first_rung, self.reduction)
+        return SuccessiveHalving(self.first_rung, self.reduction, self.promotion)
 
 
 def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
@@ -184,20 +188,35 @@ def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
     paid = 0
     reached: dict[int, list[int]] = {}  # epoch of a rung -> the configurations that have come there
     ended: list[int] = []
+    paused: dict[int, int] = {}  # number of a trial in the study -> its configuration
     while left:
+        if search.promotion and (promoted := promotable(study, search, paused)) is not None:
+            trial, since = promoted
+            n = paused.pop(trial.number)
+            trial.set_user_attr(PROMOTED, since)
+            paid, stopped = train(curves, search, trial, n, paid, since)
+            if stopped:
+                paused[trial.number] = n
+            else:
+                study.tell(trial, curves.final[n])
+                best[paid:] = np.maximum(best[paid:], curves.final[n])
+            continue
         n = left[0]
-        if search.sampler == "TPE":
+        known = len(curves.final) - len(left) < search.known
+        if search.sampler == "TPE" and not known:
             study.sampler = sampler
             proposal = study.ask()
             drawn = space().suggest(proposal)
             study.tell(proposal, state=optuna.trial.TrialState.FAIL)  # TPE learns of what was taken in its place
             n = nearest(curves, left, flat(drawn))
             study.sampler = plain
+        if search.sampler == "TPE":
             study.enqueue_trial(curves.settings[n])
         left.remove(n)
         trial = study.ask()
         if search.sampler == "TPE":
             space().suggest(trial)
+        trial.set_user_attr(PROTECTED, known)
         stopped = False
         if search.by == "regression":
             rungs = [epoch for epoch in range(1, T) if search.halving().is_rung(epoch)]
@@ -220,21 +239,35 @@ def replay(curves: Curves, search: Search, seed: int) -> np.ndarray:
                     stopped = trial.should_prune()
             paid += 0 if stopped else T
         else:
-            for epoch in range(1, T + 1):
-                paid += 1
-                if search.by is None:
-                    continue
-                trial.report(curves.measures[search.by][n, epoch - 1], epoch)
-                if epoch < T and trial.should_prune():
-                    stopped = True
-                    break
-        if stopped:
+            paid, stopped = train(curves, search, trial, n, paid)
+        if stopped and search.promotion:
+            paused[trial.number] = n
+        elif stopped:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             ended.append(n)
             study.tell(trial, curves.final[n])
             best[paid:] = np.maximum(best[paid:], curves.final[n])
     return best
+
+
+def train(curves: Curves, search: Search, trial: optuna.Trial, n: int, paid: int, since: int = 0) -> tuple[int, bool]:
+    """Trains configuration n after epoch `since`: the epochs paid by then, and whether it was stopped at a rung."""
+    if search.by is None:
+        return paid + T, False
+    for epoch in range(since + 1, T + 1):
+        trial.report(curves.measures[search.by][n, epoch - 1], epoch)
+        if epoch < T and trial.should_prune():
+            trial.set_user_attr(PAUSED, epoch)
+            return paid + epoch - since, True
+    return paid + T - since, False
+
+
+def promotable(study: optuna.Study, search: Search, paused: dict[int, int]) -> tuple[optuna.Trial, int] | None:
+    """The paused trial that goes on, and the epoch from which."""
+    known = study.get_trials(deepcopy=False)
+    found = search.halving().promoted(study, [known[number] for number in paused])
+    return None if found is None else (optuna.Trial(study, found._trial_id), found.user_attrs[PAUSED])
 
 
 @functools.cache
@@ -273,7 +306,7 @@ def nearest(curves: Curves, left: list[int], drawn: dict[str, object]) -> int:
     return min(left, key=distance)
 
 
-DEFAULT, ASHA = "TPE + probe_map (default)", "TPE + ASHA, fused"
+DEFAULT, ASHA, PROMOTION = "TPE + probe_map (default)", "TPE + ASHA, fused", "TPE + probe_map, promotion"
 PLAIN = {"first_rung": 2, "reduction": 3}  # ASHA's best on halves of the recorded configurations
 SEARCHES = {
     "random, full budgets": Search("random"),
@@ -287,10 +320,14 @@ SEARCHES = {
     "random + compressed runs": Search("random", "compressed", 6, 3),
     "random + regression": Search("random", "regression"),
     "random + probe_map": Search("random", MEASURE),
+    "random + probe_map, promotion": Search("random", MEASURE, promotion=True),
     "TPE, full budgets": Search("TPE"),
     ASHA: Search("TPE", "fused accuracy", **PLAIN),
     "TPE + regression": Search("TPE", "regression"),
     DEFAULT: Search("TPE", MEASURE),
+    PROMOTION: Search("TPE", MEASURE, promotion=True),
+    f"{DEFAULT}, 4 known points": Search("TPE", MEASURE, known=4),
+    f"{PROMOTION}, 4 known points": Search("TPE", MEASURE, promotion=True, known=4),
 }
 
 

@@ -27,7 +27,7 @@ class Stopped(BaseException):
 def run_sweep(sweep: Sweep, source: DataSource, resources: Resources, *_: Any) -> None:
     """Like `lfm_ray.search.ray_tune.tuning.run_sweep`, one trial after the other."""
     study = sweep.study
-    while study.remaining() and study.has_epochs():
+    while study.has_next() and study.has_epochs():
         number, settings = study.ask()
         rows: list[dict[str, float]] = []
 
@@ -41,9 +41,10 @@ def run_sweep(sweep: Sweep, source: DataSource, resources: Resources, *_: Any) -
             run_in_process(Launch(config, source, folder, resources.nested()), report)
             study.finish(number, rows[-1])
         except Stopped:
-            study.prune(number)
+            study.stop(number)
         except (TrainingFailed, UserError) as error:
             study.fail(number, str(error))
+    study.end_paused()
 
 
 def run_each(

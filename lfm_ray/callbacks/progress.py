@@ -18,9 +18,9 @@ from lfm_ray.search.ray_tune.adapters import FAILED, NUMBER, DriverOnly, TimeBud
 from lfm_ray.search.spaces.objective import metric_name
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.arms import strategy_name
-from lfm_ray.search.study.pruning import expected_epochs
+from lfm_ray.search.study.pruning import expected_epochs, is_paused
 from lfm_ray.search.study.study import SETTINGS, Study
-from lfm_ray.search.sweep import STATES
+from lfm_ray.search.sweep import state_of
 
 PATIENCE = 180.0  # s, of a sweep that is offered where none is asked for
 ENOUGH = 6  # trials, after which those that have ended tell how long one takes
@@ -95,7 +95,8 @@ class SweepProgress(ProgressCallback):
             f" epoch {result.get('epoch')}"
         )
         self._tell()
-        self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {STATES[frozen.state]:<8} {outcome}")
+        state = "paused" if is_paused(frozen) else state_of(frozen)
+        self.console.print(f"trial {frozen.number:>3} {strategy_name(config):<12} {state:<8} {outcome}")
 
     on_trial_error = on_trial_complete
 
@@ -111,7 +112,7 @@ class SweepProgress(ProgressCallback):
 
         The first trials are longer than most, and several run at once: until enough have ended, epochs are counted.
         """
-        done = sum(trial.state.is_finished() for trial in self.study.started())
+        done = sum(trial.state.is_finished() or is_paused(trial) for trial in self.study.started())
         if self._done_before is None or not self._done_before < done < self.space.trials:
             return None
         elapsed, ended = time.monotonic() - self._started, done - self._done_before
@@ -128,7 +129,7 @@ class SweepProgress(ProgressCallback):
         return min(each * left, self.budget.left) if self.budget else each * left
 
     def _show(self) -> None:
-        states = [STATES[trial.state] for trial in self.study.started()]
+        states = [state_of(trial) for trial in self.study.started()]
         done = sum(state in ("finished", "pruned", "failed") for state in states)
         self._done_before = done if self._done_before is None else self._done_before
         parts = [f"{states.count(name)} {name}" for name in ("running", "pruned", "failed") if states.count(name)]

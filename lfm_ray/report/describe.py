@@ -44,7 +44,8 @@ def facts(space: Space) -> list[str]:
         "sampler": space.sampler,
         "pruning": "none"
         if pruning.by == "none"
-        else f"by {pruning.by}, first after epoch {first}, where one in {pruning.reduction} continues",
+        else f"by {pruning.by}, first after epoch {first}, where one in {pruning.reduction} continues"
+        + (", the others later where they are among the best after all" if pruning.promotion else ""),
     }
     if at_random := drawn_at_random(space):
         lines["sampler"] += f"; draws at random what it cannot model: {', '.join(at_random)}"

@@ -43,7 +43,7 @@ def _listed(folder: Path) -> Listed:
         trials = sweep.trials()
     except UserError as error:
         return Listed(folder.name, state="cannot be opened", size=size, trouble=str(error))
-    planned, ended = sweep.space.trials, sum(trial.state not in ("running", "waiting") for trial in trials)
+    planned, ended = sweep.space.trials, sum(trial.frozen.state.is_finished() for trial in trials)
     best, name = best_of(trials), next(iter(sweep.space.objective))
     found = "" if best is None else f"{best.rows[-1][name]:.3f} {best.strategy} (trial {best.number})"
     if found and name != FUSED_ACCURACY:

@@ -78,7 +78,7 @@ def remove_checkpoints(where: Path, name: str, numbers: Collection[int] = ()) ->
         UserError: what `remove_trials` raises.
     """
     with _opened(where, name) as sweep:
-        known = {trial.number: trial.state not in ("running", "waiting") for trial in sweep.trials()}
+        known = {trial.number: trial.frozen.state.is_finished() for trial in sweep.trials()}
         wanted = list(numbers) or [number for number, ended in known.items() if ended]
         ended = _ended(sweep, wanted)
         stored = storage.sizes_in(sweep.folder)
@@ -116,12 +116,12 @@ def _sweep_folder(where: Path, name: str) -> Path:
 
 def _ended(sweep: Sweep, numbers: Collection[int]) -> list[int]:
     """Those of the trials that have ended."""
-    known = {trial.number: trial.state for trial in sweep.trials()}
+    known = {trial.number: trial.frozen.state.is_finished() for trial in sweep.trials()}  # not those that are paused
     for number in numbers:
         if number not in known:
             last = f"0 to {max(known)}" if known else "none"
             raise UserError(f"--trial {number}: {shown(sweep.folder)} has no such trial; it has {last}")
-    open_ones = [number for number, state in known.items() if state in ("running", "waiting")]
+    open_ones = [number for number, ended in known.items() if not ended]
     if open_ones and sweep.space.epochs_a_round:
         raise UserError(f"{shown(sweep.folder)}: its members go on from one another's models; resume it first")
     return [number for number in numbers if number not in open_ones]

@@ -35,7 +35,7 @@ from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.study.arms import strategy_name
 from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials, write_prior_trials
-from lfm_ray.search.study.pruning import ARM
+from lfm_ray.search.study.pruning import ARM, is_paused
 from lfm_ray.search.study.study import EPOCHS, LABEL, REASON, ROW, SETTINGS, Study, read_trials, removed_parts
 from lfm_ray.settings import Settings, flatten, load
 from lfm_ray.storage import LOCK, hold_where_possible, pull, push, shown
@@ -54,6 +54,11 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+
+
+def state_of(frozen: FrozenTrial) -> str:
+    """One of `STATES`; pruned also while a trial is paused, since that is what it ends as unless it goes on."""
+    return STATES[TrialState.PRUNED if is_paused(frozen) else frozen.state]
 
 
 class SweepFile(Settings):
@@ -308,7 +313,7 @@ class Sweep:
         The journal is the record. A finished trial whose files are missing or say otherwise has the metrics of its last
         epoch that the journal has, and no others; one of an earlier version, which recorded none, is a failed one.
         """
-        state, reason = STATES[frozen.state], frozen.user_attrs.get(REASON, "")
+        state, reason = state_of(frozen), frozen.user_attrs.get(REASON, "")
         config = self.space.config(frozen.user_attrs[SETTINGS])
         rows, trouble = self._rows(frozen, config.epochs)
         if frozen.state.is_finished() and not trial_folder(self.folder, frozen.number).exists():

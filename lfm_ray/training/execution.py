@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,7 @@ class Launch:
 
     The run goes on in `folder` from its last saved epoch if it has been started there before. measure:
     a further split on which the run is measured at its end; only confirm and reproduce ask for one.
-    profile: the steps are timed, which changes nothing else about them. save_every: see `Recorder`. parts:
+    profile: the steps are timed, which changes nothing else about them. saved_after: see `Recorder`. parts:
     of other packages, which may run (`lfm_ray.trust`).
     """
 
@@ -68,7 +69,7 @@ class Launch:
     workers: Workers = Workers()
     measure: str | None = None
     profile: bool = False
-    save_every: int | None = None
+    saved_after: frozenset[int] = frozenset()
     parts: frozenset[str] = field(default_factory=trust.asked)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def execute(
     trainer = Trainer(config, source.shards.card, wrap)
     if config.loss.class_weights == "balanced":
         trainer.know_classes(source.class_counts(config.data.modalities))
-    recorder = Recorder(trainer, folder, troubles, launch.save_every)
+    recorder = Recorder(trainer, folder, troubles, launch.saved_after)
     if state is not None:
         if stored != config:
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
@@ -198,8 +199,8 @@ def limited(report: Callable[[Row], None], launch: Launch) -> Iterator[Callable[
             yield in_time
         finally:
             faulthandler.cancel_dump_traceback_later()
-            if (folder / HUNG).stat().st_size == 0:
-                (folder / HUNG).unlink()
+            if os.fstat(file.fileno()).st_size == 0:
+                (folder / HUNG).unlink(missing_ok=True)  # a run that was paused may end after it has gone on elsewhere
 
 
 def take_over(launch: Launch) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,11 @@ class Recorder:
     """Writes a run's epochs into its folder, and its state as often as `checkpoint` says.
 
     troubles: what is wrong with the checkpoints that are there; a wrong one is not kept as the previous.
-    save_every: the state is also written after each such number of epochs, since others go on from there.
+    saved_after: the state is also written after these epochs, since others, or the run itself, go on from there.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path, troubles: list[str], save_every: int | None = None) -> None:
-        self.trainer, self.folder, self.save_every = trainer, folder, save_every
+    def __init__(self, trainer: Trainer, folder: Path, troubles: list[str], saved_after: Collection[int] = ()) -> None:
+        self.trainer, self.folder, self.saved_after = trainer, folder, saved_after
         self._keep_previous = not troubles
         self._lines: list[str] = []
         self._saved_at, self._cost = -float("inf"), 0.0  # s
@@ -89,7 +89,7 @@ class Recorder:
         if trainer.best.epoch == trainer.epoch:
             checkpoint.save(folder / BEST, trainer.best_weights())
             storage.push(folder / BEST)
-        wanted = trainer.ended or (self.save_every and trainer.epoch % self.save_every == 0)
+        wanted = trainer.ended or trainer.epoch in self.saved_after
         if wanted or settings.is_due(began - self._saved_at, self._cost):
             self._save_state()
             self._saved_at = time.monotonic()

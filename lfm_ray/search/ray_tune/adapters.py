@@ -63,14 +63,15 @@ class StudySearcher(DriverOnly, Searcher):
         self._widen()  # after trials that were killed before it was done
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; while the epoch budget has no room for it, None, or FINISHED once no trial is running."""
+        """The next trial, new or promoted; while there is none, or no room for it in the epoch budget, None, or
+        FINISHED once no trial is running."""
         if self.ended:
             return Searcher.FINISHED
-        if not self.study.has_epochs():
-            running = any(not self.study.ended(number) for number in self._numbers.values())
-            return None if running else Searcher.FINISHED
         if self.budget is not None:
             self.study.expect(self.budget.used)
+        if not self.study.has_next() or not self.study.has_epochs():
+            running = set(self._numbers.values()).intersection(self.study.running())
+            return None if running else Searcher.FINISHED
         number, settings = self.study.ask()
         patiently(lambda: push(self.folder / JOURNAL), self.folder / JOURNAL)
         self._numbers[trial_id] = number
@@ -110,7 +111,12 @@ class StudySearcher(DriverOnly, Searcher):
 
 
 class StudyScheduler(DriverOnly, FIFOScheduler):
-    """Prunes trials: reports every epoch to the study, which decides whether the trial continues."""
+    """Prunes trials: reports every epoch to the study, which decides whether the trial continues.
+
+    Tune's own pause (`TrialScheduler.PAUSE`) is not used: it would keep what it knows of a paused trial in the driver's
+    memory, and its checkpoint in a storage of its own. A paused trial has ended for Tune, and is another one when it
+    goes on from the checkpoint in its folder; in an actor that is used again, as every trial but the first.
+    """
 
     def __init__(self, study: Study) -> None:
         super().__init__()
@@ -122,7 +128,7 @@ class StudyScheduler(DriverOnly, FIFOScheduler):
             return TrialScheduler.CONTINUE
         number = trial.config[NUMBER]
         if self.study.report(number, result["epoch"], result):
-            self.study.prune(number)
+            self.study.stop(number)
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 

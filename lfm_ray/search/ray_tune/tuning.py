@@ -54,10 +54,14 @@ def run_sweep(
 ) -> None:
     """Runs every trial of the sweep that has not ended; returns when all have ended or time is up.
 
-    Trials cut short by the time budget continue with `--resume`.
+    Trials cut short by the time budget continue with `--resume`; those that are paused then are recorded as pruned.
     """
     study = sweep.study
-    if not study.remaining() or not study.has_epochs():
+    # Ray Train would start its workers anew for a trial that goes on, and they may still train when it pauses.
+    if resources.workers.count > 1:
+        study.prune_at_once()
+    if not study.has_next() or not study.has_epochs():
+        study.end_paused()
         return
     check_nodes(source, sweep.folder / SWEEP)
     trainable = tune.with_parameters(
@@ -71,7 +75,9 @@ def run_sweep(
         config.num_samples = population.remaining()
     else:
         searcher, config.scheduler = StudySearcher(sweep, time_budget), StudyScheduler(study)
-        config.num_samples = study.remaining()
+        # Each time that a trial goes on is a trial to Tune. The searcher says when there is nothing left.
+        rungs = sweep.space.pruning.rungs(sweep.space.longest)
+        config.num_samples = sweep.space.trials * (1 + len(rungs)) if study.promotes else study.remaining()
     config.search_alg = limiter = ConcurrencyLimiter(searcher, max_concurrent=resources.trials_at_once())
     keep_best = KeepBest(sweep, sweep.space.keep_checkpoints)
     callbacks = [*callbacks, Recoveries(sweep.folder), keep_best, Growth(limiter, resources), Mirror(sweep.folder)]
@@ -79,6 +85,7 @@ def run_sweep(
     sweep.settle()
     if isinstance(searcher, StudySearcher) and searcher.ended:
         raise TrainingFailed(f"{ENDED}; what has finished is saved; --resume {sweep.folder.name} goes on")
+    study.end_paused()
     keep_best.tidy()
     push(sweep.folder / JOURNAL, sweep.folder / "tensorboard")
 
@@ -91,9 +98,17 @@ def run_trial(config: dict[str, Any], sweep: str, packed: Packed) -> None:
         source: DataSource
         space: Space
         source, space, workers = packed.open()
-        return Launch(space.config(config[SETTINGS]), source, folder, workers, save_every=space.epochs_a_round)
+        run = space.config(config[SETTINGS])
+        return Launch(run, source, folder, workers, saved_after=saved_after(space, run.epochs))
 
     _run(folder, launch)
+
+
+def saved_after(space: Space, epochs: int) -> frozenset[int]:
+    """The epochs after which a trial of `epochs` epochs is saved, since it may go on from there later."""
+    if space.epochs_a_round:
+        return frozenset(range(space.epochs_a_round, epochs + 1, space.epochs_a_round))
+    return frozenset(space.pruning.rungs(epochs) if space.pruning.promotion else ())
 
 
 def run_configs(

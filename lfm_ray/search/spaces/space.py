@@ -70,9 +70,23 @@ class Pruning(Settings):
     )
     reduction: int = Field(3, ge=2, description="one trial in this many continues; also the factor between rungs")
 
+    promotion: bool = Field(
+        False,
+        description="a trial that does not continue is only paused: it goes on from its checkpoint once it is among the"
+        " best of its rung after all (only trials of one worker)",
+    )
+
     def first_of(self, epochs: int) -> int:
         """The epoch of the first rung, for trials of `epochs` epochs."""
         return self.first_rung or max(1, round(epochs / 24))
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs of all rungs before the last of `epochs` epochs."""
+        found, rung = [], self.first_of(epochs)
+        while self.by != "none" and rung < epochs:
+            found.append(rung)
+            rung *= self.reduction
+        return found
 
 
 class Space(Settings):
@@ -200,6 +214,12 @@ class Space(Settings):
     @cached_property
     def _base_values(self) -> dict[str, Any]:
         return flatten(self.base.model_dump())
+
+    @property
+    def longest(self) -> int:
+        """The most epochs that a trial can have."""
+        searched = self.search.get("epochs")
+        return int(max(searched.extremes() if searched else [], default=self.base.epochs))
 
     @cached_property
     def relations(self) -> list[Relation]:

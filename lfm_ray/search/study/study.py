@@ -24,10 +24,28 @@ from optuna.trial import FrozenTrial, TrialState
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space import Space, entries
-from lfm_ray.search.study.arms import COMPARED, JOINT, Standing, arm_of, arms_of, first_share, next_arm, strategy_name
+from lfm_ray.search.study.arms import (
+    COMPARED,
+    JOINT,
+    Standing,
+    arm_of,
+    arms_of,
+    first_share,
+    left,
+    next_arm,
+    strategy_name,
+)
 from lfm_ray.search.study.journal import CheckedJournal, PatientJournal
 from lfm_ray.search.study.prior_trials import PriorTrial, pooled
-from lfm_ray.search.study.pruning import ARM, FIRST_SHARE, PROTECTED, SuccessiveHalving
+from lfm_ray.search.study.pruning import (
+    ARM,
+    FIRST_SHARE,
+    PAUSED,
+    PROMOTED,
+    PROTECTED,
+    SuccessiveHalving,
+    is_paused,
+)
 from lfm_ray.search.study.samplers import sampler_for
 from lfm_ray.storage import shown
 from lfm_ray.training.run_folder import STOPPED_EARLY, row_of
@@ -92,6 +110,10 @@ class Study:
     A draw that violates the space's constraints is reported to Optuna but never handed out; it has a
     number but no settings.
 
+    A paused trial (`Pruning.promotion`) is a running one to Optuna, which lets no ended trial change; TPE
+    takes running trials for bad ones, as it does pruned ones. `ask` hands it out again when it is
+    promoted, before any new trial.
+
     prior_trials: trials of earlier sweeps that the sampler also learns from (`lfm_ray.search.study.prior_trials`).
     """
 
@@ -101,15 +123,14 @@ class Study:
         self.arms = arms_of(space)
         self.expected = space.trials
         pruning = space.pruning
+        self._halving = SuccessiveHalving(pruning.first_of(space.base.epochs), pruning.reduction, pruning.promotion)
         storage = opened(PatientJournal, journal)
         names = optuna.get_all_study_names(storage)  # the folder may have been renamed since
         self._study = optuna.create_study(
             storage=storage,
             study_name=names[0] if names else journal.parent.name,
             directions=list(space.objective.values()),
-            pruner=optuna.pruners.NopPruner()
-            if pruning.by == "none"
-            else SuccessiveHalving(pruning.first_of(space.base.epochs), pruning.reduction),
+            pruner=optuna.pruners.NopPruner() if pruning.by == "none" else self._halving,
             load_if_exists=True,
         )
         if not names:
@@ -119,12 +140,12 @@ class Study:
             for label, point in list(space.known_points().items())[: space.trials]:
                 self._study.enqueue_trial(point, user_attrs={PROTECTED: label in whole, LABEL: label})
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
-        self._again = [trial.number for trial in running if SETTINGS in trial.user_attrs]
+        self._again = [trial.number for trial in running if SETTINGS in trial.user_attrs and not is_paused(trial)]
         for trial in running:
             if SETTINGS not in trial.user_attrs:
                 self.fail(trial.number, "interrupted before its settings were drawn")
         self._before = len(self.started())
-        self._reached: dict[int, int] = {}
+        self._reached: dict[int, int] = {trial.number: trial.user_attrs[PAUSED] for trial in self._paused()}
         self._configs: dict[int, RunConfig] = {}  # validated configurations
 
     def _whole_points(self) -> set[str]:
@@ -149,35 +170,65 @@ class Study:
         """How many trials are still to be handed out, counting interrupted ones."""
         return max(0, self.space.trials - len(self.started())) + len(self._again)
 
+    @property
+    def promotes(self) -> bool:
+        """Whether trials are paused and promoted; else those that are stopped are pruned at once."""
+        return self._halving.promotion
+
+    def prune_at_once(self) -> None:
+        """Nothing is paused from now on, whatever the space says."""
+        self._halving.promotion = False
+
+    def has_next(self) -> bool:
+        """Whether `ask` has a trial to hand out: an interrupted, a promoted or a new one."""
+        return bool(self.remaining()) or self._promoted() is not None
+
     def running(self) -> list[int]:
-        """The numbers of the trials that were handed out and have not ended."""
-        return [trial.number for trial in self.started() if not trial.state.is_finished()]
+        """The numbers of the trials that were handed out and have neither ended nor paused."""
+        return [t.number for t in self.started() if not t.state.is_finished() and not is_paused(t)]
+
+    def _paused(self) -> list[FrozenTrial]:
+        return [trial for trial in self.started() if is_paused(trial)]
+
+    def _promoted(self) -> FrozenTrial | None:
+        """The paused trial that goes on next, if one does; none of an arm that was dropped."""
+        paused = self._paused() if self.promotes else []
+        if paused and self.arms:
+            dropped = self.arms.keys() - set(left(self.standings(), self.expected))
+            paused = [trial for trial in paused if trial.user_attrs.get(ARM) not in dropped]
+        return self._halving.promoted(self._study, paused, at_the_end=not self.remaining()) if paused else None
 
     def epochs_taken(self) -> int:
-        """Epochs of all trials: those trained by trials that ended, and all that running trials may train."""
-        return sum(
-            trial.user_attrs[EPOCHS] if EPOCHS in trial.user_attrs else self.epochs(trial.number)
-            for trial in self.started()
-            if trial.number not in self._again
-        )
+        """Epochs of all trials: those trained by trials that ended or paused, and all that running trials may train."""
+
+        def taken(trial: FrozenTrial) -> int:
+            known = PAUSED if is_paused(trial) else EPOCHS
+            return int(trial.user_attrs[known]) if known in trial.user_attrs else self.epochs(trial.number)
+
+        return sum(taken(trial) for trial in self.started() if trial.number not in self._again)
 
     def has_epochs(self) -> bool:
-        """Whether the epoch budget has room for one more trial of the greatest possible length."""
+        """Whether the epoch budget has room for the promoted trial, or else for one of the greatest possible length."""
         if self.space.epoch_budget is None:
             return True
-        searched = self.space.search.get("epochs")
-        longest = max(searched.extremes() if searched else [], default=self.space.base.epochs)
-        return self.epochs_taken() + longest <= self.space.epoch_budget
+        promoted = None if self._again else self._promoted()
+        if promoted is not None:
+            needed = self.epochs(promoted.number) - promoted.user_attrs[PAUSED]
+            return self.epochs_taken() + needed <= self.space.epoch_budget
+        return self.epochs_taken() + self.space.longest <= self.space.epoch_budget
 
     def front(self) -> list[int]:
         """The numbers of the trials on the Pareto front, among those that satisfy all constraints."""
         return [trial.number for trial in self._study.best_trials]
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """The number and the settings of the next trial."""
+        """The number and the settings of the next trial: an interrupted one, else a promoted one, else a new one."""
         if self._again:
             frozen = self.trials()[self._again.pop(0)]
             return frozen.number, frozen.user_attrs[SETTINGS]
+        if (promoted := self._promoted()) is not None:
+            self._trial(promoted.number).set_user_attr(PROMOTED, promoted.user_attrs[PAUSED])
+            return promoted.number, promoted.user_attrs[SETTINGS]
         while True:
             trial = self._next()
             settings = self.space.suggest(trial)
@@ -255,7 +306,7 @@ class Study:
                 for trial in own
                 if trial.state == TrialState.COMPLETE and not any(amount > 0 for amount in trial.constraints.values())
             ]
-            unknown = math.inf if not all(trial.state.is_finished() for trial in own) else -math.inf
+            unknown = -math.inf if all(trial.state.is_finished() or is_paused(trial) for trial in own) else math.inf
             found[name] = Standing(len(own), max(values, default=unknown))
         return found
 
@@ -309,8 +360,25 @@ class Study:
         trial.set_user_attr(ROW, row_of(row))
         self._study.tell(number, values)
 
+    def stop(self, number: int) -> None:
+        """Records that the trial was stopped at the rung just reached: it pauses, or is pruned if nothing is promoted.
+
+        Of the paused trials, those that cannot be promoted any more are pruned.
+        """
+        if not self.promotes:
+            self.prune(number)
+            return
+        self._trial(number).set_user_attr(PAUSED, self._reached[number])
+        for trial in self._halving.hopeless(self._study, self._paused(), self.space.trials):
+            self.prune(trial.number)
+
+    def end_paused(self) -> None:
+        """Records the paused trials as pruned, when the sweep has ended."""
+        for trial in self._paused():
+            self.prune(trial.number)
+
     def prune(self, number: int) -> None:
-        """Records that the trial was stopped early."""
+        """Records that the trial was stopped early, for good."""
         self._set_epochs(number)
         self._study.tell(number, state=TrialState.PRUNED)
 
