@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -65,8 +66,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files come first, so that short ones keep both processes busy to the end."""
+    """The longest files come first, so that short ones keep all processes busy to the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    gc.freeze()  # what has been imported stays, and is not looked through each time that garbage is collected
 
 
 @pytest.fixture(autouse=True)

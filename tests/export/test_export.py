@@ -285,7 +285,7 @@ def test_what_is_no_whole_exported_model_is_named(
         ({"words": Path("text.txt")}, "sample 1: words must be the text"),
         ({"pictrue": "x.png"}, "sample 1: there is no modality 'pictrue'; did you mean picture?"),
         ({"picture": "absent.png"}, "sample 1: picture: absent.png: there is no such file"),
-        ({"picture": __file__}, "test_export.py: is not a picture of a known format"),
+        ({"picture": __file__}, "test_export.py: is text, not media; it begins"),
         ({"start": -1}, "sample 1: start must be a number of seconds"),
         ({"start": 2, "end": 1.5}, "sample 1: end must be after start"),
     ],
