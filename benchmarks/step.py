@@ -33,7 +33,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -42,9 +42,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from intervals import interval_of_median
 from progress import begin
 from rows import RunningTable, gather
-from scipy.stats import binom
 from torch import Tensor, nn
 
 from lfm_ray.config import RunConfig
@@ -108,13 +108,6 @@ def main() -> None:
             for name in ("contiguous", "channels_last"):
                 difference = in_a_process(difference_over_20_steps, settings, given.equality_batch_size, name)
                 print(f"  {name:14} {difference:.1e}   (goal 1e-05)", flush=True)
-
-
-def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
-    """Order statistics between which the median lies with 95 % confidence, whatever the distribution."""
-    below = max(0, int(binom.ppf(0.025, len(values), 0.5)) - 1)
-    ordered = sorted(values)
-    return ordered[below], ordered[len(ordered) - 1 - below]
 
 
 def encoder_settings(encoders: str, folder: Path) -> list[str]:

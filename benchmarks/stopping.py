@@ -1,14 +1,15 @@
 """Do commands stop in good order, whenever Ctrl-C or SIGTERM comes? Every command, at moments drawn at random.
 
-    python benchmarks/stopping.py                       50 tries of each of 6 commands, a few hours on 2 cores
+    python benchmarks/stopping.py                       50 tries of each of 6 commands, about an hour on 2 cores
     python benchmarks/stopping.py --tries 5 --only tune train
 
-A try starts the command, waits a random part of the time that it takes when it is left alone, and sends one signal
-(every fourth time a second one a second later): Ctrl-C to all of its processes, as a terminal does, SIGTERM to the
-first alone. It is in order if the command ends within --limit seconds with status 130 or 143, having said how to go
-on - or with 0, where it had finished - and prints neither a traceback, nor a C++ stack, nor a segmentation fault, and
-leaves no process and no temporary file. What was not in order is printed whole. In the first second Python itself is
-still starting, and nothing is said then. After the tries of `tune` the last sweep is resumed, and has to end well.
+Two tries run at once. A try starts the command, waits a random part of the time that it takes when it is left alone,
+and sends one signal (every fourth time a second one a second later): Ctrl-C to all of its processes, as a terminal
+does, SIGTERM to the first alone. It is in order if the command ends within --limit seconds with status 130 or 143,
+having said how to go on - or with 0, where it had finished - and prints neither a traceback, nor a C++ stack, nor a
+segmentation fault, and leaves no process and no temporary file. What was not in order is printed whole. In the first
+second Python itself is still starting, which the signal then ends without a word. After the tries of `tune` the last
+sweep is resumed, and has to end well.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from progress import begin, say
@@ -38,7 +40,7 @@ COMMANDS = {  # with {n}: the number of the try
     "prepare": "prepare media/manifest.csv --audio audio --image image --allow-outside --out shards/try{n}",
     "tune": "tune --trials 4 --epochs 3 --name tune{n}",
     "train": "train sweeps/whole/best.yaml --epochs 6 --name train{n}",
-    "confirm": "confirm sweeps/whole --seeds {seeds}",
+    "confirm": "confirm sweeps/copy{n} --seeds 2",
     "report": "report sweeps/whole --to report{n}.html",
     "export": "export sweeps/whole --out exported{n}",
 }
@@ -61,11 +63,11 @@ def done(text: str, folder: Path) -> str:
     return ended.stdout
 
 
-def one(text: str, wait: float, number: int, twice: bool, limit: float, folder: Path) -> tuple[str, float | None]:
+def one(text: str, wait: float, number: int, twice: bool, limit: float, temporary: Path) -> tuple[str, float | None]:
     """One try: what was not in order, empty if all was, and the seconds from the signal to the end, None if the command
-    had ended before."""
-    output, temporary, mark = folder / "output.txt", folder / "t", f"{os.getpid()}-{time.monotonic_ns()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    had ended before. It runs beside its folder of temporary files, which is made and removed."""
+    folder, mark = temporary.parent, f"{os.getpid()}-{time.monotonic_ns()}"
+    output = folder / f"{temporary.name}.txt"
     temporary.mkdir()
     environment = os.environ | {"TMPDIR": str(temporary), MARK: mark}
     with output.open("w") as out:
@@ -101,6 +103,7 @@ def one(text: str, wait: float, number: int, twice: bool, limit: float, folder: 
     for left_behind in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(left_behind, signal.SIGKILL)
+    shutil.rmtree(temporary, ignore_errors=True)
     return (f"{'; '.join(wrong)}\n{said}" if wrong else ""), None if late else took
 
 
@@ -124,7 +127,7 @@ def main() -> None:
     )
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
-    begin("a few hours on 2 cores for 50 tries of each command")
+    begin("about an hour on 2 cores for 50 tries of each command")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, for its heirs too
     drawn = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="s") as name:
@@ -134,19 +137,28 @@ def main() -> None:
         write_raw_demo(folder / "media")
         for what in given.only:
             text = COMMANDS[what]
+            if what == "confirm":  # two would not write into one sweep at once
+                for n in ["whole", *range(given.tries)]:
+                    shutil.copytree(folder / "sweeps/whole", folder / f"sweeps/copy{n}")
             started = time.monotonic()
-            done(text.format(n="whole", seeds=1), folder)
+            done(text.format(n="whole"), folder)
             whole = time.monotonic() - started
             say(f"{what} takes {whole:.0f} s")
+            tries = [
+                (drawn.choice([signal.SIGINT, signal.SIGTERM]), drawn.uniform(0, whole)) for _ in range(given.tries)
+            ]
             disordered, times = 0, []
-            for n in range(given.tries):
-                number = drawn.choice([signal.SIGINT, signal.SIGTERM])
-                line, wait = text.format(n=n, seeds=n + 2), drawn.uniform(0, whole)
-                found, took = one(line, wait, number, n % 4 == 3, given.limit, folder)
-                how = f"{what}, try {n}, {signal.Signals(number).name}{' twice' * (n % 4 == 3)} after {wait:.1f} s"
-                say(f"{how}: {f'NOT IN ORDER: {found}' if found else 'in order'}")
-                disordered += bool(found)
-                times += [took] if took is not None else []
+            with ThreadPoolExecutor(2) as pool:
+                waited = [
+                    pool.submit(one, text.format(n=n), wait, number, n % 4 == 3, given.limit, folder / f"{what}{n}")
+                    for n, (number, wait) in enumerate(tries)
+                ]
+                for n, (number, wait) in enumerate(tries):
+                    found, took = waited[n].result()
+                    how = f"{what}, try {n}, {signal.Signals(number).name}{' twice' * (n % 4 == 3)} after {wait:.1f} s"
+                    say(f"{how}: {f'NOT IN ORDER: {found}' if found else 'in order'}")
+                    disordered += bool(found)
+                    times += [took] if took is not None else []
             mean, longest = (sum(times) / len(times), max(times)) if times else (0.0, 0.0)
             say(
                 f"{what}: {given.tries} tries, of which {given.tries - len(times)} had ended before; {disordered} not"

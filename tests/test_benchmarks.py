@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scipy.stats import binom
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(
@@ -46,3 +47,13 @@ def test_rows_are_printed_as_they_come(monkeypatch: pytest.MonkeyPatch, capsys: 
     capsys.readouterr()
     table.add("a step", "0.3 s", "2")
     assert capsys.readouterr().out == "a step     0.3 s   2\n"
+
+
+@pytest.mark.parametrize(("count", "below"), [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (100, 39)])
+def test_the_interval_of_a_median_is_that_of_the_tables_of_the_sign_test(
+    count: int, below: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high = loaded("intervals", monkeypatch).interval_of_median([float(value) for value in range(count)])
+    assert (low, high) == (below, count - 1 - below)
+    if below:
+        assert 2 * binom.cdf(below, count, 0.5) <= 0.05 < 2 * binom.cdf(below + 1, count, 0.5)
