@@ -111,6 +111,16 @@ def test_a_sample_without_one_of_its_files_and_a_class_without_any_are_bad(tmp_p
     }
 
 
+def test_media_in_no_class_are_bad_and_notes_are_none(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "raw", "train", "val")
+    png(root / "all.png")
+    wav(root / "val/0.wav", seconds=0.1)
+    (root / "README.txt").write_text("what it is")
+    found = folders(root, {"image": "image", "audio": "audio", "text": "text"})
+    assert reasons(found) == dict.fromkeys(("all.png", "val/0.wav"), "lies in no folder of a class")
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 8, "val": 8}
+
+
 def test_two_columns_of_a_kind_and_clips_as_folders_of_frames(tmp_path: Path) -> None:
     for label in CLASSES:
         for number in range(3):

@@ -22,7 +22,8 @@ from lfm_ray.errors import UserError
 def read(root: Path, kinds: Mapping[str, Kind], allow_missing: bool = False) -> Found:
     """The samples under a folder, as a table of absolute paths (texts are read), with `id`, `label` and `split`.
 
-    Hidden files, and those that are of no kind asked for, are passed over. allow_missing: see `choose`.
+    Hidden files, and those that are of no kind asked for, are passed over; what lies in no class is a bad row.
+    allow_missing: see `choose`.
 
     Raises:
         UserError: there are no folders of classes, or some folders are splits and others are not.
@@ -37,8 +38,16 @@ def read(root: Path, kinds: Mapping[str, Kind], allow_missing: bool = False) -> 
         raise UserError(f"--folders {root}: {split.name} is a split and {other.name} is none; move one of them")
     if not above:
         raise UserError(f"--folders {root}: holds no folder; each class has one, with its files in it")
-    rows, unread = [], []
-    for top in above if any(stated.values()) else [root]:
+    rows = []
+    tops = above if any(stated.values()) else [root]
+    wanted = _suffixes(kinds) - {*SUFFIXES["text"]}  # beside the classes lie notes on them
+    unread = [
+        BadRow(str(path.relative_to(root)), "label", str(path), "lies in no folder of a class")
+        for folder in dict.fromkeys((root, *tops))
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.suffix.lower() in wanted and not path.is_dir()
+    ]
+    for top in tops:
         for folder in _folders(top):
             samples = _samples(folder, root, kinds)
             if not samples:
@@ -60,9 +69,7 @@ def read(root: Path, kinds: Mapping[str, Kind], allow_missing: bool = False) -> 
 def _samples(folder: Path, root: Path, kinds: Mapping[str, Kind]) -> dict[str, Parts]:
     """Name -> its files by what follows the name, for all samples of a class, at any depth."""
     samples: dict[str, Parts] = {}
-    wanted = {suffix for kind in kinds.values() for suffix in SUFFIXES[kind]}
-    if "audio" in kinds.values():
-        wanted |= set(SUFFIXES["video"])
+    wanted = _suffixes(kinds)
     for path in _files(folder, "video" in kinds.values(), (os.path.realpath(root),)):
         if path.is_dir():
             samples.setdefault(path.relative_to(root).as_posix(), {}).setdefault("", str(path))
@@ -74,6 +81,12 @@ def _samples(folder: Path, root: Path, kinds: Mapping[str, Kind]) -> dict[str, P
             name = path.name  # 1.jpg and 1.png are two samples
         samples.setdefault((path.parent / name).relative_to(root).as_posix(), {})[rest] = str(path)
     return samples
+
+
+def _suffixes(kinds: Mapping[str, Kind]) -> set[str]:
+    """Of the files that can be read; those of films hold sound too."""
+    wanted = {suffix for kind in kinds.values() for suffix in SUFFIXES[kind]}
+    return wanted | set(SUFFIXES["video"]) if "audio" in kinds.values() else wanted
 
 
 def _divided(name: str, kinds: Mapping[str, Kind]) -> tuple[str, str]:
