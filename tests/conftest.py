@@ -71,10 +71,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gc.freeze()  # what has been imported stays, and is not looked through each time that garbage is collected
 
 
-@pytest.fixture(autouse=True)
-def signals_are_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that a test runs in this process ends no process, so the tests heed signals also after it."""
-    monkeypatch.setattr("lfm_ray.cli.deaf", lambda: None)
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_heeded() -> Iterator[None]:
+    """A command that a test or a fixture runs in this process ends no process, so signals are heeded also after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lfm_ray.cli.deaf", lambda: None)
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Whatever the input, it is accepted or refused with the product's own error, never with a traceback.
 
 pytest tests/test_fuzz.py                          a few hundred inputs of each kind
-pytest tests/test_fuzz.py -m slow                  600 of each
+pytest tests/test_fuzz.py -m long                  2,000 of each
 FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py       the longer run, of other inputs each time
 """
 
@@ -178,8 +178,8 @@ def test_dataset_cards_with_any_values(dataset: Path, tmp_path: Path, data: st.D
         read_all(copy)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_more_inputs_of_each_kind() -> None:
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "not slow", __file__]
-    done = subprocess.run(command, env=os.environ | {"FUZZ_EXAMPLES": "250"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "not long", __file__]
+    done = subprocess.run(command, env=os.environ | {"FUZZ_EXAMPLES": "2000"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -320,7 +320,11 @@ def test_two_processes_with_half_of_each_batch_equal_one_with_the_whole(
                 torch.testing.assert_close(rank["memory"][key], value, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "other_shards",
+    [pytest.param("regression", marks=pytest.mark.slow), pytest.param("multilabel", marks=pytest.mark.long)],
+    indirect=True,
+)
 def test_two_processes_equal_one_with_several_labels_and_with_numbers(
     other_shards: Shards, tmp_path: Path, float64: None
 ) -> None:
