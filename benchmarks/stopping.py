@@ -150,7 +150,9 @@ def main() -> None:
             disordered, times = 0, []
             with ThreadPoolExecutor(2) as pool:
                 waited = [
-                    pool.submit(one, text.format(n=n), wait, number, n % 4 == 3, given.limit, folder / f"t-{what}{n}")
+                    pool.submit(
+                        one, text.format(n=n), wait, number, n % 4 == 3, given.limit, folder / f"t{what[:2]}{n}"
+                    )
                     for n, (number, wait) in enumerate(tries)
                 ]
                 for n, (number, wait) in enumerate(tries):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lfm_ray import own_parts, trust
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.interruption import Interrupted, deaf, terminable
+from lfm_ray.interruption import deaf, status_of, terminable
 from lfm_ray.storage import working_folder
 
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
@@ -90,7 +90,7 @@ def run(main: Callable[[], None]) -> None:
         deaf()
         _say(str(error) or "interrupted; the same command goes on where it was")
         # Threads of Ray may still run, and the interpreter would end with a segmentation fault now and then.
-        os._exit(error.status if isinstance(error, Interrupted) else 130)
+        os._exit(status_of(error))
 
 
 def command_line(command: str) -> str:

@@ -33,6 +33,11 @@ class Interrupted(KeyboardInterrupt):
         return cls(text, _last)
 
 
+def status_of(error: KeyboardInterrupt) -> int:
+    """The status of a process that ends by it; a plain KeyboardInterrupt is that of the last signal that came."""
+    return error.status if isinstance(error, Interrupted) else 128 + _last
+
+
 class Stop:
     """Whether, and by which signal, it was asked to stop."""
 

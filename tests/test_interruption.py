@@ -15,6 +15,7 @@ import pytest
 from commands import SMALL_FLAGS, start, wait_for
 from synthetic import write_dataset
 
+from lfm_ray import interruption
 from lfm_ray.interruption import Interrupted, kept_handlers, none_lost, stoppable, terminable
 
 
@@ -153,3 +154,10 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 143, stderr
     assert "the same command with --name one goes on" in stderr
     assert "***" not in stderr and "Traceback" not in stderr
+
+
+def test_what_ray_makes_of_a_signal_has_the_status_of_that_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        monkeypatch.setattr(interruption, "_last", number)
+        assert interruption.status_of(KeyboardInterrupt()) == 128 + number
+    assert interruption.status_of(interruption.Interrupted("", signal.SIGINT)) == 130
