@@ -25,9 +25,8 @@ def not_media(path: str | Path) -> str | None:
         return "is empty (0 bytes)"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return "is a Git LFS pointer, not the file itself; git lfs pull fetches it"
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<script")):
-        return "is an HTML page: a server sent it in place of the file"
-    if b"<html" in start and start.startswith(b"<"):
+    tags = (b"<!doctype html", b"<html", b"<head", b"<script")
+    if start.startswith(tags) or (start.startswith(b"<") and b"<html" in start):  # a comment can come first
         return "is an HTML page: a server sent it in place of the file"
     if start.startswith((b"<?xml", b"<error")) and b"<svg" not in start:
         return "is an XML document, such as a server's error message"
