@@ -91,3 +91,10 @@ def test_what_follows_the_last_part_is_no_promise(films: Path, tmp_path: Path) -
     for name in ("start.mp4", "a.mpg", "a.wmv"):
         (tmp_path / name).write_bytes((films / name).read_bytes() + b"\0" * 1000)
         check_whole(tmp_path / name)
+
+
+@pytest.mark.parametrize("length", range(4, 14))
+def test_a_gif_that_ends_in_its_header_is_cut(length: int, tmp_path: Path) -> None:
+    (tmp_path / "cut.gif").write_bytes(b"GIF89a\1\0\1\0\x80\0\0"[:length])
+    with pytest.raises(ValueError, match="an end of its last picture"):
+        check_whole(str(tmp_path / "cut.gif"))

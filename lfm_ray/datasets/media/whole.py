@@ -174,7 +174,7 @@ def _rf64(file: BinaryIO, size: int) -> str:
 def _gif(file: BinaryIO, size: int) -> str:
     """Blocks, whose content is in parts of at most 255 bytes; a part of none ends it."""
     content = file.read()
-    at = 13 + _gif_colours(content[10])
+    at = 13 + (_gif_colours(content[10]) if size > 10 else 0)
     while at < size and content[at] in (GIF_PICTURE, GIF_EXTENSION):
         picture = content[at] == GIF_PICTURE
         at += (11 + _gif_colours(content[at + 9]) if at + 9 < size else 11) if picture else 2
