@@ -1,4 +1,7 @@
-"""The functions of `import lfm_ray`, in one process and one Ray session, as a notebook has them."""
+"""The functions of `import lfm_ray`, in one process and one Ray session, as a notebook has them.
+
+Trials and runs take place in this process; in the slow tier, in workers as well.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import media_files
 import pandas as pd
 import pytest
 import ray
+import without_workers
 import yaml
 from synthetic import write_dataset
 
@@ -26,12 +30,14 @@ SPACE = {
 }
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="module", params=["without_workers", pytest.param("workers", marks=pytest.mark.slow)])
+def work(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder to work in, with shards, and a Ray session that the user has begun."""
     folder = tmp_path_factory.mktemp("work")
     write_dataset(folder / "shards" / "tiny")
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "without_workers":
+            without_workers.use(patch)
         patch.chdir(folder)
         if not ray.is_initialized():
             ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -58,13 +64,15 @@ def test_a_sweep_is_returned_with_its_trials_and_its_best_settings(sweep: Loaded
 
 
 def test_it_can_go_on_in_the_same_process_and_is_shown_when_asked(
-    sweep: LoadedSweep, capsys: pytest.CaptureFixture[str]
+    sweep: LoadedSweep, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     more = lfm_ray.tune(resume="one", trials=4)
     assert list(more.trials["number"]) == [0, 1, 2, 3]
     shown = capsys.readouterr().out
     assert "sweeps/one" in shown
-    assert "trial   3" in shown
+    assert "of at most 2 epochs" in shown
+    if request.node.callspec.params["work"] == "workers":
+        assert "trial   3" in shown
 
 
 def test_a_sweep_that_failed_can_go_on_while_its_error_is_kept(

@@ -1,4 +1,7 @@
-"""Each command in a process of its own, as a user starts it; most other tests call them in the process of the tests."""
+"""Each command in a process of its own, as a user starts it; most other tests call them in the process of the tests.
+
+`prepare` and `tune` are started by `.ci/wheel`, and where tests kill or interrupt them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import SMALL_FLAGS, completed, ended, start
+from commands import SMALL_FLAGS, completed, ended, run, start
 from synthetic import write_dataset
 
 import lfm_ray
@@ -33,9 +36,9 @@ def test_an_error_is_one_line_and_status_2(tmp_path: Path, name: str, arguments:
 
 
 @pytest.mark.slow
-def test_from_shards_to_an_exported_model(tmp_path: Path) -> None:
+def test_from_a_sweep_to_an_exported_model(tmp_path: Path, without_workers: None) -> None:
     write_dataset(tmp_path / "shards")
-    ended(start(tmp_path, "tune", "--data", "shards", "--name", "one", "--trials", "2", "--epochs", "2", *SMALL_FLAGS))
+    run(tmp_path, "tune", "--data", "shards", "--name", "one", "--trials", "2", "--epochs", "2", *SMALL_FLAGS)
     ended(start(tmp_path, "train", "sweeps/one/best.yaml", "--name", "best"))
     ended(start(tmp_path, "confirm", "sweeps/one", "--seeds", "2"))
     ended(start(tmp_path, "report", "sweeps/one"))

@@ -213,7 +213,11 @@ def test_what_cannot_be_embedded_is_refused(
             pairs("embed", given)
 
 
-def test_the_command(source: Shards, models: dict[str, str], tmp_path: Path, ray_local: None) -> None:
+@pytest.mark.parametrize("processes", ["in_this_process", pytest.param("ray_local", marks=pytest.mark.slow)])
+def test_the_command(
+    source: Shards, models: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest, processes: str
+) -> None:
+    request.getfixturevalue(processes)
     chosen = [part for name, model in models.items() for part in ("--embed", f"{name}={model}")]
     out = tmp_path / "features"
     done = run_command(tmp_path, "prepare", *chosen, "--data", str(source.path), "--out", str(out))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -94,9 +95,14 @@ def test_tensorboard_has_alpha_losses_accuracies_and_settings_of_every_trial(fol
     assert [event.step for event in updates] == list(read_alpha_updates(folder / "sweeps/one/trials/0002"))
 
 
+@pytest.mark.parametrize("processes", ["without_workers", pytest.param("one_at_a_time", marks=pytest.mark.slow)])
 def test_confirm_measures_on_the_test_split_and_says_that_it_did(
-    folder: Path, sweep: Completed, one_at_a_time: None
+    folder: Path, sweep: Completed, tmp_path: Path, request: pytest.FixtureRequest, processes: str
 ) -> None:
+    request.getfixturevalue(processes)
+    shutil.copytree(folder / "sweeps", tmp_path / "sweeps")
+    shutil.copytree(folder / "shards", tmp_path / "shards")
+    folder = tmp_path
     done = run(folder, "confirm", "sweeps/one", "--seeds", "2", "--select", "3")
     assert done.returncode == 0, done.stderr
     selecting = {path.name: read_epochs(path)[-1] for path in (folder / "sweeps/one/confirm-select").glob("*-seed*")}

@@ -174,7 +174,8 @@ def size(sweep: Sweep, time_budget: float | None) -> str:
     """How much there is to train, in a line."""
     space = sweep.space
     epochs = space.base.epochs if "epochs" not in space.search else max(space.search["epochs"].extremes())
-    said = f"{sweep.study.remaining()} trials of at most {epochs} epochs"
+    trials = sweep.study.remaining()
+    said = f"{trials} trial{'' if trials == 1 else 's'} of at most {epochs} epochs"
     arms = arms_of(space)
     share = first_share(len(arms), space.trials)
     if arms and share * len(arms) <= space.trials:

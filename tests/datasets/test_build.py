@@ -279,6 +279,7 @@ class Killed(BaseException):
     """As if the process were gone."""
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_the_same_command_finishes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
