@@ -140,9 +140,11 @@ def _stop(message: str, status: int) -> None:
 
 
 def _say(message: str) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    text = Text.assemble(("error:", "bold red"), f" {message}")
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+    from lfm_ray.console import PlainConsole
+    from lfm_ray.visible import in_one_line
+
+    text = Text.assemble(("error:", "bold red"), f" {in_one_line(message)}")
+    PlainConsole(stderr=True, highlight=False, soft_wrap=True).print(text)
     sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,9 @@ from lfm_ray.settings import Settings
 class FeatureSettings(Settings):
     """Features extracted beforehand: one .npy file of numbers per sample."""
 
-    shape: list[int] | None = Field(None, description="shape of one sample; null: that of most training files")
+    shape: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="shape of one sample; null: that of most training files"
+    )
     length: int | None = Field(
         None,
         ge=1,
@@ -64,8 +66,14 @@ def _in_words(said: str) -> str:
 
 
 def _check_size(shape: Sequence[int]) -> None:
+    _check_numbers(shape)
     if (numbers := math.prod(shape)) > MOST_NUMBERS:
         raise ValueError(f"holds {numbers:,} numbers, more than the {MOST_NUMBERS:,} of one sample")
+
+
+def _check_numbers(shape: Sequence[int]) -> None:
+    if math.prod(shape) == 0:
+        raise ValueError(f"holds no numbers: its shape is {list(shape)}")
 
 
 def _shape_in(archive: Any) -> list[int]:
@@ -99,5 +107,8 @@ def header(path: str) -> list[int]:
         zipped = file.read(2) == b"PK"
     if zipped:  # .npz
         with np.load(path, allow_pickle=False) as archive:
-            return _shape_in(archive)
-    return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+            shape = _shape_in(archive)
+    else:
+        shape = list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    _check_numbers(shape)
+    return shape

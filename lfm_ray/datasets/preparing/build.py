@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lfm_ray.console import SILENT, moves
+from lfm_ray.console import SILENT, PlainConsole, moves
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
@@ -103,9 +103,9 @@ def build(
         UserError: `out` holds something else, a setting does not fit the media, or rows are bad.
     """
     check_replaceable(out)
-    console = SILENT
+    console: Console = SILENT
     if progress:
-        console = Console(stderr=True, markup=False, width=None if sys.stderr.isatty() else 100)
+        console = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else 100)
     if manifest.bad and not skip_bad:
         raise _stopped(manifest.bad, out, console)
     job = Job.of(manifest, config)

@@ -59,6 +59,10 @@ def of_manifest(
             allow_outside=allow_outside, target=target, allow_missing=allow_missing,
         )  # fmt: skip
     check_kinds(kinds)
+    if not isinstance(manifest, pd.DataFrame) or isinstance(manifest.columns, pd.MultiIndex):
+        is_frame = isinstance(manifest, pd.DataFrame)
+        what = "columns of several levels" if is_frame else f"a {type(manifest).__name__}"
+        raise UserError(f"manifest: must be a path or a data frame of pandas with a name for each column, not {what}")
     return check_manifest(
         (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, label=label,
         group=group, allow_outside=allow_outside, target=target, allow_missing=allow_missing,
