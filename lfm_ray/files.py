@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,24 @@ def _check(folder: Path, root: Path) -> None:
             _check(Path(entry.path), root)
         elif not entry.is_file(follow_symlinks=False):
             raise UserError(f"{entry.path}: is neither a file nor a folder; remove it")
+
+
+def check_regular(path: Path) -> None:
+    """Checks that a path leads to a file, if to anything: of a pipe or a device nobody knows when it ends.
+
+    A pipe that the shell has made, `<(command)`, is read like a file.
+
+    Raises:
+        UserError: it is a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # opening it says more
+        return
+    if stat.S_ISFIFO(mode) and path.is_relative_to("/dev/fd"):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")
 
 
 def check_name(flag: str, name: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import check_manifest, read_manifest
 from lfm_ray.datasets.preparing.sources import of_manifest
+from lfm_ray.datasets.preparing.staging import check_replaceable
 from lfm_ray.errors import UserError
 
 ODD = {
@@ -142,3 +143,38 @@ def test_of_two_labels_the_one_that_is_named_is_read(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.csv", {"t": "text"}, label="Label").classes == ["p", "q"]
     with pytest.raises(UserError, match="the column 'Label' is not read"):
         read_manifest(tmp_path / "m.csv", {"t": "text"})
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet", "m.tar"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"device-{name}").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"device-{name}"):
+        with pytest.raises(UserError, match="is neither a file nor a folder, but a pipe, a socket or a device"):
+            of_manifest(path, {"t": "text"}, PrepareConfig())
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "a\udcff", "a\x1b[31m", "a\nb\x00"])
+def test_a_folder_that_could_not_be_opened_again_is_not_made(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"has at most 200 bytes|has a character that is not UTF-8 or cannot be shown"):
+        check_replaceable(tmp_path / name)
+
+
+def test_links_to_nowhere_and_foreign_folders_are_not_written(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for name in ("loop", "gone"):
+        with pytest.raises(UserError, match="is a link that leads nowhere"):
+            check_replaceable(tmp_path / name)
+    (tmp_path / "home").mkdir()
+    os.mkfifo(tmp_path / "home" / "pipe")  # what lies in a foreign folder is not looked at
+    with pytest.raises(UserError, match="exists and is not a dataset of lfm_ray; choose another folder"):
+        check_replaceable(tmp_path / "home")
+
+
+def test_what_pandas_says_is_put_into_words(tmp_path: Path) -> None:
+    unclosed, long = 'a,"x\nb,y\n', "a,b\na,b,c\n"
+    for rows, said in ((unclosed, "a quotation mark is not closed, from row 1 on"), (long, "Expected 2 fields")):
+        (tmp_path / "m.csv").write_text(f"label,t\n{rows}")
+        with pytest.raises(UserError, match=f"cannot be read: {said}"):
+            read_manifest(tmp_path / "m.csv", {"t": "text"})

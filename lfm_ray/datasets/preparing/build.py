@@ -40,6 +40,7 @@ SHARDS = 64  # shards of a larger split, if they stay below SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
 JPEG_RATIO = 8  # bytes of pixels per byte of JPEG, assumed only for the size of shards
 MOST_SHOWN = 20
+LONGEST_SHOWN = 200  # characters of a value
 RAY_STARTS = 8.0  # s that two cores compute until Ray has started and its workers have imported the decoders
 LONGEST_ALONE = 60.0  # s, whatever the reason; a disk may answer several at once more quickly
 TRIED, LONGEST_TRIAL = 16, 1.0  # rows, and s, that tell how long a job is
@@ -328,14 +329,14 @@ def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     for name in BadRow._fields:
         table.add_column(name, overflow="fold")
     for line in bad[:MOST_SHOWN]:
-        table.add_row(*line)
+        table.add_row(line.id, line.column, line.value[:LONGEST_SHOWN], line.reason)
     if len(bad) > MOST_SHOWN:
         table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
     console.print(table)
     first = bad[0]
     return UserError(
-        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all are"
-        f" listed in {_listing(out)}; fix them, or leave them out with --skip-bad"
+        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value[:LONGEST_SHOWN]}:"
+        f" {first.reason}; all are listed in {_listing(out)}; fix them, or leave them out with --skip-bad"
     )
 
 

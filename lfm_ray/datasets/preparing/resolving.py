@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lfm_ray.datasets.kinds import Kind, Storage
@@ -47,7 +48,9 @@ def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row
         having = [row for row in rows if name in row.values]
         if not having:
             raise UserError(f"no training row has {name}; leave it out")
-        resolved[name] = _resolved(name, kind, config.of(name, kind), having)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, as in `decode`
+            resolved[name] = _resolved(name, kind, config.of(name, kind), having)
     update: dict[str, Any] = {"columns": {}}
     for kind in dict.fromkeys(kinds.values()):
         own = {name: settings for name, settings in resolved.items() if kinds[name] == kind}
@@ -98,7 +101,7 @@ def _resolved(name: str, kind: Kind, settings: Any, rows: Sequence[Row]) -> Any:
 
 def _resolve_audio(settings: AudioSettings, name: str, rows: Sequence[Row]) -> AudioSettings:
     longest, rates = settings.seconds or 0.0, Counter[int]()
-    for row in rows:
+    for row in _spread(rows):
         if (settings.sample_rate or sum(rates.values()) >= ASKED) and longest >= (settings.seconds or MOST_SECONDS):
             break
         try:
@@ -145,9 +148,9 @@ def _most_steps(name: str, rows: Sequence[Row]) -> int | None:
 
 
 def _headers(read: Callable[[str], Found], name: str, rows: Sequence[Row]) -> Iterable[Found]:
-    """What the first files that can be read say."""
+    """What some files say that can be read, from all over the rows."""
     count = 0
-    for row in rows:
+    for row in _spread(rows):
         try:
             with path_of(row.values[name]) as path:
                 found = read(path)
@@ -157,6 +160,13 @@ def _headers(read: Callable[[str], Found], name: str, rows: Sequence[Row]) -> It
         count += 1
         if count == ASKED:
             return
+
+
+def _spread(rows: Sequence[Row]) -> Iterator[Row]:
+    """All rows, so that any number of the first ones lies evenly among them: the odd ones often stand together."""
+    step = max(1, len(rows) // ASKED)
+    for first in range(step):
+        yield from rows[first::step]
 
 
 def _most(found: Sequence[Found]) -> Found:

@@ -12,6 +12,7 @@ import pandas as pd
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.preparing.arrow_files import ArrowFile
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_regular
 from lfm_ray.visible import look, spelled
 
 
@@ -26,6 +27,7 @@ def read_table(
     Raises:
         UserError: the file cannot be read, a column is there twice, or its type is none that it can have.
     """
+    check_regular(path)
     try:
         if path.suffix == ".parquet":
             stored = ArrowFile(path)
@@ -46,7 +48,17 @@ def read_table(
     except UnicodeError:
         raise UserError(f"{path}: is not a text in UTF-8; save it as CSV in UTF-8") from None
     except (ValueError, OSError, csv.Error) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: cannot be read: {_in_words(error)}") from None
+
+
+def _in_words(error: Exception) -> str:
+    """What pandas or the system says, without what is for programmers."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = str(error).splitlines()[0].removeprefix("Error tokenizing data. C error: ")
+    if said.startswith("EOF inside string"):
+        return f"a quotation mark is not closed, from row{said.rpartition('row')[2]} on"
+    return said
 
 
 def arrow_table(
