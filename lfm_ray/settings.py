@@ -103,7 +103,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 LONGEST_SHOWN = 200  # characters of a value
 MOST_BITS = 64
-LARGEST_FILE = 10 * 2**20  # bytes
+LARGEST_FILE = 2 * 2**20  # bytes; of twice as many keys as are read
 DEEPEST = 50  # settings are nested five deep
 MOST_NODES = 100_000  # keys and values, each alias counted as what it stands for
 
@@ -203,13 +203,13 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {item}: write it as path.to.setting=value")
+            raise UserError(f"--set {item[:LONGEST_SHOWN]}: write it as path.to.setting=value")
         try:
             read = read_text(value)
             trust.ask(read)
             changes[in_full(key.strip()) if isinstance(read, str) else key.strip()] = read
         except (yaml.YAMLError, ValueError):
-            raise UserError(f"--set {item}: the value is not valid YAML") from None
+            raise UserError(f"--set {item[:LONGEST_SHOWN]}: the value is not valid YAML") from None
     return changes
 
 
@@ -287,6 +287,8 @@ def _explain(
         message = f"unknown setting{nearest(keys[-1], fields)}"
     elif first["type"] == "unknown_part":
         message = first["msg"]
+    elif first["type"] == "model_type":
+        message = f"must be a section, with settings of its own (it is {_short(first['input'])})"
     elif first["type"] == "missing":
         message = "is missing and has no default"
     else:

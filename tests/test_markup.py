@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_sweep import make_sweep
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +22,7 @@ from lfm_ray.cli import run
 from lfm_ray.errors import UserError
 from lfm_ray.report.cells import latex, markdown
 from lfm_ray.report.outcome import print_outcome
+from lfm_ray.report.plots import plain_text
 
 SOURCES = sorted(Path(lfm_ray.__file__).parent.rglob("*.py"))
 HOSTILE = "[/v2] [red]x [link=y] \\[b]"
@@ -76,6 +79,15 @@ def test_names_do_not_break_tables_of_markdown_and_latex() -> None:
     assert text.startswith(r"% title\n\input{x}") and len(text.splitlines()) == 8
     assert r"a|b \& \$x\$ \textbackslash{}foo\{\#1\} & 50 \% $\pm$ 1 \\" in text
     assert r"a\_b\textasciitilde{}\textasciicircum{}<i>[x](y)" in text
+
+
+def test_letters_that_a_font_lacks_are_no_warnings() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with plain_text():
+            figure = Figure()
+            figure.suptitle("\u72d7 $\\frac{")
+            figure.savefig(io.BytesIO(), format="png")
 
 
 def test_overlays_of_tensorboard_find_the_tags_of_any_modality() -> None:

@@ -102,7 +102,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("epochs: !!bool 7", "'7' is not a value of the type that is written before it"),
         (f"epochs: {'a' * 10**6}", r"it is 'aaa.*\.\.\."),
         ("a: \u00e9".encode("latin-1"), "is not a text in UTF-8"),
-        (b" " * (10 * 2**20 + 1), "is larger than 10 MiB; are these settings?"),
+        (b" " * (2 * 2**20 + 1), "is larger than 2 MiB; are these settings?"),
+        ("loss: 3", r"loss: must be a section, with settings of its own \(it is 3\)"),
     ],
 )
 def test_odd_values_are_told_shortly(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -123,3 +124,10 @@ def test_names_of_parts_are_found_in_a_long_text_at_once() -> None:
     began = time.process_time()
     assert trust.PART.findall(f"{'a' * 10**6} my_lab.methods:Tilt, x:Y") == ["my_lab.methods:Tilt", "x:Y"]
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("override", ["x" * 5000, f"epochs={'[' * 5000}", f"epochs={'9' * 5000}"])
+def test_a_long_override_is_told_shortly(override: str) -> None:
+    with pytest.raises(UserError, match="--set ") as raised:
+        load(RunConfig, None, [override])
+    assert len(str(raised.value)) < 400
