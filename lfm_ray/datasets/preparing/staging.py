@@ -19,7 +19,7 @@ from typing import Any
 
 from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, LINEAR_BASELINES, DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.files import LONGEST_NAME, check_within, write_atomically
+from lfm_ray.files import LONGEST_NAME, check_path, check_within, write_atomically
 from lfm_ray.storage import LOCK, hold
 from lfm_ray.visible import UNSHOWN
 
@@ -118,7 +118,8 @@ def check_replaceable(out: Path) -> None:
         raise UserError(f"--out {out.name[:80]}...: the name of a folder has at most {LONGEST_NAME} bytes; shorten it")
     if UNSHOWN.search(str(out)):
         raise UserError(f"--out {out}: has a character that is not UTF-8 or cannot be shown; choose another folder")
-    if out.is_symlink() and not _leads_somewhere(out):
+    check_path(out)
+    if out.is_symlink() and not out.exists():
         raise UserError(f"--out {out}: is a link that leads nowhere; remove it, or choose another folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -129,13 +130,6 @@ def check_replaceable(out: Path) -> None:
     foreign = sorted(item.name for item in out.iterdir() if item.name not in ours)
     if foreign:
         raise UserError(f"--out {out}: holds {foreign[0]}, which is not part of the dataset; choose another folder")
-
-
-def _leads_somewhere(link: Path) -> bool:
-    try:
-        return link.exists()
-    except OSError:  # it leads back to itself
-        return False
 
 
 def _files(card: DatasetCard) -> set[str]:
