@@ -164,9 +164,7 @@ def test_links_to_nowhere_and_foreign_folders_are_not_written(tmp_path: Path) ->
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "gone").symlink_to("nowhere")
     for name in ("loop", "gone"):
-        with pytest.raises(
-            UserError, match="is a link that leads nowhere|is no path that can be used: Too many levels"
-        ):
+        with pytest.raises(UserError, match=r"is a link that leads nowhere|Too many levels of symbolic"):
             check_replaceable(tmp_path / name)
     (tmp_path / "home").mkdir()
     os.mkfifo(tmp_path / "home" / "pipe")  # what lies in a foreign folder is not looked at
