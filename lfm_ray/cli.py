@@ -21,9 +21,12 @@ from lfm_ray.storage import working_folder
 
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
 # An object store gives no number.
+# What is wrong with a path that was given.
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 STORAGE_ERRORS = (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
+LONGEST_SHOWN = 200  # characters of a path
 MODULE = "python -m lfm_ray."  # how a command begins that is run as a module
 _began = MODULE  # how the command that is running began; lfm_ray.main says where it was another way
 
@@ -84,6 +87,8 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if said := own_parts.blamed(error):
             _stop(said, 2)
+        if wrong := _wrong_path(error):
+            _stop(wrong, 2)
         if not isinstance(error, OSError) or error.errno not in STORAGE_ERRORS:
             raise
         reason = error.strerror or str(error).splitlines()[0]
@@ -93,6 +98,18 @@ def run(main: Callable[[], None]) -> None:
         _say(str(error) or "interrupted; the same command goes on where it was")
         # Threads of Ray may still run, and the interpreter would end with a segmentation fault now and then.
         os._exit(status_of(error))
+
+
+def _wrong_path(error: Exception) -> str | None:
+    """What is wrong with a path that the user gave, or that a file names; None: the error is about something else."""
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS:
+        return f"{str(error.filename)[:LONGEST_SHOWN]}: is no path that can be used: {error.strerror}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of pathlib, until Python 3.12
+        link = str(error).partition("'")[2].rstrip("'")
+        return f"{link}: is a link that leads back to itself"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object[:LONGEST_SHOWN]}: is not a text in UTF-8; rename what is called so"
+    return None
 
 
 def command_line(command: str) -> str:
@@ -142,9 +159,11 @@ def _stop(message: str, status: int) -> None:
 
 
 def _say(message: str) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    text = Text.assemble(("error:", "bold red"), f" {message}")
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+    from lfm_ray.console import PlainConsole
+    from lfm_ray.visible import in_one_line
+
+    text = Text.assemble(("error:", "bold red"), f" {in_one_line(message)}")
+    PlainConsole(stderr=True, highlight=False, soft_wrap=True).print(text)
     sys.stdout.flush()

@@ -6,8 +6,10 @@ the new one, and nothing that lies under a name that could have been guessed is 
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +99,40 @@ def _check(folder: Path, root: Path) -> None:
             _check(Path(entry.path), root)
         elif not entry.is_file(follow_symlinks=False):
             raise UserError(f"{entry.path}: is neither a file nor a folder; remove it")
+
+
+def check_path(path: Path) -> None:
+    """Checks that a path can be one, whether there is anything or not.
+
+    Raises:
+        UserError: it is too long, goes in circles, or holds what no path can.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UserError(f"{str(path)[:LONGEST_NAME]}: is no path that can be used: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{str(path)[:LONGEST_NAME]!a}: is no path that can be used") from None
+
+
+def check_regular(path: Path) -> None:
+    """Checks that a path leads to a file, if to anything: of a pipe or a device nobody knows when it ends.
+
+    A pipe that the shell has made, `<(command)`, is read like a file.
+
+    Raises:
+        UserError: it is a pipe, a socket or a device.
+    """
+    check_path(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # opening it says more
+        return
+    if stat.S_ISFIFO(mode) and path.is_relative_to("/dev/fd"):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")
 
 
 def check_name(flag: str, name: str) -> str:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lfm_ray import trust
 from lfm_ray.checksums import is_seal_right
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_regular
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 Overrides = Sequence[str] | Mapping[str, Any]  # `--set` of a command, or `settings` of a function
@@ -72,12 +73,14 @@ def build(
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping at the top of a YAML file, read by the safe loader."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
         content = read_text(text)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -98,6 +101,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+LONGEST_SHOWN = 200  # characters of a value
+MOST_BITS = 64
+LARGEST_FILE = 2 * 2**20  # bytes; of twice as many keys as are read
 DEEPEST = 50  # settings are nested five deep
 MOST_NODES = 100_000  # keys and values, each alias counted as what it stands for
 
@@ -127,6 +133,22 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """An integer, of 64 bits at most: Python reads longer ones, and cannot write those of 4,300 digits."""
+        mark = node.start_mark
+        try:
+            value: int = super().construct_yaml_int(node)  # type: ignore[no-untyped-call]
+        except ValueError:
+            said = f"{str(node.value)[:60]!r} is no whole number that can be read"
+            raise yaml.constructor.ConstructorError(None, None, said, mark) from None
+        if value.bit_length() > MOST_BITS:
+            said = f"a whole number has at most {MOST_BITS} bits"
+            raise yaml.constructor.ConstructorError(None, None, said, mark)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
 
 def read_text(text: str) -> Any:
     """What a YAML text holds.
@@ -143,8 +165,20 @@ def read_text(text: str) -> Any:
         return None if node is None else loader.construct_document(node)
     except (RecursionError, OverflowError, TypeError, AttributeError) as error:  # what PyYAML makes of odd texts
         raise ValueError(str(error)) from None
+    except KeyError as error:  # !!bool 7
+        raise ValueError(f"{error} is not a value of the type that is written before it") from None
     finally:
         loader.dispose()
+
+
+def _text_of(path: Path) -> str:
+    """The content of a file of settings, which nobody writes by the megabyte."""
+    check_regular(path)
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path}: is larger than {LARGEST_FILE / 2**20:g} MiB; are these settings?")
+    return content.decode("utf-8")
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -169,13 +203,13 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {item}: write it as path.to.setting=value")
+            raise UserError(f"--set {item[:LONGEST_SHOWN]}: write it as path.to.setting=value")
         try:
             read = read_text(value)
             trust.ask(read)
             changes[in_full(key.strip()) if isinstance(read, str) else key.strip()] = read
         except (yaml.YAMLError, ValueError):
-            raise UserError(f"--set {item}: the value is not valid YAML") from None
+            raise UserError(f"--set {item[:LONGEST_SHOWN]}: the value is not valid YAML") from None
     return changes
 
 
@@ -253,6 +287,8 @@ def _explain(
         message = f"unknown setting{nearest(keys[-1], fields)}"
     elif first["type"] == "unknown_part":
         message = first["msg"]
+    elif first["type"] == "model_type":
+        message = f"must be a section, with settings of its own (it is {_short(first['input'])})"
     elif first["type"] == "missing":
         message = "is missing and has no default"
     else:
@@ -260,9 +296,18 @@ def _explain(
         message = f"{text[0].lower()}{text[1:]}"
         named = isinstance(first["input"], str) and ":" in first["input"] and first["input"] in message
         if not named and not isinstance(first["input"], (dict, list, Settings)):
-            message += f" (it is {first['input']!r})"
+            message += f" (it is {_short(first['input'])})"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{_where(dotted, keys, source, changed)}{dotted or 'settings'}: {message}{more}"
+
+
+def _short(value: Any) -> str:
+    """A value for a message, of which its beginning is enough."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _where(dotted: str, keys: Sequence[str], source: Path | None, changed: Mapping[str, Any]) -> str:

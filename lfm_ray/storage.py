@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_ray.errors import TrainingFailed, UserError
-from lfm_ray.files import appending, without_links, written_anew
+from lfm_ray.files import appending, check_path, without_links, written_anew
 
 Result = TypeVar("Result")
 
@@ -45,9 +45,10 @@ def working_folder(text: str) -> Path:
     """The folder in which this node works for `text`, a folder or a URI.
 
     Raises:
-        UserError: the URI has another scheme, or contains a key or settings.
+        UserError: the URI has another scheme, or contains a key or settings; or there can be no such path.
     """
     if "://" not in text:
+        check_path(Path(text))
         return Path(text)
     uri = urlsplit(text)
     if uri.scheme not in SCHEMES or not uri.netloc:

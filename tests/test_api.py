@@ -5,7 +5,7 @@ Trials and runs take place in this process; in the slow tier, in workers as well
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import media_files
@@ -17,6 +17,7 @@ import yaml
 from synthetic import write_dataset
 
 import lfm_ray
+from lfm_ray.errors import UserError
 from lfm_ray.report.loaded_run import LoadedRun
 from lfm_ray.report.loaded_sweep import LoadedSweep
 from lfm_ray.search.spaces.space import Space
@@ -202,3 +203,24 @@ def test_a_file_that_the_settings_were_written_to_is_read(
     assert run.folder.name.startswith("my-")
     assert run.config == sweep.best.model_copy(update={"epochs": 1})
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["epochs"] == 1
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "/".join(["y" * 100] * 45), "loop", "nul\0"])
+def test_a_path_that_cannot_be_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    calls: list[Callable[[], object]] = [
+        lambda: lfm_ray.prepare(path, image="image", out="out"),
+        lambda: lfm_ray.prepare("m.csv", image="image", out=path),
+        lambda: lfm_ray.prepare(folders=path, image="image", out="out"),
+        lambda: lfm_ray.load(path), lambda: lfm_ray.load_sweep(path), lambda: lfm_ray.load_run(path),
+    ]  # fmt: skip
+    said = r"is no path that can be used|at most 200 bytes|cannot be shown|leads nowhere"
+    for call in calls:
+        with pytest.raises(UserError, match=said):
+            call()
+
+
+def test_an_unknown_target_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--target class: unknown; did you mean classes"):
+        lfm_ray.prepare("m.csv", image="image", out=tmp_path / "out", target="class")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -122,3 +123,28 @@ def test_a_search_space_is_found_by_its_name_from_any_folder(tmp_path: Path, mon
             space_file(name)
     with pytest.raises(UserError, match="shipped search spaces: alpha_schedule, ave, "):
         space_file("zzz")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("x" * 300, "is no path that can be used: File name too long"),
+        ("/".join(["y" * 100] * 45), "is no path that can be used: File name too long"),
+        ("loop", "is a link that leads back to itself|is no path that can be used: Too many levels of symbolic links"),
+        ("\udcff", "is not a text in UTF-8"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, said: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+
+    def look() -> None:
+        path.encode()
+        (tmp_path / path).exists()
+        (tmp_path / path).resolve(strict=True)
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(look)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and re.search(said, line) and len(line) < 400

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from lfm_ray import trust
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.errors import UserError
@@ -87,3 +90,44 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, said: li
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load(RunConfig, tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: 0x" + "f" * 5000, r"run\.yaml, line 1: not valid YAML: a whole number has at most 64 bits"),
+        ("epochs: 0b" + "1" * 100_000, "a whole number has at most 64 bits"),
+        ("epochs: " + "9" * 5000, r"line 1: not valid YAML: '999.*' is no whole number that can be read"),
+        ("epochs: !!int ten", "'ten' is no whole number that can be read"),
+        ("epochs: !!bool 7", "'7' is not a value of the type that is written before it"),
+        (f"epochs: {'a' * 10**6}", r"it is 'aaa.*\.\.\."),
+        ("a: \u00e9".encode("latin-1"), "is not a text in UTF-8"),
+        (b" " * (2 * 2**20 + 1), "is larger than 2 MiB; are these settings?"),
+        ("loss: 3", r"loss: must be a section, with settings of its own \(it is 3\)"),
+    ],
+)
+def test_odd_values_are_told_shortly(tmp_path: Path, text: str | bytes, said: str) -> None:
+    (tmp_path / "run.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=said) as raised:
+        load(RunConfig, tmp_path / "run.yaml")
+    assert len(str(raised.value)) < 1000
+
+
+def test_settings_are_not_read_from_pipes_and_devices(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(UserError, match="is neither a file nor a folder, but a pipe, a socket or a device"):
+            load(RunConfig, path)
+
+
+def test_names_of_parts_are_found_in_a_long_text_at_once() -> None:
+    began = time.process_time()
+    assert trust.PART.findall(f"{'a' * 10**6} my_lab.methods:Tilt, x:Y") == ["my_lab.methods:Tilt", "x:Y"]
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("override", ["x" * 5000, f"epochs={'[' * 5000}", f"epochs={'9' * 5000}"])
+def test_a_long_override_is_told_shortly(override: str) -> None:
+    with pytest.raises(UserError, match="--set ") as raised:
+        load(RunConfig, None, [override])
+    assert len(str(raised.value)) < 400

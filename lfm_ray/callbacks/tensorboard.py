@@ -5,6 +5,7 @@ The driver writes what trials report, so it does not matter which node they run 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -55,7 +56,7 @@ def layout(modalities: Collection[str], lead: str = "accuracy") -> dict[str, dic
     """The layout of the Custom Scalars page: alpha(t) of all runs beside their accuracies."""
 
     def overlay(*tags: str) -> list[Any]:
-        return ["Multiline", [f"^{tag}$" for tag in tags]]
+        return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]  # a modality may be called a+b
 
     of_classes = {
         "contributions": {f"Shapley value of {name}": overlay(f"val/{name}/shapley") for name in modalities}

@@ -31,7 +31,7 @@ from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import DatasetCard, sha256
 from lfm_ray.errors import UserError
 from lfm_ray.export.embedders import embedder_files, write_embedders
-from lfm_ray.files import check_within
+from lfm_ray.files import check_path, check_within
 from lfm_ray.models.classifier import MultimodalClassifier
 from lfm_ray.models.encoders import EncoderSettings
 from lfm_ray.models.encoders.auto import AutoSettings
@@ -74,6 +74,7 @@ class ModelCard(Settings):
 
 def check_free(out: Path) -> None:
     """Raises a UserError unless `out` can become a new folder."""
+    check_path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out}: already exists; choose another folder, or remove this one")
 
@@ -164,6 +165,7 @@ def read_card(folder: Path) -> ModelCard:
         UserError: it is missing or has another format.
     """
     how = f"make one with: python -m lfm_ray.export RUN --out {folder}"
+    check_path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; {how}")
     check_within(folder)

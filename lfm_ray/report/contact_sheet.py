@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,13 +14,13 @@ from lfm_ray.datasets.media.text import BYTE_VALUES
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import ModalityCard, Shards
 from lfm_ray.files import written_anew
-from lfm_ray.report.plots import PLAIN_TEXT
+from lfm_ray.report.plots import plain_text
 
 COLUMNS = 8
 HEIGHTS = {"text": 0.5, "video": 0.8}  # inches; other kinds: 1.6
 
 
-@matplotlib.rc_context(PLAIN_TEXT)
+@plain_text()
 def contact_sheet(shards: Shards, path: Path, split: str = "train") -> None:
     """Writes a PNG with `COLUMNS` samples of `split`, of as many classes as possible, one row per modality."""
     card = shards.card

@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,7 @@ from lfm_ray.models.classifier import MultimodalClassifier, Outputs
 from lfm_ray.models.encoders import default_encoder
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
-from lfm_ray.report.plots import PLAIN_TEXT
+from lfm_ray.report.plots import plain_text
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.study.arms import strategy_name
@@ -288,7 +287,7 @@ def _batch(shards: Shards, config: RunConfig, chosen: Sequence[tuple[str, int]])
     return Batch({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, torch.cat(labels))
 
 
-@matplotlib.rc_context(PLAIN_TEXT)
+@plain_text()
 def gradcam_figure(
     kept: Sequence[Kept],
     samples: Sequence[str],

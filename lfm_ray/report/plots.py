@@ -5,7 +5,9 @@ On the page, `page.js` draws the same `Plot`, so that it fits any screen and hov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,18 @@ from lfm_ray.files import write_atomically, written_anew
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#6a3d9a"]
 DARK_COLOURS = ["#4aa3f0", "#ff8a4a", "#2fcf9f", "#f0a6d0", "#d8ab66", "#ffc34d", "#9ad8ff", "#b79ae8"]
 
-PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}  # a $ in the name of a class or modality is a plain $
+
+@contextmanager
+def plain_text(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Figures with names of users in them: a $ is a plain $, and letters that the font lacks are boxes, not warnings.
+
+    settings: further ones of matplotlib.
+    """
+    given: dict[Any, Any] = {**(settings or {}), "text.parse_math": False}
+    with warnings.catch_warnings(), matplotlib.rc_context(given):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
 
 POINTS = 60_000  # per figure; with more, the page would exceed 5 MB
 
@@ -178,7 +191,7 @@ class Bars:
 
 def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
     """The plot as a matplotlib figure, independent of the backend."""
-    with matplotlib.rc_context(PLAIN_TEXT):
+    with plain_text():
         figure = Figure(figsize=(10, 4.2) if isinstance(plot, Plot) and plot.axes else (6.4, 4.2))
         axes = figure.subplots()
         plot.draw(axes, groups)
@@ -190,7 +203,7 @@ def figure_of(plot: Plot | Bars, groups: Sequence[str]) -> Figure:
 
 def save_panels(plots: Sequence[Plot], groups: Sequence[str], path: Path) -> None:
     """Writes plots that share their x axis as one PNG, two per row, with one legend below."""
-    with matplotlib.rc_context(PLAIN_TEXT):
+    with plain_text():
         lines = -(-len(plots) // 2)
         figure = Figure(figsize=(9, 3.1 * lines))
         grid = list(figure.subplots(lines, 2, sharex=True, squeeze=False).flat)
@@ -216,7 +229,7 @@ def write(name: str, folder: Path, data: pd.DataFrame, make: Callable[[], Figure
     """Writes NAME.csv, NAME.png and NAME.svg; calls `make` with the matplotlib settings of all our figures."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, **PLAIN_TEXT}):
+    with plain_text({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
         figure = make()
         with written_anew(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=130, bbox_inches="tight")

@@ -6,11 +6,10 @@ import io
 import math
 import re
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lfm_ray.report.plots import PLAIN_TEXT
+from lfm_ray.report.plots import plain_text
 from lfm_ray.reproduce.ranking import Ranking
 
 INK = "#1c2128"  # no other colour is drawn; on the page it is that of the text
@@ -23,7 +22,7 @@ def critical_difference_figure(ranking: Ranking) -> Figure:
     left = (k + 1) // 2
     top = -0.3 - BAR * len(ranking.groups)
     bottom = top - ROW * (left + 0.4)
-    with matplotlib.rc_context(PLAIN_TEXT):
+    with plain_text():
         figure = Figure(figsize=(9, 0.42 * (2.2 - bottom)))
         axes = figure.add_axes((0.2, 0, 0.6, 1))
         margin = 0.02 * max(1, k - 1)
@@ -65,7 +64,7 @@ def _label(axes: Axes, name: str, rank: float, y: float, to_the_left: bool, k: i
 def inline_svg(figure: Figure) -> str:
     """A figure as SVG for a page, in the colour of its text; labels are escaped by matplotlib."""
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "page", **PLAIN_TEXT}):
+    with plain_text({"svg.fonttype": "none", "svg.hashsalt": "page"}):
         figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     body = text.getvalue()
     body = re.sub(r"<metadata>.*?</metadata>", "", body[body.index("<svg") :], flags=re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from lfm_ray.datasets.preparing.sources import kinds_of, of_dataset, of_folders,
 from lfm_ray.datasets.preparing.staging import check_replaceable
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.errors import UserError
-from lfm_ray.settings import Overrides, load
+from lfm_ray.settings import Overrides, load, nearest
 
 
 def prepare(
@@ -39,6 +40,8 @@ def prepare(
     """Makes the shards `out`; also returns whether anything had to be done. For the rest see `lfm_ray.prepare`."""
     if sum(source is not None for source in (manifest, dataset, folders)) != 1:
         raise UserError("give a manifest, --folders ROOT or --dataset NAME, and --out FOLDER")
+    if target not in get_args(TargetKind):
+        raise UserError(f"--target {target}: unknown{nearest(str(target), get_args(TargetKind))}")
     kinds = kinds_of(columns)
     check_replaceable(out)
     if dataset is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import resource
+import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import media_files
 import numpy as np
@@ -13,8 +15,13 @@ import pytest
 import soundfile
 from PIL import Image
 
+from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.media import audio, containers, features, pictures, text, video
 from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.preparing.config import PrepareConfig
+from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card
+from lfm_ray.datasets.preparing.manifest import Row
+from lfm_ray.errors import UserError
 
 
 def test_an_array_whose_header_claims_terabytes_is_refused_at_once(tmp_path: Path) -> None:
@@ -103,3 +110,88 @@ def test_a_picture_of_too_many_pixels_is_named(tmp_path: Path, monkeypatch: pyte
     Image.new("L", (11, 10)).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match="has 11 x 10 pixels, more than the 100"):
         pictures.load_image(str(tmp_path / "large.png"), pictures.ImageSettings(size=4, channels=1))
+
+
+@pytest.mark.parametrize(
+    ("rate", "wanted"), [(11_289_857, 16_000), (999_983, 16_000), (15_999_728, 16_000), (7, 999_983)]
+)
+def test_no_pair_of_rates_needs_a_kernel_of_gigabytes(rate: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, int]] = []
+
+    def resample(waveform: np.ndarray, up: int, down: int) -> np.ndarray:
+        taken.append((up, down))
+        return waveform
+
+    monkeypatch.setattr("scipy.signal.resample_poly", resample)
+    audio._resampled(np.zeros(10, np.float32), rate, wanted)
+    ((up, down),) = taken
+    assert max(up, down) <= 500_000 and abs(up / down / (wanted / rate) - 1) < 3e-6
+
+
+def _npz(path: Path, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", content)
+    return path
+
+
+def test_archives_that_cannot_be_unpacked_are_named(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    np.save(file, np.arange(4))
+    whole = _npz(tmp_path / "whole.npz", file.getvalue()).read_bytes()
+    local, central = whole.find(b"PK\3\4"), whole.find(b"PK\1\2")
+    changes = {"cut": {}, "altered": {60: whole[60] ^ 255}, "method": {local + 8: 99, central + 10: 99},
+               "encrypted": {local + 6: 1, central + 8: 1}}  # fmt: skip
+    for name, bytes_at in changes.items():
+        altered = bytearray(whole[:-30] if name == "cut" else whole)
+        for place, value in bytes_at.items():
+            altered[place] = value
+        (tmp_path / f"{name}.npz").write_bytes(altered)
+        with pytest.raises(ValueError, match=r"is damaged: it is a \.npz archive that cannot be unpacked"):
+            features.load(str(tmp_path / f"{name}.npz"))
+
+
+@pytest.mark.parametrize("kind", ["<U100000", "|V100000", "|S100000", "|O"])
+def test_the_type_of_a_compressed_array_is_looked_at_before_it_is_unpacked(tmp_path: Path, kind: str) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": kind, "fortran_order": False, "shape": (2**20,)})
+    path = _npz(tmp_path / "x.npz", head.getvalue())
+    with pytest.raises(ValueError, match=r"holds Python objects|is not a \.npy file with an array of real numbers"):
+        features.load(str(path))
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_an_array_without_numbers_is_none(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(shape))
+    np.savez(tmp_path / "x.npz", np.zeros(shape))
+    for name in ("x.npy", "x.npz"):
+        for read in (features.load, features.header):
+            with pytest.raises(ValueError, match="holds no numbers: its shape is"):
+                read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("image", {"image": {"size": 100_000, "channels": 3}}),
+        ("video", {"video": {"frames": 10**9, "size": 224}}),
+        ("text", {"text": {"length": 10**12}}),
+        ("audio", {"audio": {"sample_rate": 16_000, "seconds": 1e6}}),
+        ("audio", {"audio": {"sample_rate": 16_000, "seconds": 1e6, "hop": 10**9}, "storage": {"x": "waveform"}}),
+        ("feature", {"feature": {"shape": [2**20, 2**20]}}),
+    ],
+)
+def test_settings_that_make_a_sample_too_large_are_refused(kind: Kind, settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"{kind}: a sample of x would take .* GiB .*, more than 1 GiB"):
+        modality_card("x", kind, PrepareConfig.model_validate(settings))
+
+
+def test_what_libraries_say_of_odd_files_is_not_shown(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(100)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif)
+    np.save(tmp_path / "x.npy", np.full(4, 1e300))
+    config = PrepareConfig.model_validate({"image": {"size": 4, "channels": 3}, "feature": {"shape": [4]}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode(Row("0", 0, {"x": str(tmp_path / "x.jpg")}), "x", "image", config)
+        with pytest.raises(BrokenMedia, match="not finite"):
+            decode(Row("0", 0, {"x": str(tmp_path / "x.npy")}), "x", "feature", config)

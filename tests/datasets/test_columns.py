@@ -12,6 +12,7 @@ from PIL import Image
 
 import lfm_ray
 from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing import resolving
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import decode, modality_card
 from lfm_ray.datasets.preparing.manifest import Row, read_manifest
@@ -132,3 +133,14 @@ def test_features_are_standardised_entry_by_entry(tmp_path: Path, ray_local: Non
     np.testing.assert_allclose(standard.std(dim=(0, 1), correction=0), [1, 1, 0], atol=1e-4)
     whole = FeatureEncoder(card.model_copy(update={"means": [], "stds": []}), 4, 5)  # of shards without them
     assert (whole.mean.item(), whole.std.item()) == pytest.approx((card.mean, card.std))
+
+
+def test_odd_files_that_stand_together_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 odd files of 1,000, the first ones or the last ones: the majority of all decides."""
+    rows = [Row(str(number), 0, {"f": str(number), "s": str(number), "i": str(number)}) for number in range(1000)]
+    for odd in (range(100), range(900, 1000)):
+        monkeypatch.setattr(resolving.features, "header", lambda path, odd=odd: [3] if int(path) in odd else [4])
+        monkeypatch.setattr(resolving.audio, "header", lambda path, odd=odd: (4000 if int(path) in odd else 8000, 1.0))
+        monkeypatch.setattr(resolving.pictures, "image_header", lambda path, odd=odd: (8, 3 if int(path) in odd else 1))
+        found = resolve(PrepareConfig(), {"f": "feature", "s": "audio", "i": "image"}, rows)
+        assert (found.feature.shape, found.audio.sample_rate, found.image.channels) == ([4], 8000, 1)

@@ -176,3 +176,59 @@ def test_labels_that_only_an_altered_file_can_have(
     (tmp_path / CARD).write_text(card.to_json())
     with pytest.raises(UserError, match=said):
         Shards(tmp_path).arrays("train", [])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a", "A"), ("\u00e9", "e\u0301"), ("a", "\uff41"), ("a", "a\u200b"), ("a", "a\ufe0f"), ("ab", "a\u034fb"),
+     ("a", "a\u3164"), ("a", "a\u2800"), ("a b", "a\u00a0b"), ("a-b", "a\u2011b"), ("a-b", "a\u2013b"),
+     ("-1", "\u22121"), ("it's", "it\u2019s"), ("1", "1.0"), ("01", "1"), ("1e3", "1000"), ("0", "-0"),
+     ("1", "\u0661")],
+)  # fmt: skip
+@pytest.mark.parametrize("target", ["classes", "multilabel"])
+def test_labels_that_look_the_same_are_named(one: str, other: str, target: TargetKind) -> None:
+    with pytest.raises(UserError, match="differ only in how they are written; make them one, or rename one"):
+        manifest([one, other, "c", one], target, "tttv")
+
+
+def test_labels_that_differ_a_little_are_two() -> None:
+    for one, other in (
+        ("a", "b"),
+        ("9007199254740993", "9007199254740992"),
+        ("a.", "a"),
+        ("1_0", "10"),
+        ("1e99999", "2"),
+    ):
+        assert len(manifest([one, other, one], "classes", "ttv").classes) == 2
+
+
+def test_classes_that_a_dataset_names_twice_are_one_and_their_order_is_always_the_same() -> None:
+    table = pd.DataFrame({"words": list("abc"), "label": ["b", "a", "b"], "split": ["train", "train", "val"]})
+    found = check_manifest(Path("m.csv"), table, {"words": "text"}, classes=["b", "a", "b"])
+    assert found.classes == ["b", "a"]
+    assert manifest(["nan", "2", "10", "2"], "classes", "tttv").classes == ["10", "2", "nan"]
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b[31m", "\x07", "\u2028", "\u202e", "\x85"])
+def test_characters_that_steer_a_terminal_are_in_no_label_and_no_id(character: str) -> None:
+    (bad,) = manifest(["a", "b", f"x{character}y", "a"], "classes", "tttv").bad
+    assert bad.reason.startswith("has a character that cannot be shown") and bad.value.isprintable()
+    table = pd.DataFrame({"words": list("abcd"), "label": list("abaa"), "split": ["train", "train", "val", "val"]})
+    (bad,) = check_manifest(Path("m.csv"), table.assign(id=["1", "2", f"3{character}4", "5"]), {"words": "text"}).bad
+    assert bad.column == "id" and bad.id.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (["a", None], "is a list with an empty label in it"),
+        (["a", ""], "is a list with an empty label in it"),
+        ([float("nan")], "is a list with an empty label in it"),
+        (["a;b"], "is a list that holds 'a;b', and ; and | separate labels; rename it"),
+        ([["a"]], "is a list that holds a list where a text or a number belongs"),
+        ({"a": 1}, "holds a structure where a label, or a list of labels, belongs"),
+    ],
+)
+def test_lists_of_labels_with_something_else_in_them(label: object, reason: str) -> None:
+    found = manifest([["a", b"b"], {"b", "a"}, [1.0], label, ("a",)], "multilabel", "ttttv")
+    assert found.classes == ["1", "a", "b"] and [bad.reason for bad in found.bad] == [reason]

@@ -181,3 +181,63 @@ def test_a_full_disk_is_not_the_fault_of_a_row(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Cell, "copy_to", full)
     with pytest.raises(UserError, match="is full; let TMPDIR name a folder with more space"):
         prepared(manifest, config, tmp_path / "out")
+
+
+def test_bytes_in_a_dictionary_are_bytes(tmp_path: Path) -> None:
+    words = pa.array([f"w{number}".encode() for number in range(ROWS)]).dictionary_encode()
+    images = pa.array(pictures(tmp_path)).dictionary_encode()
+    manifest = manifest_of(tmp_path, {"t": "text", "i": "image"}, t=words, i=images)
+    assert not manifest.bad and manifest.splits["train"][2].values["t"] == "w2"
+    assert prepared(manifest, CONFIG, tmp_path / "out").arrays("train")[0]["i"].shape == (4, 1, 8, 8)
+
+
+def test_whole_numbers_beside_nulls_stay_what_they_are(tmp_path: Path) -> None:
+    ids = pa.array([2**53, 2**53 + 1, 2**53 + 2, None, 1, 2])
+    manifest = manifest_of(tmp_path, {"t": "text"}, id=ids, t=pa.array(["x"] * ROWS))
+    assert [row.id for row in manifest.splits["train"]] == [str(2**53), str(2**53 + 1), str(2**53 + 2)]
+    assert [bad.reason for bad in manifest.bad] == ["is empty"]
+
+
+GAPS = pa.ExtensionArray.from_storage(TENSOR, pa.array([[1.0, None, 3.0]] * ROWS, pa.list_(pa.float32(), 3)))
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (GAPS, "holds lists of something else than numbers, or gaps in them"),
+        (pa.array([[1.0, None]] * ROWS), "holds lists of something else than numbers, or gaps in them"),
+        (pa.array([[]] * ROWS, pa.list_(pa.float32())), r"holds no numbers: its shape is \[0\]"),
+        (pa.array([b"no array"] * ROWS), 'is text, not media; it begins "no array"'),
+    ],
+)
+def test_numbers_that_are_not_there_are_named(tmp_path: Path, column: pa.Array, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"no training file of f can be read as .npy; .*row 0, f, {reason}"):
+        prepared(manifest_of(tmp_path, {"f": "feature"}, f=column), CONFIG, tmp_path / "out")
+
+
+def test_structures_with_two_fields_of_bytes_are_refused(tmp_path: Path) -> None:
+    images = pa.array(pictures(tmp_path))
+    column = pa.StructArray.from_arrays([images, images], ["bytes", "bytes"])
+    with pytest.raises(UserError, match="column 'i' holds structures of bytes, bytes; image is read from"):
+        manifest_of(tmp_path, {"i": "image"}, i=column)
+
+
+SEVERAL = [["a", "b"], ["a"], ["b"], [], ["a"], ["b"]]
+OF_LISTS = [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_view(pa.string()), pa.list_(pa.binary()),
+            pa.list_(pa.dictionary(pa.int8(), pa.string()))]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_LISTS)
+def test_several_labels_in_lists_of_all_kinds(tmp_path: Path, kind: pa.DataType) -> None:
+    pq.write_table(
+        pa.table({"label": pa.array(SEVERAL, kind), "split": SPLIT, "t": ["x"] * ROWS}), tmp_path / "m.parquet"
+    )
+    manifest = read_manifest(tmp_path / "m.parquet", {"t": "text"}, target="multilabel")
+    assert manifest.classes == ["a", "b"] and not manifest.bad
+    assert [np.asarray(row.label).tolist() for row in manifest.splits["train"]] == [[1, 1], [1, 0], [0, 1], [0, 0]]
+
+
+def test_an_unknown_time_zone_is_named(tmp_path: Path) -> None:
+    times = pa.array(range(ROWS), pa.timestamp("us", tz="Nowhere/There"))
+    with pytest.raises(UserError, match="a column of times has an unknown time zone"):
+        manifest_of(tmp_path, {"t": "text"}, t=times)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,26 @@ def test_ranges_are_looked_at_when_a_trial_has_ended_and_not_at_every_draw(
     searcher.on_trial_complete("one", {**row, "epoch": sweep.study.epochs(number)})
     searcher.suggest("three")
     assert looked == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[" * 100_000, r"line \d+: is damaged; put a copy"),
+        ('{"a": ' + "9" * 5000 + "}", r"line \d+: is damaged; put a copy"),
+        ('{"op_code": 99, "worker_id": "x"}', "is not the journal of a search: its records do not fit together; put a"),
+        ("", "is a folder, not the journal of a search; put a copy of it back"),
+    ],
+)
+def test_a_journal_that_is_none_is_told_in_words(tmp_path: Path, line: str, said: str) -> None:
+    journal = make_sweep(tmp_path / "sweep", trials=2, epochs=1).folder / "study.journal"
+    records = [json.loads(text) for text in journal.read_text().splitlines()]
+    for record in records:
+        record.pop("crc32", None)
+    journal.unlink()
+    if line:
+        journal.write_text("".join(f"{text}\n" for text in [*map(json.dumps, records), line]))
+    else:
+        journal.mkdir()
+    with pytest.raises(UserError, match=rf"study\.journal.*{said}"):
+        Sweep.open(journal.parent).trials()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -100,19 +100,26 @@ def samples(settings: AudioSettings) -> int:
 
 
 LONGEST_KERNEL = 2000  # torchaudio's, in phases; it has as many as one rate without the common divisor of both
+LARGEST_KERNEL = 2**25  # numbers: phases times the other rate without it
+LONGEST_FILTER = 500_000  # of SciPy's filter, which has 20 times as many numbers as the larger part of the ratio
 
 
 def _resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """A waveform at another rate.
 
     torchaudio's kernel grows with the product of both rates without their common divisor: from 44,101 to 16,000 Hz it
-    takes gigabytes. For such pairs it is SciPy's polyphase filter, which needs no more than the sound itself.
+    takes gigabytes. For such pairs it is SciPy's polyphase filter, which needs no more than the sound itself; a ratio
+    of still larger numbers is rounded, by two millionths at most.
     """
-    common = math.gcd(rate, wanted)
-    if wanted // common > LONGEST_KERNEL:
+    ratio = Fraction(wanted, rate)
+    if ratio.numerator > LONGEST_KERNEL or ratio.numerator * ratio.denominator > LARGEST_KERNEL:
         from scipy.signal import resample_poly
 
-        return resample_poly(waveform, wanted // common, rate // common).astype(np.float32)
+        if ratio.numerator > ratio.denominator:
+            ratio = 1 / (1 / ratio).limit_denominator(LONGEST_FILTER)
+        else:
+            ratio = ratio.limit_denominator(LONGEST_FILTER)
+        return resample_poly(waveform, ratio.numerator, ratio.denominator).astype(np.float32)
     import torch
     from torchaudio.functional import resample
 

@@ -61,7 +61,7 @@ def reason_of(error: Exception, path: str, kind: Kind) -> str:
         return "is a folder, not a file"
     if kind != "text" and (other := not_media(path)):
         return other
-    if type(error) is ValueError and _is_ours(error):
+    if type(error) is ValueError and is_ours(error):
         return (str(error).splitlines() or [""])[0] or UNREADABLE
     if kind != "text" and (other := _other_content(path)):
         return other
@@ -74,7 +74,7 @@ def reason_of(error: Exception, path: str, kind: Kind) -> str:
     return UNREADABLE
 
 
-def _is_ours(error: Exception) -> bool:
+def is_ours(error: Exception) -> bool:
     """Whether this package raised it; what libraries say is for programmers."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

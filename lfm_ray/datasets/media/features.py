@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
+from lfm_ray.datasets.media.content import is_ours
 from lfm_ray.settings import Settings
 
 
 class FeatureSettings(Settings):
     """Features extracted beforehand: one .npy file of numbers per sample."""
 
-    shape: list[int] | None = Field(None, description="shape of one sample; null: that of most training files")
+    shape: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="shape of one sample; null: that of most training files"
+    )
     length: int | None = Field(
         None,
         ge=1,
@@ -25,6 +30,9 @@ class FeatureSettings(Settings):
 
 
 MOST_NUMBERS = 2**28  # of a sample, 1 GiB
+NO_NUMBERS = "is not a .npy file with an array of real numbers"
+# What zipfile raises of archives that are cut, altered, encrypted or compressed in ways that it does not know.
+BROKEN_ARCHIVES = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError)
 
 
 def load(path: str) -> np.ndarray:
@@ -36,23 +44,27 @@ def load(path: str) -> np.ndarray:
     with open(path, "rb") as file:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise ValueError("is not a .npy file")
-    # Mapped, as a header may claim more than the file has, and than there is memory.
     try:
+        # Mapped, as a header may claim more than the file has, and than there is memory.
         array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(_in_words(str(error))) from None
-    if isinstance(array, np.lib.npyio.NpzFile):
-        with array:
-            _check_size(_shape_in(array))  # before it is unpacked: a few kilobytes can hold terabytes
-            try:
+        if isinstance(array, np.lib.npyio.NpzFile):
+            with array:
+                _check_size(_shape_in(array))  # before it is unpacked: a few kilobytes can hold terabytes
                 array = array[array.files[0]]
-            except (ValueError, EOFError) as error:
-                raise ValueError(_in_words(str(error))) from None
-    if isinstance(array, np.ndarray):
-        _check_size(array.shape)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
-        raise ValueError("is not a .npy file with an array of real numbers")
-    return array.astype(np.float32)
+    except BROKEN_ARCHIVES:
+        raise ValueError("is damaged: it is a .npz archive that cannot be unpacked") from None
+    except EOFError as error:
+        raise ValueError(_in_words(str(error))) from None
+    except ValueError as error:
+        if is_ours(error):
+            raise
+        raise ValueError(_in_words(str(error))) from None
+    _check_size(array.shape)
+    _check_type(array.dtype)
+    if array.ndim == 0:
+        raise ValueError(NO_NUMBERS)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is refused
+        return array.astype(np.float32)
 
 
 def _in_words(said: str) -> str:
@@ -64,8 +76,21 @@ def _in_words(said: str) -> str:
 
 
 def _check_size(shape: Sequence[int]) -> None:
+    _check_numbers(shape)
     if (numbers := math.prod(shape)) > MOST_NUMBERS:
         raise ValueError(f"holds {numbers:,} numbers, more than the {MOST_NUMBERS:,} of one sample")
+
+
+def _check_type(dtype: np.dtype[Any]) -> None:
+    if dtype.kind == "O":
+        raise ValueError("holds Python objects, not an array of numbers")
+    if dtype.kind not in "fiub":
+        raise ValueError(NO_NUMBERS)
+
+
+def _check_numbers(shape: Sequence[int]) -> None:
+    if math.prod(shape) == 0:
+        raise ValueError(f"holds no numbers: its shape is {list(shape)}")
 
 
 def _shape_in(archive: Any) -> list[int]:
@@ -81,9 +106,11 @@ def _shape_in(archive: Any) -> list[int]:
         try:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return list(read(file)[0])
+            shape, _, dtype = read(file)
         except ValueError:
             raise ValueError("holds no array of NumPy") from None
+    _check_type(dtype)
+    return list(shape)
 
 
 def padded(array: np.ndarray, length: int) -> np.ndarray:
@@ -99,5 +126,8 @@ def header(path: str) -> list[int]:
         zipped = file.read(2) == b"PK"
     if zipped:  # .npz
         with np.load(path, allow_pickle=False) as archive:
-            return _shape_in(archive)
-    return list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+            shape = _shape_in(archive)
+    else:
+        shape = list(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    _check_numbers(shape)
+    return shape

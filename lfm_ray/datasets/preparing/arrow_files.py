@@ -101,7 +101,7 @@ class ArrowFile:
         """
         for name in columns:
             kind = self.schema.field(name).type
-            if name in lists and pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
+            if name in lists and _is_list(kind) and not pa.types.is_nested(kind.value_type):
                 continue
             if pa.types.is_nested(kind) or isinstance(kind, pa.ExtensionType):
                 raise UserError(f"{self.path}: column {name!r} holds {_in_words(kind)}, not one text or number a row")
@@ -112,7 +112,8 @@ class ArrowFile:
                 batches = [batch.select(list(columns)) for batch in self._batches()]
                 table = pa.Table.from_batches(batches, pa.schema([self.schema.field(name) for name in columns]))
                 table.validate(full=True)
-            frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+            # Integers of a column with nulls as objects: as floats those above 2**53 would be others.
+            frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
         except DAMAGED as error:
             raise UserError(f"{self.path}: cannot be read: {_first_line(error)}") from None
         for name in columns:
@@ -174,7 +175,7 @@ class ArrowFile:
         if pa.types.is_struct(column.type):
             names = [column.type.field(index).name for index in range(column.type.num_fields)]
             there = compute.and_(there, column.field("bytes").is_valid())
-            paths = column.field("path") if "path" in names else None
+            paths = column.field("path") if names.count("path") == 1 else None
         for offset, full in enumerate(there.to_pylist()):
             if full:
                 yield Cell(str(self.path), size, name, first + offset)
@@ -239,7 +240,8 @@ class _Cursor:
                 raise IndexError(row) from None
         cell = self.piece.slice(row - self.first, 1)
         if isinstance(cell, pa.FixedShapeTensorArray):
-            return cell.to_numpy_ndarray()[0]
+            has_gaps = cell.storage.flatten().null_count  # whose numbers are whatever lies there
+            return cell.storage[0].as_py() if has_gaps else cell.to_numpy_ndarray()[0]
         found = cell[0].as_py()
         content = found.get("bytes") if isinstance(found, dict) else found
         self.read += len(content) if isinstance(content, bytes) else 0
@@ -262,10 +264,8 @@ def bytes_field(column: pa.DataType) -> pa.DataType | None:
     """The type of the bytes in a structure of bytes and path, as `datasets` stores pictures, sound and videos."""
     if not pa.types.is_struct(column):
         return None
-    for index in range(column.num_fields):
-        if column.field(index).name == "bytes" and _is_bytes(column.field(index).type):
-            return column.field(index).type
-    return None
+    found = [column.field(index).type for index in range(column.num_fields) if column.field(index).name == "bytes"]
+    return found[0] if len(found) == 1 and _is_bytes(found[0]) else None
 
 
 def _check_names(field: pa.Field) -> None:
@@ -276,6 +276,8 @@ def _check_names(field: pa.Field) -> None:
 
 
 def _is_bytes(column: pa.DataType) -> bool:
+    if pa.types.is_dictionary(column):
+        column = column.value_type
     return (
         pa.types.is_binary(column)
         or pa.types.is_large_binary(column)
@@ -289,9 +291,17 @@ def _is_numbers(column: pa.DataType) -> bool:
     if isinstance(column, pa.FixedShapeTensorType):
         return True
     depth = 0
-    while pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column):
+    while _is_list(column):
         column, depth = column.value_type, depth + 1
     return depth > 0 and (pa.types.is_floating(column) or pa.types.is_integer(column) or pa.types.is_boolean(column))
+
+
+def _is_list(column: pa.DataType) -> bool:
+    types = pa.types
+    return (
+        types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column)
+        or types.is_list_view(column) or types.is_large_list_view(column)
+    )  # fmt: skip
 
 
 def _in_words(column: pa.DataType) -> str:
@@ -300,7 +310,9 @@ def _in_words(column: pa.DataType) -> str:
         return f"structures of {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     if pa.types.is_map(column):
         return "maps"
-    return "tensors" if isinstance(column, pa.ExtensionType) else "lists"
+    if isinstance(column, pa.ExtensionType):
+        return "tensors"
+    return "lists" if _is_list(column) else f"values of Arrow's type {column}"
 
 
 def _decoded(value: object) -> object:
@@ -319,4 +331,6 @@ def _numbered(first: int, pieces: Iterator[pa.Array]) -> Iterator[tuple[int, pa.
 
 
 def _first_line(error: Exception) -> str:
+    if "zoneinfo" in str(error):  # what Arrow says of a time zone that Python does not know
+        return "a column of times has an unknown time zone"
     return (str(error).splitlines() or [type(error).__name__])[0]

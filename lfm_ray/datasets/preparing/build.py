@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lfm_ray.console import SILENT, moves
+from lfm_ray.console import SILENT, PlainConsole, moves
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_card
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
@@ -40,6 +40,7 @@ SHARDS = 64  # shards of a larger split, if they stay below SHARD_BYTES
 SHARD_BYTES = 128 * 2**20
 JPEG_RATIO = 8  # bytes of pixels per byte of JPEG, assumed only for the size of shards
 MOST_SHOWN = 20
+LONGEST_SHOWN = 200  # characters of a value
 RAY_STARTS = 8.0  # s that two cores compute until Ray has started and its workers have imported the decoders
 LONGEST_ALONE = 60.0  # s, whatever the reason; a disk may answer several at once more quickly
 TRIED, LONGEST_TRIAL = 16, 1.0  # rows, and s, that tell how long a job is
@@ -103,9 +104,9 @@ def build(
         UserError: `out` holds something else, a setting does not fit the media, or rows are bad.
     """
     check_replaceable(out)
-    console = SILENT
+    console: Console = SILENT
     if progress:
-        console = Console(stderr=True, markup=False, width=None if sys.stderr.isatty() else 100)
+        console = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else 100)
     if manifest.bad and not skip_bad:
         raise _stopped(manifest.bad, out, console)
     job = Job.of(manifest, config)
@@ -328,14 +329,14 @@ def _stopped(bad: Sequence[BadRow], out: Path, console: Console) -> UserError:
     for name in BadRow._fields:
         table.add_column(name, overflow="fold")
     for line in bad[:MOST_SHOWN]:
-        table.add_row(*line)
+        table.add_row(line.id, line.column, line.value[:LONGEST_SHOWN], line.reason)
     if len(bad) > MOST_SHOWN:
         table.add_row("...", "", "", f"{len(bad) - MOST_SHOWN} more")
     console.print(table)
     first = bad[0]
     return UserError(
-        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value}: {first.reason}; all are"
-        f" listed in {_listing(out)}; fix them, or leave them out with --skip-bad"
+        f"{len(bad)} rows cannot be used; the first: {first.id}: {first.column}: {first.value[:LONGEST_SHOWN]}:"
+        f" {first.reason}; all are listed in {_listing(out)}; fix them, or leave them out with --skip-bad"
     )
 
 

@@ -17,6 +17,7 @@ from lfm_ray.datasets.preparing import splits
 from lfm_ray.datasets.preparing.manifest import BadRow
 from lfm_ray.datasets.preparing.samples import Found, Parts, choose
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_path
 
 
 def read(root: Path, kinds: Mapping[str, Kind], allow_missing: bool = False) -> Found:
@@ -28,6 +29,7 @@ def read(root: Path, kinds: Mapping[str, Kind], allow_missing: bool = False) -> 
     Raises:
         UserError: there are no folders of classes, or some folders are splits and others are not.
     """
+    check_path(root)
     if not root.is_dir():
         raise UserError(f"--folders {root}: there is no such folder")
     above = _folders(root)

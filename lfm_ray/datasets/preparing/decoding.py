@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ from lfm_ray.datasets.preparing.embedded import path_of
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.datasets.shards import ModalityCard
 from lfm_ray.errors import UserError
+
+MOST_BYTES = 2**30  # of a sample in memory
 
 
 class BrokenMedia(Exception):
@@ -47,7 +51,8 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
     """
     value = row.values[name]
     try:
-        with path_of(value) as path:
+        with path_of(value) as path, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries say of odd files; what matters of it is an error
             array = _decoded(path, row, name, kind, config)
     except ValueError as error:  # what is embedded cannot be read
         raise BrokenMedia(str(value), str(error)) from error
@@ -74,7 +79,7 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
     """The card of a modality under resolved settings; its mean and std are still to be measured.
 
     Raises:
-        UserError: no sample can fit the settings, such as a window longer than a clip.
+        UserError: no sample can fit the settings, such as a window longer than a clip, or one would be too large.
     """
     storage = config.storage.get(name, "tensor")
     shape: list[Any]
@@ -100,6 +105,13 @@ def modality_card(name: str, kind: Kind, config: PrepareConfig) -> ModalityCard:
         vocabulary, padding = text.vocabulary_and_padding(settings)
     else:
         shape, dtype = [*(settings.shape or [])], np.dtype(np.float32)
+    for numbers, size in ((math.prod(shape), dtype.itemsize), (math.prod(stored_shape), 2)):
+        if numbers * size > MOST_BYTES:
+            sizes = " x ".join(map(str, shape))
+            raise UserError(
+                f"{kind}: a sample of {name} would take {numbers * size / 2**30:,.1f} GiB ({sizes}), more than"
+                f" {MOST_BYTES / 2**30:g} GiB; choose smaller settings"
+            )
     return ModalityCard(
         kind=kind, shape=shape, dtype=dtype.name, storage=storage, stored_shape=stored_shape, mean=0.0, std=0.0,
         vocabulary=vocabulary, padding=padding, sample_rate=sample_rate,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from lfm_ray.datasets.kinds import TargetKind
-from lfm_ray.datasets.preparing.row_checks import Problem
+from lfm_ray.datasets.preparing.row_checks import Problem, no_text
 from lfm_ray.errors import UserError
+from lfm_ray.visible import UNSHOWN, look, spelled
 
 SEPARATORS = re.compile(r"[;|]")
+LISTS = (list, tuple, set, frozenset, np.ndarray)
 NO_LABEL = ";"  # of a row that has none of the labels; an empty field is one that somebody forgot
 STRATA = 10  # of numbers, if each has as many rows
 
@@ -57,6 +58,8 @@ def _badly_written(text: pd.Series[str]) -> Iterator[Problem]:
     for number, label in text.items():
         if "\n" in label or "\r" in label:
             yield _row(number), "label", "has a line break; is there a quotation mark that is not closed?"
+        elif found := UNSHOWN.search(label):
+            yield _row(number), "label", f"has a character that cannot be shown, {found[0]!a}; remove it"
         elif label.startswith("[") and label.endswith("]") and "," in label:
             yield _row(number), "label", "is a list written as text; write dog;rain, with --target multilabel"
 
@@ -184,7 +187,39 @@ LABELS: dict[TargetKind, Labels] = {
 
 def joined(value: object) -> object:
     """Labels of a row that are a list, as a manifest writes them; anything else as it is."""
-    return ";".join(map(str, value)) or NO_LABEL if isinstance(value, list | tuple | set | np.ndarray) else value
+    if not isinstance(value, LISTS):
+        return value
+    return ";".join(map(_part, _parts(value))) or NO_LABEL
+
+
+def wrong_lists(labels: pd.Series[Any]) -> Iterator[Problem]:
+    """Labels that are neither a text, a number nor a list, and lists with something else, or a separator, in them."""
+    for number, value in enumerate(labels):
+        if not isinstance(value, LISTS) and (what := no_text(value)):
+            yield number, "label", f"holds {what} where a label, or a list of labels, belongs"
+        for part in _parts(value) if isinstance(value, LISTS) else ():
+            if not isinstance(part, bytes) and (what := no_text(part)):
+                yield number, "label", f"is a list that holds {what} where a text or a number belongs"
+            elif part is None or part != part or not _part(part):
+                yield number, "label", "is a list with an empty label in it"
+            elif SEPARATORS.search(_part(part)):
+                yield number, "label", f"is a list that holds {_part(part)!r}, and ; and | separate labels; rename it"
+
+
+def _parts(value: Any) -> list[Any]:
+    """The members of a list of labels; those of a set in an order that is always the same."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return list(np.atleast_1d(value)) if isinstance(value, np.ndarray) else list(value)
+
+
+def _part(value: object) -> str:
+    """One label of a list: bytes as UTF-8, and 2.0, as columns with gaps have it, as 2."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
 
 
 def strata_of(target: TargetKind) -> Callable[[pd.Series[Any]], list[str]] | None:
@@ -211,21 +246,15 @@ def _in_order(path: object, labels: Collection[str], order: Sequence[str] | None
     """The labels in the given order, else sorted, numbers as numbers."""
     looks: dict[str, str] = {}
     for label in sorted(labels):
-        other = looks.setdefault(_look(label), label)
+        other = looks.setdefault(look(label), label)
         if other != label:
             raise UserError(
-                f"{path}: the labels {other!r} and {label!r} differ only in how they are written; make them one, or"
-                " rename one"
+                f"{path}: the labels {spelled(other)} and {spelled(label)} differ only in how they are written; make"
+                " them one, or rename one"
             )
     if order:
-        return [name for name in order if name in labels]
-    try:
-        return sorted(labels, key=lambda label: (float(label), label))
-    except ValueError:
+        return [name for name in dict.fromkeys(order) if name in labels]
+    numbers = {label: _number(label) for label in labels}
+    if any(math.isnan(number) for number in numbers.values()):
         return sorted(labels)
-
-
-def _look(label: str) -> str:
-    """What a reader takes a label for: without case, width, accents of encoding and invisible characters."""
-    visible = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
+    return sorted(labels, key=lambda label: (numbers[label], label))

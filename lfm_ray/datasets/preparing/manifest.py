@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,11 +18,12 @@ from lfm_ray.datasets.kinds import Kind, TargetKind
 from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.preparing import row_checks, splits
 from lfm_ray.datasets.preparing.embedded import Embedded
-from lfm_ray.datasets.preparing.labels import LABELS, Labels, joined
+from lfm_ray.datasets.preparing.labels import LABELS, Labels, joined, wrong_lists
 from lfm_ray.datasets.preparing.row_checks import SPLITS, TIMES
 from lfm_ray.datasets.preparing.tables import read_table, refuse_twice
 from lfm_ray.errors import UserError
 from lfm_ray.settings import nearest
+from lfm_ray.visible import in_one_line, visible
 
 RESERVED = ("id", "label", "split", "start", "end")
 
@@ -171,11 +173,15 @@ def check_manifest(
         found = dict(reversed([(number, (column, reason)) for number, column, reason in problems]))  # each row's first
         for number in sorted(found):
             column, reason = found[number]
-            bad.append(BadRow(table.at[number, "id"] or f"row {number}", column, str(table.at[number, column]), reason))
+            row_id, value = table.at[number, "id"] or f"row {number}", str(table.at[number, column])
+            bad.append(BadRow(in_one_line(row_id), column, visible(value), reason))
         return table.drop(index=list(found)).reset_index(drop=True)
 
     may_be_lists = ["label"] if target == "multilabel" else []
-    table = without(row_checks.not_text(given[[n for n in table if n in given and n not in may_be_lists]]))
+    wrong = wrong_lists(given["label"]) if may_be_lists else ()
+    fields = given[[name for name in table if name in given and name not in may_be_lists]]
+    table = without(itertools.chain(wrong, row_checks.not_text(fields)))
+    table = without(row_checks.unshown_ids(table))
     table = without(row_checks.empty_fields(table, list(kinds) if allow_missing else []))
     table = without(labels.wrong(table["label"]))
     if "split" not in table:
@@ -235,7 +241,8 @@ def _with_label(path: Path, table: pd.DataFrame, label: str) -> pd.DataFrame:
 
 def _used(kinds: Mapping[str, Kind], label: str, group: str | None) -> set[object]:
     """The columns of a table that are read, if it has them."""
-    return {*kinds, *RESERVED, *(f"{name}.{time}" for name in kinds for time in TIMES), label, group}
+    reserved = [name for name in RESERVED if name != "label"]
+    return {*kinds, *reserved, *(f"{name}.{time}" for name in kinds for time in TIMES), label, group}
 
 
 def _as_text(path: Path, table: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
@@ -266,8 +273,8 @@ def _text(value: object, strip: bool = True) -> Any:
     """A field as text; what lies in another file stays as it is, and what is no text at all becomes a word for it."""
     if isinstance(value, Embedded):
         return value
-    if isinstance(value, row_checks.NO_TEXT):
-        return f"({row_checks.in_words(value)})"
+    if what := row_checks.no_text(value):
+        return f"({what})" if not isinstance(value, str) else visible(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # integers in a Parquet column with nulls are read as floats
     text = "" if value is None or value is pd.NA or value != value else str(value)

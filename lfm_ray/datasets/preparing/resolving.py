@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lfm_ray.datasets.kinds import Kind, Storage
 from lfm_ray.datasets.media import audio, features, pictures
 from lfm_ray.datasets.media.audio import AudioSettings
+from lfm_ray.datasets.media.content import reason_of
 from lfm_ray.datasets.media.features import FeatureSettings
 from lfm_ray.datasets.media.pictures import ImageSettings
 from lfm_ray.datasets.preparing.config import PrepareConfig
@@ -46,7 +48,9 @@ def resolve(config: PrepareConfig, kinds: Mapping[str, Kind], rows: Sequence[Row
         having = [row for row in rows if name in row.values]
         if not having:
             raise UserError(f"no training row has {name}; leave it out")
-        resolved[name] = _resolved(name, kind, config.of(name, kind), having)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, as in `decode`
+            resolved[name] = _resolved(name, kind, config.of(name, kind), having)
     update: dict[str, Any] = {"columns": {}}
     for kind in dict.fromkeys(kinds.values()):
         own = {name: settings for name, settings in resolved.items() if kinds[name] == kind}
@@ -97,7 +101,7 @@ def _resolved(name: str, kind: Kind, settings: Any, rows: Sequence[Row]) -> Any:
 
 def _resolve_audio(settings: AudioSettings, name: str, rows: Sequence[Row]) -> AudioSettings:
     longest, rates = settings.seconds or 0.0, Counter[int]()
-    for row in rows:
+    for row in _spread(rows):
         if (settings.sample_rate or sum(rates.values()) >= ASKED) and longest >= (settings.seconds or MOST_SECONDS):
             break
         try:
@@ -110,7 +114,7 @@ def _resolve_audio(settings: AudioSettings, name: str, rows: Sequence[Row]) -> A
         duration = duration if end is None else min(duration, end)
         longest = max(longest, duration - (start or 0.0))
     if (not settings.sample_rate and not rates) or longest <= 0:
-        raise _unreadable(name, "as audio", rows)
+        raise _unreadable(name, "as audio", "audio", audio.header, rows)
     rate = settings.sample_rate or min(rates.most_common(1)[0][0], MOST_SAMPLE_RATE)
     return settings.model_copy(update={"sample_rate": rate, "seconds": settings.seconds or min(longest, MOST_SECONDS)})
 
@@ -118,7 +122,7 @@ def _resolve_audio(settings: AudioSettings, name: str, rows: Sequence[Row]) -> A
 def _resolve_image(settings: ImageSettings, name: str, rows: Sequence[Row]) -> ImageSettings:
     found = list(_headers(pictures.image_header, name, rows))
     if not found:
-        raise _unreadable(name, "as an image", rows)
+        raise _unreadable(name, "as an image", "image", pictures.image_header, rows)
     side, channels = (_most([one[part] for one in found]) for part in (0, 1))
     return settings.model_copy(
         update={"size": settings.size or min(side, MOST_PIXELS), "channels": settings.channels or channels}
@@ -128,7 +132,7 @@ def _resolve_image(settings: ImageSettings, name: str, rows: Sequence[Row]) -> I
 def _resolve_feature(settings: FeatureSettings, name: str, rows: Sequence[Row]) -> FeatureSettings:
     found = [tuple(shape) for shape in _headers(features.header, name, rows)]
     if not found:
-        raise _unreadable(name, "as .npy", rows)
+        raise _unreadable(name, "as .npy", "feature", features.header, rows)
     if settings.length:
         sequences = [shape for shape in found if len(shape) == 2]
         if not sequences:
@@ -144,9 +148,9 @@ def _most_steps(name: str, rows: Sequence[Row]) -> int | None:
 
 
 def _headers(read: Callable[[str], Found], name: str, rows: Sequence[Row]) -> Iterable[Found]:
-    """What the first files that can be read say."""
+    """What some files say that can be read, from all over the rows."""
     count = 0
-    for row in rows:
+    for row in _spread(rows):
         try:
             with path_of(row.values[name]) as path:
                 found = read(path)
@@ -158,10 +162,27 @@ def _headers(read: Callable[[str], Found], name: str, rows: Sequence[Row]) -> It
             return
 
 
+def _spread(rows: Sequence[Row]) -> Iterator[Row]:
+    """All rows, so that any number of the first ones lies evenly among them: the odd ones often stand together."""
+    step = max(1, len(rows) // ASKED)
+    for first in range(step):
+        yield from rows[first::step]
+
+
 def _most(found: Sequence[Found]) -> Found:
     """The most frequent one; of several the first."""
     return Counter(found).most_common(1)[0][0]
 
 
-def _unreadable(name: str, how: str, rows: Sequence[Row]) -> UserError:
-    return UserError(f"no training file of {name} can be read {how}; the first one is {rows[0].values[name]}")
+def _unreadable(name: str, how: str, kind: Kind, read: Callable[[str], object], rows: Sequence[Row]) -> UserError:
+    value = rows[0].values[name]
+    reason = "holds nothing"
+    try:
+        with path_of(value) as path:
+            try:
+                read(path)
+            except Exception as error:  # decoders raise all kinds of exceptions
+                reason = reason_of(error, path, kind)
+    except ValueError as error:  # what is embedded cannot be read
+        reason = str(error)
+    return UserError(f"no training file of {name} can be read {how}; the first one, {value}, {reason}")

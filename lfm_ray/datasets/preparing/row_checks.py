@@ -5,32 +5,65 @@ Each check goes over a table in which every field is text, and yields the rows t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from datetime import date, time, timedelta
+from numbers import Number
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
 
+from lfm_ray.datasets.preparing.embedded import Embedded
 from lfm_ray.settings import nearest
+from lfm_ray.visible import UNSHOWN
 
 SPLITS = ("train", "val", "test")
 TIMES = ("start", "end")
-NO_TEXT = (bytes, dict, list, tuple, set, np.ndarray)
+FIELDS = (Number, np.generic, date, time, timedelta, pd.Period, PurePath, UUID, type(pd.NaT), Embedded)
+NO_FIELDS = (bytes, complex, np.complexfloating, np.void)
+HALVES = re.compile("[\ud800-\udfff]")  # what Python makes of names of files that are not UTF-8
 
 Problem = tuple[int, str, str]  # row number, column, what is wrong there
 
 
 def not_text(table: pd.DataFrame) -> Iterator[Problem]:
-    """Cells that hold what no field can be; columns that Arrow can hold as text have none."""
-    for name in [name for name in table if table[name].dtype == object]:
+    """Cells that hold what no field can be; columns that can hold texts and numbers only have none."""
+    for name in [name for name in table if not _is_plain(table[name].dtype)]:
         for number, value in enumerate(table[name]):
-            if isinstance(value, NO_TEXT):
-                what = "bytes that are not UTF-8" if isinstance(value, bytes) else in_words(value)
+            if what := no_text(value):
                 yield number, str(name), f"holds {what} where a path, a text or a number belongs"
 
 
-def in_words(value: object) -> str:
-    """What a cell of `NO_TEXT` holds."""
-    return {bytes: "bytes", dict: "a structure", np.ndarray: "an array"}.get(type(value), "a list")
+def no_text(value: object) -> str | None:
+    """What a cell holds, in words, if that is no text, number or time, and does not lie in another file; else None."""
+    if isinstance(value, str):
+        return "half of a character, which is no text," if HALVES.search(value) else None
+    if value is None or value is pd.NA or (isinstance(value, FIELDS) and not isinstance(value, NO_FIELDS)):
+        return None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes that are not UTF-8"
+    if isinstance(value, dict):
+        return "a structure"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "a list"
+    return "an array" if isinstance(value, np.ndarray) else f"an object of Python ({type(value).__name__})"
+
+
+def _is_plain(dtype: Any) -> bool:
+    """Whether all values of such a column are texts, numbers or times."""
+    if isinstance(dtype, pd.StringDtype | pd.DatetimeTZDtype):
+        return True
+    return isinstance(dtype, np.dtype) and dtype.kind in "biufmM"
+
+
+def unshown_ids(table: pd.DataFrame) -> Iterator[Problem]:
+    """Ids stand in tables and messages: all their characters can be shown, in one line."""
+    for number, row_id in table["id"].items():
+        if found := re.search(f"{UNSHOWN.pattern}|[\n\t]", row_id):
+            yield number, "id", f"has a character that cannot be shown, {found[0]!a}; remove it"
 
 
 def empty_fields(table: pd.DataFrame, may_lack: Sequence[str] = ()) -> Iterator[Problem]:

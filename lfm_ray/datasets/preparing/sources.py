@@ -15,6 +15,7 @@ from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Manifest, check_kinds, check_manifest, read_manifest
 from lfm_ray.datasets.preparing.readers.annotations import files_below
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_regular
 from lfm_ray.settings import Overrides, build, flatten, merge, parse_overrides, read_yaml
 
 
@@ -51,6 +52,8 @@ def of_manifest(
     Raises:
         UserError: see `lfm_ray.datasets.preparing.manifest.read_manifest`.
     """
+    if isinstance(manifest, Path):
+        check_regular(manifest)
     if isinstance(manifest, Path) and (manifest.is_dir() or ".tar" in manifest.suffixes):
         return _of_collection(manifest, kinds, config, label, group, allow_outside, target, allow_missing)
     if isinstance(manifest, Path):
@@ -59,6 +62,10 @@ def of_manifest(
             allow_outside=allow_outside, target=target, allow_missing=allow_missing,
         )  # fmt: skip
     check_kinds(kinds)
+    if not isinstance(manifest, pd.DataFrame) or isinstance(manifest.columns, pd.MultiIndex):
+        is_frame = isinstance(manifest, pd.DataFrame)
+        what = "columns of several levels" if is_frame else f"a {type(manifest).__name__}"
+        raise UserError(f"manifest: must be a path or a data frame of pandas with a name for each column, not {what}")
     return check_manifest(
         (root or Path()) / "data frame", manifest, kinds, limit=config.limit, seed=config.seed, label=label,
         group=group, allow_outside=allow_outside, target=target, allow_missing=allow_missing,

@@ -19,8 +19,9 @@ from typing import Any
 
 from lfm_ray.datasets.shards import CARD, CONTACT_SHEET, LINEAR_BASELINES, DatasetCard, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_within, write_atomically
+from lfm_ray.files import LONGEST_NAME, check_path, check_within, write_atomically
 from lfm_ray.storage import LOCK, hold
+from lfm_ray.visible import UNSHOWN
 
 BAD_ROWS = "bad_rows.csv"
 FINGERPRINT = "fingerprint"
@@ -113,11 +114,18 @@ class StagingFolder:
 
 def check_replaceable(out: Path) -> None:
     """Raises a UserError unless `out` is free, empty, or a dataset folder with nothing else in it."""
+    if len(out.name.encode(errors="surrogateescape")) > LONGEST_NAME:
+        raise UserError(f"--out {out.name[:80]}...: the name of a folder has at most {LONGEST_NAME} bytes; shorten it")
+    if UNSHOWN.search(str(out)):
+        raise UserError(f"--out {out}: has a character that is not UTF-8 or cannot be shown; choose another folder")
+    check_path(out)
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"--out {out}: is a link that leads nowhere; remove it, or choose another folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    check_within(out)
-    if not out.is_dir() or not (out / CARD).is_file():
+    if not out.is_dir() or not (out / CARD).is_file():  # before all that lies in it is looked at: it may be a home
         raise UserError(f"--out {out}: exists and is not a dataset of lfm_ray; choose another folder")
+    check_within(out)
     ours = _files(read_card(out))
     foreign = sorted(item.name for item in out.iterdir() if item.name not in ours)
     if foreign:

@@ -12,6 +12,8 @@ import pandas as pd
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.preparing.arrow_files import ArrowFile
 from lfm_ray.errors import UserError
+from lfm_ray.files import check_regular
+from lfm_ray.visible import look, spelled
 
 
 def read_table(
@@ -25,9 +27,12 @@ def read_table(
     Raises:
         UserError: the file cannot be read, a column is there twice, or its type is none that it can have.
     """
+    check_regular(path)
     try:
         if path.suffix == ".parquet":
-            return arrow_table(ArrowFile(path), kinds, others, lists)
+            stored = ArrowFile(path)
+            refuse_twice(path, stored.schema.names, {*kinds, *others})
+            return arrow_table(stored, kinds, others, lists)
         if path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:
                 refuse_twice(path, next(csv.reader(file), []), {*kinds, *others})  # of which pandas renames the second
@@ -43,7 +48,17 @@ def read_table(
     except UnicodeError:
         raise UserError(f"{path}: is not a text in UTF-8; save it as CSV in UTF-8") from None
     except (ValueError, OSError, csv.Error) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: cannot be read: {_in_words(error)}") from None
+
+
+def _in_words(error: Exception) -> str:
+    """What pandas or the system says, without what is for programmers."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = str(error).splitlines()[0].removeprefix("Error tokenizing data. C error: ")
+    if said.startswith("EOF inside string"):
+        return f"a quotation mark is not closed, from row{said.rpartition('row')[2]} on"
+    return said
 
 
 def arrow_table(
@@ -70,7 +85,21 @@ def arrow_table(
 
 
 def refuse_twice(path: Path, names: Iterable[object], used: Collection[object]) -> None:
-    """Raises a UserError if one of the columns that are used is there twice."""
-    for name, count in Counter(map(str, names)).items():
+    """Checks that each column that is used is there once, and none whose name only looks the same.
+
+    What is called `Split` would otherwise be passed over in silence, and the rows be split at random.
+
+    Raises:
+        UserError: names the column.
+    """
+    counts = Counter(map(str, names))
+    for name, count in counts.items():
         if count > 1 and name in used:
             raise UserError(f"{path}: has {count} columns named {name!r}; rename or remove all but one")
+    looks = {look(str(name)): str(name) for name in used if name is not None}
+    for name in counts.keys() - {*used, "label"}:  # which is not used only where --label names another
+        if meant := looks.get(look(name)):
+            raise UserError(
+                f"{path}: the column {spelled(name)} is not read, as it is not called {spelled(meant)}; rename it, or"
+                " remove it"
+            )

@@ -16,6 +16,8 @@ from lfm_ray.errors import UserError
 from lfm_ray.files import appending
 from lfm_ray.storage import patiently, shown
 
+DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)  # what Python says of a line is for programmers
+
 
 class NoLock(JournalFileSymlinkLock):
     """Replaces Optuna's lock, a symlink that a killed process leaves behind and the next one silently waits for.
@@ -49,6 +51,8 @@ class CheckedJournal(JournalFileBackend):
         Raises:
             UserError: a line is not as it was written.
         """
+        if self.path.is_dir():
+            raise UserError(f"{shown(self.path)}: is a folder, not the journal of a search; put a copy of it back")
         known = max(number for number in self._offsets if number <= log_number_from)
         with self.path.open("rb") as file:
             file.seek(self._offsets[known])
@@ -60,7 +64,8 @@ class CheckedJournal(JournalFileBackend):
                 if self._sure and not checked:
                     raise ValueError("has no checksum, so it was altered")
             except (ValueError, RecursionError) as error:
-                reason = "is damaged" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+                ours = not isinstance(error, DAMAGED) and "sys.set_int_max_str_digits" not in str(error)
+                reason = str(error) if ours else "is damaged"
                 raise UserError(
                     f"{shown(self.path)}, line {number}: {reason}; put a copy of the file back, or remove this line and"
                     " all after it: what they say is then done again"

@@ -93,9 +93,9 @@ def opened(backend: type[CheckedJournal], journal: Path) -> JournalStorage:
     """
     try:
         return JournalStorage(backend(journal))
-    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:  # of Optuna, on reading it
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError):  # of Optuna, on reading it
         raise UserError(
-            f"{shown(journal)}: is not the journal of a search ({type(error).__name__}: {error}); put a copy of it back"
+            f"{shown(journal)}: is not the journal of a search: its records do not fit together; put a copy of it back"
         ) from None
 
 
