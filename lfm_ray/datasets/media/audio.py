@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from lfm_ray.datasets.media import containers
+from lfm_ray.datasets.media.raw_streams import has_no_count
 from lfm_ray.datasets.media.whole import PLACEHOLDER, check_whole
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings
@@ -149,7 +150,7 @@ def header(path: str) -> tuple[int, float]:
 
     try:
         info = soundfile.info(path)
-        if 0 < info.frames < STREAMED:
+        if 0 < info.frames < STREAMED and not _is_estimated(path, info.format):
             return info.samplerate, info.duration
     except soundfile.LibsndfileError:
         pass
@@ -167,7 +168,7 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
         return containers.read_sound(path, start, seconds)
     with file:
         # From a pipe: a FLAC, which libsndfile 1.2.2 cannot read to its end, or a WAV whose size is still 0.
-        if not 0 < file.frames < STREAMED:
+        if not 0 < file.frames < STREAMED or _is_estimated(path, file.format):
             return containers.read_sound(path, start, seconds)
         _check_promises(file)
         containers.check_count(seconds * file.samplerate, file.samplerate, file.channels)
@@ -193,6 +194,11 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
 def _check_length(length: int, settings: AudioSettings) -> None:
     if length < settings.n_fft:
         raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than a clip of {length}")
+
+
+def _is_estimated(path: str, form: str) -> bool:
+    """Whether libsndfile divides the bytes of an MP3 by those of its first frame, and reads no further."""
+    return form in ("MP3", "MPEG") and has_no_count(path)
 
 
 def _check_promises(file: Any) -> None:
