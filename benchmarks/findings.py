@@ -139,7 +139,7 @@ def answer(runs: pd.DataFrame) -> str:
     found = claim(runs, METRIC)
     if found is None:
         return f"{LEARNED} could not be compared."
-    text = f"it **{found.answer}**: {found.figures}."
+    text = f"the claim **{found.answer}**: {found.figures}."
     table = runs.pivot(index="seed", columns="row", values=METRIC)
     if "Concat" in table:
         gain = paired(table[found.best_of_lfm].to_numpy(), table["Concat"].to_numpy())

@@ -92,7 +92,7 @@ def one(text: str, wait: float, number: int, twice: bool, limit: float, temporar
         wrong.append("does not say how to go on")
     if found := UGLY.search(said):
         wrong.append(f"prints {found[0]}")
-    for _ in range(40):  # daemons of Ray notice within two seconds that their driver is no more
+    for _ in range(100):  # agents of Ray look every 0.4 s, and end when their raylet has not been there five times
         if not (left := marked(mark)):
             break
         time.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_every_dependency_is_pinned_in_the_constraints_to_a_version_that_is_allo
     assert not any("/" in version for version in pinned.values())
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """The modules that a file imports, at its head or later."""
     nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))

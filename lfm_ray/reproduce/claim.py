@@ -1,8 +1,8 @@
 """Table 1's claim on a dataset: LFM with a learned alpha is better than every other method, all tuned alike.
 
 Every other row is compared with it, paired by seed, with Holm's correction for their number. `holds`: it is
-significantly better than all of them. `not refuted`: none has a higher mean, but not all are significantly lower.
-`does not hold`: some have a higher mean; `refuted`: some significantly so.
+significantly better than all of them. `is not refuted`: none has a higher mean, but not all are significantly lower.
+`does not hold`: some have a higher mean; `is refuted`: some significantly so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lfm_ray.report.statistics import Paired, holm, paired
 LEARNED = "LFM learned"
 LEVEL = 0.05
 
-Answer = Literal["holds", "not refuted", "does not hold", "refuted"]
+Answer = Literal["holds", "is not refuted", "does not hold", "is refuted"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Claim:
 
     @property
     def figures(self) -> str:
-        """`place 4 of 27, significantly above 3 and below 1; -2.1 points (95 % ...) against QMF`."""
-        learned = self.against_best
+        """`place 4 of 27, significantly above 3 rows and below none; -2.1 points (95 % ...) against QMF`."""
+        learned, above = self.against_best, len(self.below)
         return (
-            f"place {self.place} of {self.methods}, significantly above {len(self.below)} and below {len(self.above)};"
+            f"place {self.place} of {self.methods}, significantly above {above or 'no'} row{'' if above == 1 else 's'} and"
+            f" below {len(self.above) or 'none'};"
             f" {100 * learned.difference:+.1f} points (95 % {100 * learned.low:+.1f} to {100 * learned.high:+.1f},"
             f" p = {self.p:.2g} after Holm's correction) against {self.best}"
         )
@@ -72,9 +73,9 @@ def claim(frame: pd.DataFrame, metric: str) -> Claim | None:
     means = table.mean()
     best = str(means[others].idxmax())
     lfm = [row for row in table if str(row).startswith("LFM ")]
-    answer: Answer = "holds" if len(below) == len(others) else "not refuted"
+    answer: Answer = "holds" if len(below) == len(others) else "is not refuted"
     if higher:
-        answer = "refuted" if above else "does not hold"
+        answer = "is refuted" if above else "does not hold"
     return Claim(
         answer,
         1 + int(np.sum(means[others] > means[LEARNED])),

@@ -28,9 +28,9 @@ def around(mean: float, noise: float = 0.001) -> list[float]:
     ("others", "answer", "place"),
     [
         ({"Concat": around(0.7), "MLA": around(0.75)}, "holds", 1),
-        ({"Concat": around(0.7), "MLA": around(0.799, 0.02)}, "not refuted", 1),
+        ({"Concat": around(0.7), "MLA": around(0.799, 0.02)}, "is not refuted", 1),
         ({"Concat": around(0.7), "MLA": around(0.801, 0.02)}, "does not hold", 2),
-        ({"Concat": around(0.7), "MLA": around(0.9), "LFM heuristic": around(0.95)}, "refuted", 3),
+        ({"Concat": around(0.7), "MLA": around(0.9), "LFM heuristic": around(0.95)}, "is refuted", 3),
     ],
 )
 def test_the_four_answers(others: dict[str, list[float]], answer: str, place: int) -> None:

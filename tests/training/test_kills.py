@@ -1,7 +1,7 @@
 """A run that is killed at any step and goes on from its checkpoint equals one that never stopped, bit for bit.
 
-pytest tests/training/test_kills.py             one kill of each strategy, on one rank
-pytest tests/training/test_kills.py -m slow     20 kills of the learned one, and one on two ranks
+pytest tests/training/test_kills.py             one kill of the constant alpha and of the learned one, on one rank
+pytest tests/training/test_kills.py -m slow     one kill of the other strategies, and one on two ranks
 pytest tests/training/test_kills.py -m long     20 kills of each, on one rank and on two
 """
 
@@ -90,7 +90,10 @@ def kills_of(strategy: str, count: int) -> list[int]:
 @pytest.mark.parametrize(
     ("kills", "ranks", "strategy"),
     [
-        *((1, 1, strategy) for strategy in STRATEGIES),
+        *(
+            pytest.param(1, 1, strategy, marks=() if strategy in ("constant", "learned") else pytest.mark.slow)
+            for strategy in STRATEGIES
+        ),
         pytest.param(1, 2, "learned", marks=pytest.mark.slow),  # has most state
         *(pytest.param(20, 1, strategy, marks=pytest.mark.long) for strategy in STRATEGIES),
         *(pytest.param(20, 2, strategy, marks=pytest.mark.long) for strategy in STRATEGIES),
