@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes seconds, and commands t
 
 
 def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
-    """Waveform (samples,) float32 in [-1, 1] -> (1, frequencies, frames) float16.
+    """Waveform (samples,) float32 -> (1, frequencies, frames) float16.
 
     Raises:
         UserError: the waveform is shorter than one window of `n_fft` samples.
@@ -76,7 +76,7 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
 
 
 def to_pcm(waveform: np.ndarray) -> np.ndarray:
-    """Waveform in [-1, 1] -> int16, as in 16-bit sound files."""
+    """Waveform -> int16, as in 16-bit sound files; what is beyond [-1, 1] is clipped."""
     return (waveform * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
@@ -123,7 +123,8 @@ def _resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 def load(path: str, settings: AudioSettings, start: float | None, end: float | None) -> np.ndarray:
     """Reads a clip: mono (the mean of the channels), resampled, cut or padded to `settings.seconds`.
 
-    Returns (samples,) float32 in [-1, 1]. Errors that the libraries raise on a broken file pass through.
+    Returns (samples,) float32. Floating point sound, and what lossy codecs decode, can go beyond [-1, 1], and is not
+    clipped here: a spectrogram keeps it. Errors that the libraries raise on a broken file pass through.
     """
     assert settings.seconds is not None and settings.sample_rate is not None
     first = start or 0.0
@@ -138,7 +139,7 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
         )
     if rate != settings.sample_rate:
         waveform = _resampled(waveform, rate, settings.sample_rate)
-    waveform, wanted = np.clip(waveform, -1, 1), samples(settings)
+    wanted = samples(settings)
     if settings.padding == "repeat":
         return np.resize(waveform, wanted)
     return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
