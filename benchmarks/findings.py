@@ -20,6 +20,7 @@ import datetime
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -116,14 +117,23 @@ def page(given: argparse.Namespace) -> str:
         "## Which combination of method, L_MM and alpha(t) is best?",
         "",
         f"A search over all of them (`search_spaces/methods.yaml`, {given.search_trials} trials, an equal share for"
-        f" every method first); then the best of every method with {given.seeds} seeds.",
+        f" every method first); then the best of every method of which a trial was not stopped early, with"
+        f" {given.seeds} seeds.",
         "",
     ]
     for folder in given.data:
         sweep = given.storage / f"findings-{folder.name}"
         if confirmed(sweep).exists():
             lines += combinations(folder.name, sweep)
-    return "\n".join(lines)
+    return "\n".join(map(wrapped, lines))
+
+
+def wrapped(line: str) -> str:
+    """A line of prose in lines of 120 columns; rows of tables and commands stay whole."""
+    if line.startswith(("|", "    ", "#")):
+        return line
+    return textwrap.fill(line, 120, subsequent_indent="  " * line.startswith("- "), break_long_words=False,
+        break_on_hyphens=False)  # fmt: skip
 
 
 def described(folder: Path) -> str:
@@ -131,7 +141,10 @@ def described(folder: Path) -> str:
     card = read_card(folder)
     kinds = ", ".join(f"{name} ({one.kind})" for name, one in card.modalities.items())
     rows = ", ".join(f"{card.rows(split):,} {split}" for split in card.splits)
-    return f"- {folder.name}: {rows} rows, {len(card.classes)} classes; {kinds}"
+    noise = ", ".join(f"noise.{name}={level:g}" for name, level in card.preprocessing["noise"].items())
+    return (
+        f"- {folder.name}: {rows} rows, {len(card.classes)} classes; {kinds}{'; prepared with ' * bool(noise)}{noise}"
+    )
 
 
 def answer(runs: pd.DataFrame) -> str:

@@ -51,8 +51,8 @@ class Claim:
         """`place 4 of 27, significantly above 3 rows and below none; -2.1 points (95 % ...) against QMF`."""
         learned, above = self.against_best, len(self.below)
         return (
-            f"place {self.place} of {self.methods}, significantly above {above or 'no'} row{'' if above == 1 else 's'} and"
-            f" below {len(self.above) or 'none'};"
+            f"place {self.place} of {self.methods}, significantly above {above or 'no'}"
+            f" row{'' if above == 1 else 's'} and below {len(self.above) or 'none'};"
             f" {100 * learned.difference:+.1f} points (95 % {100 * learned.low:+.1f} to {100 * learned.high:+.1f},"
             f" p = {self.p:.2g} after Holm's correction) against {self.best}"
         )

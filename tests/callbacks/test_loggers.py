@@ -80,6 +80,7 @@ def test_mlflow_has_a_run_for_each_trial_named_as_in_tensorboard(
     assert [(one.step, one.value) for one in history] == [(1, pytest.approx(0.81)), (2, pytest.approx(0.82))]
 
 
+@pytest.mark.slow
 def test_wandb_has_them_too_and_the_key_is_on_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_local: None
 ) -> None:
