@@ -130,6 +130,14 @@ def test_mp3_that_does_not_say_how_long_it_is(tmp_path: Path, tag: bytes, bits: 
     assert audio.header(str(path))[1] == pytest.approx(len(expected) / RATE, abs=1e-3)
 
 
+@pytest.mark.parametrize("foot", [b"", b"3DI\4\0\x10\0\0\1\5"], ids=["without", "with"])
+def test_a_tag_before_the_first_frame(tmp_path: Path, foot: bytes) -> None:
+    path = sound(tmp_path / "a.aac", "aac", RATE)
+    tag = b"ID3\4\0" + (b"\x10" if foot else b"\0") + b"\0\0\1\5" + bytes(128 + 5) + foot
+    path.write_bytes(tag + path.read_bytes())
+    refused_where_cut(path)
+
+
 def test_a_frame_of_sound_that_looks_like_a_packet_of_a_stream(tmp_path: Path) -> None:
     """The fifth byte is that which begins packets of MPEG streams."""
     frames = 3 * bytes.fromhex("fff16c4047bffc01").ljust(573, b"\x02")  # AAC

@@ -129,9 +129,11 @@ def _walked(file: BinaryIO, size: int, at: int, stream: Stream) -> int:
 
 
 def _after_tag(file: BinaryIO) -> int:
-    """Where an ID3 tag at the begin ends; its size is in four groups of 7 bits. 0: there is none."""
+    """Where an ID3 tag at the begin ends; its size is in four groups of 7 bits, and it can have a foot. 0: none."""
     file.seek(0)
     head = file.read(10)
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
-    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    return (20 if head[5] & 0x10 else 10) + sum(
+        (byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)
+    )
