@@ -73,8 +73,10 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         with terminable():
-            main()
-            deaf()  # what it does is done; its status tells that, whatever comes while the process ends
+            try:
+                main()
+            finally:
+                deaf()  # what it does is done; its status tells that, whatever comes while the process ends
     except UserError as error:
         _stop(str(error), 2)
     except TrainingFailed as error:

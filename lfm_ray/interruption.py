@@ -13,6 +13,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _last = int(signal.SIGINT)  # that came; Ray makes a plain KeyboardInterrupt of what is raised while it waits
+_terminable = False
 
 
 def _note(number: int) -> None:
@@ -69,7 +70,11 @@ def stoppable() -> Iterator[Stop]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it SIGTERM raises `Interrupted`, as Ctrl-C raises KeyboardInterrupt, so that everything is tidied up."""
+    """Within it SIGTERM raises `Interrupted`, as Ctrl-C raises KeyboardInterrupt, so that everything is tidied up.
+
+    Whoever enters it ends the process then (`ends_with_the_process`).
+    """
+    global _terminable
 
     def handle(number: int, frame: FrameType | None) -> None:
         _note(number)
@@ -78,6 +83,25 @@ def terminable() -> Iterator[None]:
     with handled(handle, (signal.SIGTERM,)):
         if signal.getsignal(signal.SIGINT) is _end:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        _terminable = True
+        try:
+            yield
+        finally:
+            _terminable = False
+
+
+def ends_with_the_process() -> bool:
+    """Whether an interruption ends the process, as that of a command does; a notebook's goes on."""
+    return _terminable
+
+
+@contextmanager
+def unheeded() -> Iterator[None]:
+    """Within it the signals change nothing: for what takes a moment, and is not to be left half done."""
+    with kept_handlers():
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
         yield
 
 

@@ -43,3 +43,8 @@ def without_dumps() -> None:
 
     printed.without_dumps = True  # type: ignore[attr-defined]
     worker.print_to_stdstream = printed
+
+
+def without_stacks() -> None:
+    """Keeps Ray from handling the signals of this process below Python, where SIGTERM prints a stack of C++."""
+    ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lfm_ray.errors import UserError
-from lfm_ray.interruption import Interrupted, kept_handlers, none_lost
+from lfm_ray.interruption import Interrupted, ends_with_the_process, kept_handlers, none_lost, unheeded
 from lfm_ray.session_folder import remove, session_folder
+from lfm_ray.session_processes import end, processes_of
 
 LOOK = 0.5  # s, between two looks at Ray's own processes
 GRACE = 5.0  # s, from their end to that of this process; Ray itself ends it after ten, or hangs for a minute
@@ -34,13 +35,43 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with contextlib.nullcontext() if address else session_folder() as folder:
+    if address:
         try:
-            _start(address, folder)
-            with _watched(folder) if folder else contextlib.nullcontext():
-                yield
+            _start(address, None)
+            yield
         finally:
             ray.shutdown()
+        return
+    with session_folder() as folder, _ended(folder):
+        _start(None, folder)
+        with _watched(folder):
+            yield
+
+
+@contextlib.contextmanager
+def _ended(folder: Path) -> Iterator[None]:
+    """At its end Ray is shut down, and no process of the session in this folder is left.
+
+    A command that is interrupted ends them at once: Ray leaves some behind when it is interrupted while it starts,
+    its agents may wait a minute for what is no more, and code below Python ends a process now and then whose tasks
+    are running when it says good-bye to Ray.
+    """
+    import ray
+
+    at_once = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        at_once = ends_with_the_process()
+        raise
+    finally:
+        started = processes_of(folder)
+        try:
+            if not at_once:
+                ray.shutdown()
+        finally:
+            with unheeded():
+                end([*started, *processes_of(folder)])
 
 
 @contextlib.contextmanager
@@ -92,9 +123,10 @@ def _start(address: str | None, folder: Path | None) -> None:
     """
     import ray
 
-    from lfm_ray.ray_daemons import without_dumps
+    from lfm_ray.ray_daemons import without_dumps, without_stacks
 
     without_dumps()
+    without_stacks()
     try:
         with none_lost(), kept_handlers():
             ray.init(

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lfm_ray.errors import UserError
+from lfm_ray.interruption import unheeded
 
 PREFIX = "lfmray"  # of its name; eight characters follow, drawn at random
 LOCK = "lfm_ray.lock"  # the file in it that is locked
@@ -48,9 +49,10 @@ def session_folder() -> Iterator[Path]:
         with _temporary_files_in(folder / "tmp"):
             yield folder
     finally:
-        remove(folder)
-        os.close(lock)
-        remove_left_behind(base)  # whose last processes were still ending when this command began
+        with unheeded():
+            remove(folder)
+            os.close(lock)
+            remove_left_behind(base)  # whose last processes were still ending when this command began
 
 
 @contextmanager

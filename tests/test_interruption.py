@@ -101,6 +101,28 @@ finally:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_a_command_ends_by_the_first_changes_nothing(number: int) -> None:
+    code = f"""
+import os, lfm_ray.cli
+from lfm_ray.interruption import Interrupted
+real, sent = lfm_ray.cli.deaf, []
+def deaf():
+    if not sent:
+        sent.append(True)
+        os.kill(os.getpid(), {int(number)})
+        [None for _ in range(1000)]
+    real()
+def main():
+    raise Interrupted(number={int(number)})
+lfm_ray.cli.deaf = deaf
+lfm_ray.cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = "error: interrupted; the same command goes on where it was\n"
+    assert (done.returncode, done.stderr) == (128 + number, said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_modules_are_imported_is_one_line(number: int) -> None:
     code = f"""
 import builtins, os, runpy, signal, lfm_ray

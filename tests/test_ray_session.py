@@ -11,16 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from commands import SMALL_FLAGS, ended, start, wait_for
 from synthetic import write_dataset
 
-from lfm_ray import ray_session, session_folder
+from lfm_ray import ray_session, session_folder, session_processes
 from lfm_ray.errors import UserError
-from lfm_ray.interruption import Interrupted, terminable
+from lfm_ray.interruption import Interrupted, kept_handlers, terminable
 
 
 @pytest.fixture
@@ -120,24 +120,56 @@ def test_what_is_written_while_a_folder_is_removed_stays_for_the_next_command(
         assert not left.exists()
 
 
-def test_a_signal_while_ray_starts_is_not_lost_and_leaves_no_folder(
-    base: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("of_a_command", [True, False])
+def test_a_signal_while_ray_starts_is_not_lost_and_leaves_neither_processes_nor_a_folder(
+    base: Path, monkeypatch: pytest.MonkeyPatch, of_a_command: bool
 ) -> None:
+    """A command ends at once, without Ray's own way of shutting down; a notebook goes on, and needs it."""
     import ray
 
-    def init(**_: object) -> None:
+    daemons: list[subprocess.Popen[bytes]] = []
+    bystander = subprocess.Popen(["sleep", "60"])
+
+    def init(*, _temp_dir: str, **_: object) -> None:
+        daemons.append(subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait", _temp_dir], stdout=subprocess.PIPE))
+        assert daemons[0].stdout
+        daemons[0].stdout.readline()  # its own child has begun
         with suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM if of_a_command else signal.SIGINT)
             time.sleep(0.01)
 
     ended = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append("shutdown"))
-    with terminable(), pytest.raises(Interrupted), ray_session.ray_session():
-        raise AssertionError("the command goes on")
-    assert ended == ["shutdown"]
+    with kept_handlers():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        whose = terminable() if of_a_command else nullcontext()
+        with whose, pytest.raises(Interrupted), ray_session.ray_session():
+            raise AssertionError("the command goes on")
+    assert ended == ([] if of_a_command else ["shutdown"])
     assert not list(base.iterdir())
+    out, _ = daemons[0].communicate(timeout=10)  # both have closed it
+    assert (out, daemons[0].returncode) == (b"", -signal.SIGKILL)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+def test_a_session_s_processes_are_found_with_all_that_they_have_started(tmp_path: Path) -> None:
+    code = "import subprocess, sys; subprocess.run(['sh', '-c', 'sleep 60 & echo; wait'])"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "one"], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = session_processes.processes_of(tmp_path)
+        assert session_processes.processes_of(tmp_path / "two") == []
+        names = [Path(f"/proc/{number}/comm").read_text().strip() for number, _ in found]
+        assert (found[0][0], names[1:]) == (process.pid, ["sh", "sleep"])
+        session_processes.end([(number, started + 1) for number, started in found])  # others had their numbers
+        assert process.poll() is None
+        session_processes.end(found)
+        assert process.wait(10) == -signal.SIGKILL
+        assert process.stdout.read() == b""
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
