@@ -39,7 +39,14 @@ def main() -> None:
     from lfm_ray.console import console
     from lfm_ray.datasets.preparing.cards import raw_card
     from lfm_ray.datasets.preparing.staging import BAD_ROWS
-    from lfm_ray.report.inspection import cut_sequences, inspect, missing_values, rows_beside_the_papers, summary
+    from lfm_ray.report.inspection import (
+        clipped_sound,
+        cut_sequences,
+        inspect,
+        missing_values,
+        rows_beside_the_papers,
+        summary,
+    )
     from lfm_ray.workflows.preparing import prepare
 
     if given.inspect:
@@ -65,7 +72,7 @@ def main() -> None:
         console.print(rows_beside_the_papers(shards.card, papers))
     if lacking := missing_values(shards.card):
         console.print(f"missing: {lacking}", soft_wrap=True)
-    for line in cut_sequences(shards.card):
+    for line in [*cut_sequences(shards.card), *clipped_sound(shards.card)]:
         console.print(line, soft_wrap=True)
     if shards.card.skipped:
         console.print(f"{len(shards.card.skipped)} bad rows were left out: {given.out / BAD_ROWS}")

@@ -75,6 +75,16 @@ class ModalityCard(Settings):
     longest: PositiveInt | None = Field(
         None, exclude_if=lambda steps: steps is None, description="features, where `cut` is not empty: the most steps"
     )
+    clipped: dict[str, PositiveInt] = Field(
+        {},
+        exclude_if=lambda counts: not counts,
+        description="16-bit sound: split -> its rows that reached far beyond [-1, 1], and lost what is outside",
+    )
+    loudest: float | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="16-bit sound, where `clipped` is not empty: the largest value of all",
+    )
 
     @model_validator(mode="after")
     def _readable(self) -> Self:

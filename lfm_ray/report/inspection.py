@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def cut_sequences(card: DatasetCard) -> list[str]:
     return lines
 
 
+def clipped_sound(card: DatasetCard) -> list[str]:
+    """For each modality whose sound was clipped: how many rows of each split, by how much, and what to do."""
+    lines = []
+    for name, one in card.modalities.items():
+        if one.clipped and one.loudest:
+            rows = ", ".join(f"{count} of {card.rows(split)} {split}" for split, count in one.clipped.items())
+            most = math.ceil(100 * one.loudest - 0.01) / 100
+            instead = f", or store spectrograms: --set storage.{name}=tensor" if one.storage == "waveform" else ""
+            lines.append(
+                f"{name}: {rows} rows go beyond -1 and 1, up to {most:g}, and were clipped, as 16-bit sound holds no"
+                f" more; divide all files by {most:g}{instead}"
+            )
+    return lines
+
+
 def inspect(path: Path, console: Console) -> None:
     """Verifies all checksums, shows modalities and the rows of each class, fits linear models, and draws samples."""
     shards = Shards(path)
@@ -52,7 +68,7 @@ def inspect(path: Path, console: Console) -> None:
     console.print(modalities, _labels(shards))
     if lacking := missing_values(card):
         console.print(f"missing: {lacking}", soft_wrap=True)
-    for line in cut_sequences(card):
+    for line in [*cut_sequences(card), *clipped_sound(card)]:
         console.print(line, soft_wrap=True)
     console.print(f"all checksums are right: {shown(path)}", soft_wrap=True)
     baselines = linear_baselines.fit(shards)

@@ -240,8 +240,6 @@ def test_loud_floating_point_sound_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", CHIRP * 32768, RATE, subtype="FLOAT")
     with pytest.raises(ValueError, match=r"holds values up to 9,8.* between -1 and 1"):
         audio.load(str(tmp_path / "a.wav"), SOUND, None, None)
-    soundfile.write(tmp_path / "b.wav", CHIRP * 4, RATE, subtype="FLOAT")  # a little beyond is clipped, as players do
-    assert audio.load(str(tmp_path / "b.wav"), SOUND, None, None).max() == 1
 
 
 @pytest.mark.parametrize(

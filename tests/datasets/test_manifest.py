@@ -155,6 +155,21 @@ def test_paths_start_at_the_manifest_and_missing_files_are_bad(tmp_path: Path) -
     assert again.splits == manifest.splits
 
 
+def test_a_class_whose_training_rows_lack_their_files_is_left_out_of_the_other_splits(tmp_path: Path) -> None:
+    """The other rows of the class are bad too, each for its own reason."""
+    names = [f"{number}.wav" for number in range(6)]
+    for name in names[1:]:
+        (tmp_path / name).touch()
+    table = pd.DataFrame(
+        {"sound": names, "label": [*"abcabc"], "split": ["train"] * 3 + ["val"] * 3, "id": [*"uvwxyz"]}
+    )
+    manifest = check_manifest(tmp_path / "m.csv", table, {"sound": "audio"})
+    assert manifest.classes == ["b", "c"]
+    assert [row.id for rows in manifest.splits.values() for row in rows] == ["v", "w", "y", "z"]
+    reasons = {row.id: row.reason for row in manifest.bad}
+    assert reasons == {"u": "there is no such file", "x": "this class of split val does not occur in train"}
+
+
 def test_start_and_end(tmp_path: Path) -> None:
     manifest = read_manifest(
         write(tmp_path, start=["0.5", "", "", "", ""], end=["2", "3", "", "", ""]), {"words": "text"}

@@ -116,3 +116,21 @@ def test_nvgesture_depth_has_its_own_frames_and_none_is_lost_by_rounding(tmp_pat
 def test_labels_are_those_of_the_card(name: str) -> None:
     root = LISTS if name == "twitter2015" else LISTS / name
     assert set(raw_manifest(name, root)["label"]) <= set(raw_card(name).classes)
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b" \t\r\n", b"\n\n"], ids=["Windows", "blanks", "empty lines"])
+@pytest.mark.parametrize("name", ["twitter2015", "sarcasm", "kinetics_sounds", "crema_d", "nvgesture"])
+def test_lists_that_an_editor_has_saved_say_the_same(tmp_path: Path, name: str, end: bytes) -> None:
+    tables = []
+    for before, after in ((b"", b"\n"), (b"\xef\xbb\xbf", end)):
+        root = tmp_path / f"{len(tables)}"
+        shutil.copytree(LISTS / name, root / "twitter2015" if name == "twitter2015" else root)
+        if name == "nvgesture":
+            train = root / "nvgesture_train_correct_cvpr2016_v2.lst"
+            shutil.copy(train, root / train.name.replace("train", "test"))
+        touch(root / "AudioWAV" / "1001.wav", root / "VideoFlash" / "1001.flv")  # of CREMA-D
+        for file in root.rglob("*.*"):
+            if file.is_file() and file.stat().st_size:
+                file.write_bytes(before + file.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", after))
+        tables.append(raw_manifest(name, root).map(lambda value, root=root: str(value).replace(str(root), "")))
+    pd.testing.assert_frame_equal(*tables)

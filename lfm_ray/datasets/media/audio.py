@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from lfm_ray.datasets.media import containers
+from lfm_ray.datasets.media.raw_streams import has_no_count
 from lfm_ray.datasets.media.whole import PLACEHOLDER, check_whole
 from lfm_ray.errors import UserError
 from lfm_ray.settings import Settings
@@ -49,7 +50,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes seconds, and commands t
 
 
 def spectrogram(waveform: np.ndarray, settings: AudioSettings) -> np.ndarray:
-    """Waveform (samples,) float32 in [-1, 1] -> (1, frequencies, frames) float16.
+    """Waveform (samples,) float32 -> (1, frequencies, frames) float16.
 
     Raises:
         UserError: the waveform is shorter than one window of `n_fft` samples.
@@ -75,7 +76,7 @@ def log_spectrogram(waveform: Tensor, settings: AudioSettings) -> Tensor:
 
 
 def to_pcm(waveform: np.ndarray) -> np.ndarray:
-    """Waveform in [-1, 1] -> int16, as in 16-bit sound files."""
+    """Waveform -> int16, as in 16-bit sound files; what is beyond [-1, 1] is clipped."""
     return (waveform * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
@@ -129,7 +130,8 @@ def _resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 def load(path: str, settings: AudioSettings, start: float | None, end: float | None) -> np.ndarray:
     """Reads a clip: mono (the mean of the channels), resampled, cut or padded to `settings.seconds`.
 
-    Returns (samples,) float32 in [-1, 1]. Errors that the libraries raise on a broken file pass through.
+    Returns (samples,) float32. Floating point sound, and what lossy codecs decode, can go beyond [-1, 1], and is not
+    clipped here: a spectrogram keeps it. Errors that the libraries raise on a broken file pass through.
     """
     assert settings.seconds is not None and settings.sample_rate is not None
     first = start or 0.0
@@ -144,7 +146,7 @@ def load(path: str, settings: AudioSettings, start: float | None, end: float | N
         )
     if rate != settings.sample_rate:
         waveform = _resampled(waveform, rate, settings.sample_rate)
-    waveform, wanted = np.clip(waveform, -1, 1), samples(settings)
+    wanted = samples(settings)
     if settings.padding == "repeat":
         return np.resize(waveform, wanted)
     return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
@@ -156,7 +158,7 @@ def header(path: str) -> tuple[int, float]:
 
     try:
         info = soundfile.info(path)
-        if 0 < info.frames < STREAMED:
+        if 0 < info.frames < STREAMED and not _is_estimated(path, info.format):
             return info.samplerate, info.duration
     except soundfile.LibsndfileError:
         pass
@@ -174,7 +176,7 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
         return containers.read_sound(path, start, seconds)
     with file:
         # From a pipe: a FLAC, which libsndfile 1.2.2 cannot read to its end, or a WAV whose size is still 0.
-        if not 0 < file.frames < STREAMED:
+        if not 0 < file.frames < STREAMED or _is_estimated(path, file.format):
             return containers.read_sound(path, start, seconds)
         _check_promises(file)
         containers.check_count(seconds * file.samplerate, file.samplerate, file.channels)
@@ -200,6 +202,11 @@ def _read(path: str, start: float, seconds: float) -> tuple[np.ndarray, int]:
 def _check_length(length: int, settings: AudioSettings) -> None:
     if length < settings.n_fft:
         raise UserError(f"audio.n_fft: a window of {settings.n_fft} samples is longer than a clip of {length}")
+
+
+def _is_estimated(path: str, form: str) -> bool:
+    """Whether libsndfile divides the bytes of an MP3 by those of its first frame, and reads no further."""
+    return form in ("MP3", "MPEG") and has_no_count(path)
 
 
 def _check_promises(file: Any) -> None:

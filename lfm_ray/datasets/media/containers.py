@@ -19,6 +19,9 @@ WORTH_A_SEEK = 5.0  # s; before it everything is decoded, since a seek to 0 spoi
 ROUNDED = 1e-3  # s: stamps in Matroska and FLV are whole milliseconds
 MILLISECOND = Fraction(1, 1000)
 JUMP = 0.05  # s by which stamps may differ from the number of samples, as they are rounded
+# FFmpeg takes the last stamp in an MPEG stream for the end, after which there can be more frames; of bare frames it
+# divides the bytes by those of the first.
+ESTIMATED = ("mpeg", "mpegts", "mp3", "aac", "loas", "ac3", "eac3", "dts")
 MEASURED = 60.0  # s; an estimated length below it is measured, since it may decide how long all clips are
 
 
@@ -76,8 +79,7 @@ def header(path: str) -> tuple[int, float]:
         stream = _sound(container)
         if stream.duration:
             end = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-            # FFmpeg takes the last stamp in an MPEG stream for the end, and after it there can be more frames.
-            measured = container.format.name in ("mpeg", "mpegts") and end - start_of(container) < MEASURED
+            measured = container.format.name in ESTIMATED and end - start_of(container) < MEASURED
         else:  # Matroska's duration is that of the pictures too, and counts from 0 where it was sent live
             end = float((container.duration or 0) / av.time_base)
             measured = start_of(container) != 0 or end < MEASURED
@@ -191,13 +193,17 @@ def frame_times(path: str, start: float, end: float | None) -> tuple[list[float]
     """
 
     found: list[tuple[float, float]] = []
+    untimed = False
     container, _ = opened_at(path, start)
     with container:
         stream = video(container)
         origin, counted = start_of(container), container.format.name == "avi"
         for packet in container.demux(stream):
             stamp = packet.dts if packet.pts is None or counted else packet.pts
-            if stamp is None or packet.size == 0 or packet.is_discard:
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if stamp is None:
+                untimed = True
                 continue
             base = packet.time_base
             found.append((float(stamp * base) - origin, float((packet.duration or 0) * base)))
@@ -205,6 +211,10 @@ def frame_times(path: str, start: float, end: float | None) -> tuple[list[float]
             if end is not None and packet.dts is not None and float(packet.dts * base) - origin >= end:
                 break
     if not found:
+        if untimed:
+            raise ValueError(
+                "has no times, as a bare stream; put it into a container (ffmpeg -i FILE -c copy FILE.mp4)"
+            )
         return [], 0.0
     found.sort()
     times, last = [time for time, _ in found], found[-1][1]

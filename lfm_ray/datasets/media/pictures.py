@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from lfm_ray.datasets.media.deep_pictures import deep_values, is_deep, is_grey, oriented
 from lfm_ray.settings import Settings
 
 SCALE: Any = Field(
@@ -54,14 +55,17 @@ def load_picture(path: str, size: int, channels: int, scale: float | None) -> np
             raise ValueError(
                 f"has {image.width} x {image.height} pixels, more than the {MOST_PIXELS:,}; make it smaller"
             )
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I", "F")):
-            upright = eight_bits(np.asarray(upright), scale)
+        if is_deep(image, path):
+            upright = oriented(eight_bits(deep_values(image, path), scale), image)
+        else:
+            upright = ImageOps.exif_transpose(image)
         return square(upright, size, channels)
 
 
 def eight_bits(values: np.ndarray, scale: float | None) -> Any:
-    """Grey values of more than 8 bits, such as depth in mm -> a Pillow image of 8 bits, by `scale`.
+    """Values of more than 8 bits, such as depth in mm -> a Pillow image of 8 bits, by `scale`.
+
+    values: (H, W), or (H, W, 3 or 4) of colours and opacity, which has 16 bits.
 
     Raises:
         ValueError: there is no scale, or a value is not a finite number.
@@ -72,7 +76,10 @@ def eight_bits(values: np.ndarray, scale: float | None) -> Any:
         raise ValueError("has more than 8 bits per channel; set scale (docs/data.md), or convert it to 8 bits")
     if not np.isfinite(values).all():
         raise ValueError("holds values that are not finite numbers")
-    return Image.fromarray((values.astype(np.float64) * scale).round().clip(0, 255).astype(np.uint8))
+    scaled = values.astype(np.float64) * scale
+    if values.ndim == 3:
+        scaled[..., 3:] = values[..., 3:] / 257
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
 def image_header(path: str) -> tuple[int, int]:
@@ -80,7 +87,7 @@ def image_header(path: str) -> tuple[int, int]:
     from PIL import Image
 
     with Image.open(path) as image:
-        return min(image.size), 1 if image.mode in ("1", "L", "LA") or image.mode[0] in "IF" else 3
+        return min(image.size), 1 if is_grey(image) else 3
 
 
 def square(image: Any, size: int, channels: int) -> np.ndarray:

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from lfm_ray.datasets.media import raw_streams
+from lfm_ray.datasets.media.rare_containers import RARE, bytes_beyond
+
 PLACEHOLDER = 2_000_000_000  # bytes; from here on a 32-bit size was written before the size was known
 ISO_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot")
 OGG_LAST = 4  # flag of the last page of a stream
@@ -39,27 +42,12 @@ def check_whole(path: str | Path) -> None:
 def _promised(path: str, size: int, changed: int) -> str:
     """What the file should have and lacks; empty: nothing. changed: a file that was replaced is read again."""
     with open(path, "rb") as file:
-        head = file.read(12)
-        checks: dict[bool, Callable[[BinaryIO, int], str]] = {
-            head[4:8] in ISO_BOXES: _iso,
-            head[:4] == b"RIFF" and head[8:12] == b"AVI ": _avi,
-            head[:4] == b"\x1a\x45\xdf\xa3": _matroska,
-            head[:3] == b"FLV": _flv,
-            head[:4] == b"OggS": _ogg,
-            head[:4] == b"caff": _caf,
-            head[:4] == MXF_KEY: _mxf,
-            head[:4] == b"RF64": _rf64,
-            head[:8] == b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": _asf,
-            head[:4] == b"\0\0\1\xba": _program_stream,
-            head[:1] == b"\x47" or head[4:5] == b"\x47": _transport_stream,
-            head[:4] == b"GIF8": _gif,  # after the stream, whose mark is a G
-        }
-        file.seek(0)
-        return checks[True](file, size) if True in checks else ""
-
-
-def _bytes(promised: int, size: int) -> str:
-    return f"{promised:,}" if promised > size else ""
+        head = file.read(32)
+        for at, marks, check in CONTAINERS:
+            file.seek(0)
+            if head.startswith(marks, at) and (lacking := check(file, size)):
+                return lacking
+        return bytes_beyond(raw_streams.promised(file, size), size)
 
 
 def _iso(file: BinaryIO, size: int) -> str:
@@ -73,7 +61,7 @@ def _iso(file: BinaryIO, size: int) -> str:
         if length == 0 or not kind.isalnum():
             return ""
         if at + length > size:
-            return _bytes(at + length, size)
+            return bytes_beyond(at + length, size)
         at += max(length, 8)
     return ""
 
@@ -87,7 +75,7 @@ def _avi(file: BinaryIO, size: int) -> str:
         if kind != b"RIFF" or length == 0 or length >= PLACEHOLDER:
             return ""
         if at + 8 + length > size:
-            return _bytes(at + 8 + length, size)
+            return bytes_beyond(at + 8 + length, size)
         at += 8 + length + length % 2
     return ""
 
@@ -101,7 +89,7 @@ def _matroska(file: BinaryIO, size: int) -> str:
         if length is None:
             continue  # the elements in it come next
         if at + length > size:
-            return _bytes(at + length, size)
+            return bytes_beyond(at + length, size)
         if name == SEGMENT:
             return ""
         at += length
@@ -125,13 +113,13 @@ def _flv(file: BinaryIO, size: int) -> str:
     if (at := head.find(b"filesize\x00")) >= 0 and len(found := head[at + 9 : at + 17]) == 8:
         (promised,) = struct.unpack(">d", found)
         if promised > 0:
-            return _bytes(int(promised), size)
+            return bytes_beyond(int(promised), size)
     at = 9 + 4
     while at + 11 <= size:
         file.seek(at + 1)
         length = int.from_bytes(file.read(3), "big")
         if at + 11 + length > size:
-            return _bytes(at + 11 + length, size)
+            return bytes_beyond(at + 11 + length, size)
         at += 11 + length + 4
     return ""
 
@@ -157,7 +145,7 @@ def _caf(file: BinaryIO, size: int) -> str:
         if length < 0:
             return ""
         if at + 12 + length > size:
-            return _bytes(at + 12 + length, size)
+            return bytes_beyond(at + 12 + length, size)
         at += 12 + length
     return ""
 
@@ -168,7 +156,7 @@ def _rf64(file: BinaryIO, size: int) -> str:
     if head[12:16] != b"ds64" or len(head) < 36:
         return ""
     (promised,) = struct.unpack("<Q", head[20:28])
-    return _bytes(8 + promised, size) if promised < 2**63 else ""
+    return bytes_beyond(8 + promised, size) if promised < 2**63 else ""
 
 
 def _gif(file: BinaryIO, size: int) -> str:
@@ -200,7 +188,7 @@ def _mxf(file: BinaryIO, size: int) -> str:
         further = short & 0x7F if short & 0x80 else 0
         length = int.from_bytes(file.read(further), "big") if further else short
         if at + 17 + further + length > size:
-            return _bytes(at + 17 + further + length, size)
+            return bytes_beyond(at + 17 + further + length, size)
         at += 17 + further + length
     return ""
 
@@ -214,7 +202,7 @@ def _asf(file: BinaryIO, size: int) -> str:
         if length < 24:
             return ""
         if at + length > size:
-            return _bytes(at + length, size)
+            return bytes_beyond(at + length, size)
         at += length
     return ""
 
@@ -234,7 +222,7 @@ def _program_stream(file: BinaryIO, size: int) -> str:
         else:
             length = 6 + int.from_bytes(head[4:6], "big")
         if at + length > size:
-            return _bytes(at + length, size)
+            return bytes_beyond(at + length, size)
         at += length
     return ""
 
@@ -244,5 +232,24 @@ def _transport_stream(file: BinaryIO, size: int) -> str:
     head = file.read(5 * 204)
     for length, mark in TRANSPORT:
         if head[mark : 5 * length : length] == b"\x47" * 5 and size % length:
-            return _bytes(size // length * length + length, size)
+            return bytes_beyond(size // length * length + length, size)
     return ""
+
+
+# Where in the file which marks are, and what reads it. The last two are one byte, which other files can have there.
+CONTAINERS: tuple[tuple[int, tuple[bytes, ...], Callable[[BinaryIO, int], str]], ...] = (
+    (4, ISO_BOXES, _iso),
+    (8, (b"AVI ",), _avi),
+    (0, (b"\x1a\x45\xdf\xa3",), _matroska),
+    (0, (b"FLV",), _flv),
+    (0, (b"OggS",), _ogg),
+    (0, (b"caff",), _caf),
+    (0, (MXF_KEY,), _mxf),
+    (0, (b"RF64",), _rf64),
+    (0, (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",), _asf),
+    (0, (b"\0\0\1\xba",), _program_stream),
+    (0, (b"GIF8",), _gif),
+    *((0, (mark,), check) for mark, check in RARE.items()),
+    (0, (b"\x47",), _transport_stream),
+    (4, (b"\x47",), _transport_stream),
+)

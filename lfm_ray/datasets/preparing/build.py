@@ -29,6 +29,7 @@ from lfm_ray.datasets.preparing.decoding import BrokenMedia, decode, modality_ca
 from lfm_ray.datasets.preparing.manifest import BadRow, Manifest, Row
 from lfm_ray.datasets.preparing.resolving import resolve
 from lfm_ray.datasets.preparing.staging import BAD_ROWS, StagingFolder, check_replaceable
+from lfm_ray.datasets.preparing.tally import Tally, as_json
 from lfm_ray.datasets.shards import CARD, DatasetCard, ModalityCard, ShardFile, read_card, sha256, write_shard
 from lfm_ray.datasets.targets import TargetCard
 from lfm_ray.errors import UserError
@@ -232,21 +233,15 @@ def make_shard(
     """Decodes rows, writes them as one shard, and writes the returned dict beside it as JSON.
 
     The dict has: file; rows, the number of rows that could be decoded; sha256 of the file; bad, a
-    `BadRow` for each file that could not; sums, modality -> sums and sums of squares of the entries as
-    models see them: one pair, or one for each of the card's `entries`; steps, sequence -> steps that are not
-    padding; missing, modality -> rows that lack it; cut, sequence -> rows that are longer than the others' length;
-    longest, sequence -> the most steps of a row. If the disk cannot be written, it has file and failed, the
-    reason, instead.
+    `BadRow` for each file that could not; and what `lfm_ray.datasets.preparing.tally` counts. If the disk
+    cannot be written, it has file and failed, the reason, instead.
     """
     columns: dict[str, Any] = {
         name: [] if card.storage == "jpeg" else _column(len(rows), card) for name, card in cards.items()
     }
     good: list[Row] = []
     bad: list[BadRow] = []
-    sums = {name: np.zeros((2, card.entries)) for name, card in cards.items()}
-    steps = {name: 0 for name, card in cards.items() if card.padded}
-    cut, longest = dict(steps), dict(steps)
-    present = {name: np.zeros(len(rows), dtype=bool) for name in cards}
+    tallies = {name: Tally(card, len(rows)) for name, card in cards.items()}
     for row in rows:
         decoded = {}
         for name in row.values:
@@ -260,31 +255,18 @@ def make_shard(
             if cards[name].storage == "jpeg":
                 columns[name].append([b""] * cards[name].stored_shape[0])
         for name, sample in decoded.items():
-            present[name][len(good)] = True
             if cards[name].storage == "jpeg":
                 columns[name].append(sample.stored)
             else:
                 columns[name][len(good)] = sample.stored
-            values = sample.seen.astype(np.float64)
-            if cards[name].kind == "audio" and cards[name].entries > 1:
-                values = values.swapaxes(-1, -2)  # frames, bands
-            values = values.reshape(-1, sums[name].shape[1])
-            if cards[name].padded:
-                values = values[~np.isnan(values).any(axis=1)]
-                steps[name] += len(values)
-                cut[name] += sample.steps > cards[name].shape[0]
-                longest[name] = max(longest[name], sample.steps)
-            sums[name] += values.sum(axis=0), np.square(values).sum(axis=0)
+            tallies[name].add(len(good), sample)
         good.append(row)
-    result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad}
-    result["sums"] = {name: pair.tolist() for name, pair in sums.items()}
-    result |= {"steps": steps, "cut": cut, "longest": longest}
-    there = {name: one[: len(good)] for name, one in present.items()}
-    result["missing"] = {name: int((~one).sum()) for name, one in there.items()}
+    result = {"file": path.name, "rows": len(good), "sha256": "", "bad": bad, **as_json(tallies, len(good))}
     try:
         if good:
             ids, labels = [row.id for row in good], np.array([row.label for row in good])
-            write_shard(path, ids, labels, {name: column[: len(good)] for name, column in columns.items()}, there)
+            stored = {name: column[: len(good)] for name, column in columns.items()}
+            write_shard(path, ids, labels, stored, {name: one.present[: len(good)] for name, one in tallies.items()})
             result["sha256"] = sha256(path)
         write_atomically(path.with_name(f"{path.name}.json"), json.dumps(result))
     except OSError as error:
@@ -368,9 +350,11 @@ def _card(job: Job, results: Sequence[dict[str, Any]], bad: Sequence[BadRow]) ->
             of_train = [result for result in results if result["file"].startswith("train-")]
             count = card.shape[-1] * sum(result["steps"][name] for result in of_train)
         mean, std = _moments(sums.sum(axis=1), count)
-        cut = {split: count for split, count in _counts(splits, results, "cut", name).items() if count}
-        longest = max(result.get("longest", {}).get(name, 0) for result in results) if cut else None
-        update = {"mean": mean, "std": std, "missing": missing[name], "cut": cut, "longest": longest}
+        update: dict[str, Any] = {"mean": mean, "std": std, "missing": missing[name]}
+        for counted, most in (("cut", "longest"), ("clipped", "loudest")):
+            counts = {split: count for split, count in _counts(splits, results, counted, name).items() if count}
+            update[counted] = counts
+            update[most] = max(result.get(most, {}).get(name, 0) for result in results) if counts else None
         modalities[name] = card.model_copy(update=update)
         if card.kind == "feature" or card.entries > 1:
             each = [_moments(pair, count // card.entries) for pair in sums.T]

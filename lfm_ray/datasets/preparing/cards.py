@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lfm_ray import trust
 from lfm_ray.datasets.kinds import Kind
+from lfm_ray.datasets.preparing.raw_folders import where_it_is
 from lfm_ray.errors import UserError
 from lfm_ray.own_parts import called, returned
 from lfm_ray.registry import Registry, parts_in
@@ -78,8 +79,11 @@ def raw_manifest(name: str, root: Path) -> pd.DataFrame:
     if not root.is_dir():
         raise UserError(f"--root {root}: there is no such folder")
     reader = raw_card(name).reader or Path(name).stem
+    read = READERS[READERS.check(reader)]
     try:
-        table: pd.DataFrame = called(f"reader {reader}", READERS[READERS.check(reader)], root.absolute())
+        table: pd.DataFrame = called(f"reader {reader}", read, root.absolute())
+    except UserError as error:
+        raise UserError(f"{error}{where_it_is(root.absolute(), read)}") from None
     except ValueError as error:
         raise UserError(f"--dataset {name}: reader: {error}") from None
     import pandas as pd

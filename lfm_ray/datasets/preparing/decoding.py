@@ -35,12 +35,14 @@ class BrokenMedia(Exception):
 class Sample:
     """One modality of one row. seen: as models see it; stored: as the shards store it, an array or files.
 
-    steps: of a sequence before it was cut or padded to the length of all.
+    steps: of a sequence before it was cut or padded to the length of all. loudest: of sound that is stored as
+    16-bit numbers, the largest value before what is beyond [-1, 1] was clipped.
     """
 
     seen: np.ndarray
     stored: np.ndarray | list[bytes]
     steps: int = 0
+    loudest: float = 0.0
 
 
 def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
@@ -58,6 +60,7 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
         raise BrokenMedia(str(value), str(error)) from error
     if not np.isfinite(array).all():
         raise BrokenMedia(str(value), "holds values that are not finite numbers")
+    loudest = float(np.abs(array).max()) if kind == "audio" else 0.0
     if amount := config.noise.get(name, 0.0):
         array = add_noise(array, amount, generator(config.seed, name, row.id))
     storage = config.storage.get(name, "tensor")
@@ -65,10 +68,10 @@ def decode(row: Row, name: str, kind: Kind, config: PrepareConfig) -> Sample:
         padded = features.padded(array, length)
         return Sample(padded, padded, len(array))
     if kind == "audio" and config.of(name, kind).form == "waveform":
-        return Sample(audio.to_pcm(array), audio.to_pcm(array))
+        return Sample(audio.to_pcm(array), audio.to_pcm(array), loudest=loudest)
     if storage == "waveform":
         stored = audio.to_pcm(array)
-        return Sample(spectrogram(stored.astype(np.float32) / 32768, config.of(name, kind)), stored)
+        return Sample(spectrogram(stored.astype(np.float32) / 32768, config.of(name, kind)), stored, loudest=loudest)
     if storage == "jpeg":
         frames = array if kind == "video" else array[None]
         return Sample(array, [pictures.to_jpeg(frame, config.jpeg_quality) for frame in frames])

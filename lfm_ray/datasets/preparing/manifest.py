@@ -211,7 +211,10 @@ def check_manifest(
         for number in table.index[~kept]
         for name in [next(name for name in files if nothing.at[number, name])]
     )
-    files, sizes = files.where(there, "")[kept].reset_index(drop=True), sizes[kept]
+    files, sizes = files.where(there, "")[kept].reset_index(drop=True), sizes[kept].reset_index(drop=True)
+    unseen = list(labels.not_in_train(table["label"], table["split"]))  # since media of train are not there
+    seen = ~table.index.isin([number for number, *_ in unseen])
+    table, files, sizes = without(unseen), files[seen].reset_index(drop=True), sizes[seen]
     table = table.drop(columns="row")
     _check_features(path, files, kinds)
     because = f"; {len(bad)} rows are bad, the first: {bad[0].id}: {bad[0].column}: {bad[0].reason}" if bad else ""

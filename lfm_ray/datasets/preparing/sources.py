@@ -13,6 +13,7 @@ from lfm_ray.datasets.preparing import class_folders, hugging_face, webdataset
 from lfm_ray.datasets.preparing.cards import raw_card, raw_manifest
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Manifest, check_kinds, check_manifest, read_manifest
+from lfm_ray.datasets.preparing.raw_folders import located
 from lfm_ray.datasets.preparing.readers.annotations import files_below
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_regular
@@ -138,7 +139,7 @@ def of_dataset(
         raise UserError(f"--dataset {name}: its card says what the labels are; leave out --target {target}")
     values = merge(card.preprocessing, flatten(read_yaml(file)) if file else {})
     config = build(PrepareConfig, merge(values, overrides), source=file, changed=overrides)
-    table = raw_manifest(name, root)
+    table = located(raw_manifest(name, root), root, card.modalities)
     classes = card.classes if isinstance(card.classes, list) and target == "classes" else None
     label = card.numbers if target == "regression" and card.numbers else "label"
     manifest = check_manifest(

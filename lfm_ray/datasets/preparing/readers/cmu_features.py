@@ -79,7 +79,7 @@ def read(root: Path) -> pd.DataFrame:
     Raises:
         UserError: there is none, there are several, or it is in neither layout.
     """
-    found = sorted(path for path in files_below(root) if path.suffix in (".pkl", ".pickle"))
+    found = sorted(path for path in files_below(root) if path.suffix.lower() in (".pkl", ".pickle"))
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(root)) for path in found) or "none"
         raise UserError(

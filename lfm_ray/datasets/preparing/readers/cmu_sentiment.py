@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 
-from lfm_ray.datasets.preparing.readers.annotations import check_there
+from lfm_ray.datasets.preparing.readers.annotations import fields
 from lfm_ray.datasets.preparing.splits import named
 from lfm_ray.errors import UserError
 
@@ -24,22 +23,23 @@ def read(root: Path) -> pd.DataFrame:
         UserError: the list is missing, or lacks a column.
     """
     file = root / "label.csv"
-    check_there(file)
     rows = []
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        table = csv.DictReader(lines)
-        if lacking := [name for name in COLUMNS if name not in (table.fieldnames or [])]:
-            raise UserError(f"{file}: has no column {lacking[0]}")
-        for line in table:
-            clip = str(root / "Raw" / line["video_id"] / f"{line['clip_id']}.mp4")
-            rows.append(
-                {
-                    "id": f"{line['video_id']}/{line['clip_id']}",
-                    "label": line["annotation"],
-                    "split": named(line["mode"] or "") or line["mode"],
-                    "text": line["text"],
-                    "audio": clip,
-                    "video": clip,
-                }
-            )
+    header, *lines = fields(file, 1)
+    if lacking := [name for name in COLUMNS if name not in header]:
+        raise UserError(f"{file}: has no column {lacking[0]}")
+    for number, values in enumerate(lines, start=2):
+        if len(values) < len(header):
+            raise UserError(f"{file}, line {number}: has {len(values)} fields, not {len(header)}")
+        line = dict(zip(header, values, strict=False))
+        clip = str(root / "Raw" / line["video_id"] / f"{line['clip_id']}.mp4")
+        rows.append(
+            {
+                "id": f"{line['video_id']}/{line['clip_id']}",
+                "label": line["annotation"],
+                "split": named(line["mode"]) or line["mode"],
+                "text": line["text"],
+                "audio": clip,
+                "video": clip,
+            }
+        )
     return pd.DataFrame(rows)

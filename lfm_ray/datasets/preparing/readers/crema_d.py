@@ -20,14 +20,18 @@ def read(root: Path) -> pd.DataFrame:
     Raises:
         UserError: there is no sound, or neither videos nor frames.
     """
-    sounds = {sound.stem for sound in (root / "AudioWAV").glob("*.wav")}
+    sounds = _stems(root / "AudioWAV", ".wav")
     if not sounds:
         raise UserError(f"{root / 'AudioWAV'}: contains no .wav file; --root must be the folder that contains AudioWAV")
     frames, videos = root / "Image-01-FPS", root / "VideoFlash"
     if not frames.is_dir() and not videos.is_dir():
         raise UserError(f"{root}: has neither VideoFlash nor Image-01-FPS")
     listed = _lists(root)
-    seen = {path.name for path in frames.iterdir()} if frames.is_dir() else {path.stem for path in videos.glob("*.flv")}
+    seen = (
+        {path.name for path in frames.iterdir() if not path.name.startswith(".")}
+        if frames.is_dir()
+        else _stems(videos, ".flv")
+    )
     rows = []
     for name in listed or sorted(sounds | seen):
         emotion, split = listed.get(name) or (name.split("_")[2] if name.count("_") >= 2 else "", "")
@@ -36,6 +40,12 @@ def read(root: Path) -> pd.DataFrame:
         rows.append({"id": name, "label": emotion, "split": split, "audio": str(sound), "video": str(video)})
     table = pd.DataFrame(rows)
     return with_validation(table) if listed else table.drop(columns="split")
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    """The names of the clips in a folder, whose extension can be in capitals; macOS's ._1001.wav is none."""
+    files = folder.iterdir() if folder.is_dir() else []
+    return {file.stem for file in files if file.suffix.lower() == suffix and not file.name.startswith(".")}
 
 
 def _lists(root: Path) -> dict[str, tuple[str, str]]:

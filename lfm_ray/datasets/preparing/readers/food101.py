@@ -17,7 +17,7 @@ def read(root: Path) -> pd.DataFrame:
     """
     rows = []
     for split in ("train", "test"):
-        for image, title, label, *_ in fields(root / "texts" / f"{split}_titles.csv", 3):
+        for image, title, label, *_ in fields(root / "texts" / f"{split}_titles.csv", 3, as_written=1):
             path = root / "images" / split / label / image
             rows.append({"id": f"{split}/{image}", "label": label, "split": split, "text": title, "image": str(path)})
     return with_validation(pd.DataFrame(rows))

@@ -18,7 +18,7 @@ def read(root: Path) -> pd.DataFrame:
     """
     rows = []
     for file, split in (("train", "train"), ("dev", "val"), ("test", "test")):
-        lines = fields(root / "twitter2015" / f"{file}.tsv", 5, "\t", header=True)
+        lines = fields(root / "twitter2015" / f"{file}.tsv", 5, "\t", header=True, as_written=3)
         for index, label, image, tweet, target, *_ in lines:
             rows.append(
                 {
