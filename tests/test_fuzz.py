@@ -30,7 +30,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import flatten, load
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 fuzz = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 1000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 from media_files import png
 from movies import RATE, chirp
 
@@ -17,7 +18,6 @@ from lfm_ray.datasets.preparing import decoding
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.preparing.manifest import Row
 from lfm_ray.datasets.shards import Shards
-from lfm_ray.main import main
 
 SOUND = AudioSettings(sample_rate=RATE, seconds=1)
 
@@ -62,24 +62,23 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "m.csv"
 
 
-def prepare(manifest: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *settings: str) -> None:
-    command = ["lfm-ray", "prepare", str(manifest), "--audio", "sound", "--image", "image", "--out", str(out)]
-    monkeypatch.setattr("sys.argv", [*command, *(part for one in settings for part in ("--set", one))])
-    main()
+def prepare(folder: Path, manifest: Path, out: str, *settings: str) -> str:
+    """What the command says."""
+    chosen = [part for one in settings for part in ("--set", one)]
+    done = run(folder, "prepare", manifest, "--audio", "sound", "--image", "image", "--out", out, *chosen)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_prepare_says_how_many_rows(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(manifest, tmp_path / "short", monkeypatch, "storage.sound=waveform")
+def test_prepare_says_how_many_rows(manifest: Path, tmp_path: Path) -> None:
+    shown = prepare(tmp_path, manifest, "short", "storage.sound=waveform")
     said = (
         "sound: 3 of 10 train, 1 of 2 val rows go beyond -1 and 1, up to 7.5, and were clipped, as 16-bit sound holds"
     )
-    assert said in capsys.readouterr().out.replace("\n", " ")
+    assert said in shown.replace("\n", " ")
     card = Shards(tmp_path / "short").card.modalities["sound"]
     assert (card.clipped, card.loudest) == ({"train": 3, "val": 1}, pytest.approx(7.5, abs=1e-3))
-    prepare(manifest, tmp_path / "whole", monkeypatch)
-    assert "clipped" not in capsys.readouterr().out
+    assert "clipped" not in prepare(tmp_path, manifest, "whole")
     assert "clipped" not in json.loads((tmp_path / "whole" / "dataset.json").read_text())["modalities"]["sound"]
 
 

@@ -70,6 +70,7 @@ def test_an_empty_share_is_an_empty_batch(shards: Shards) -> None:
     assert batches[0].inputs["sound"].dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_a_task_runs_on_a_cpu_beside_the_trials(shards: Shards) -> None:
     order = Order(np.arange(8), batch_size=4, seed=0, shuffle=False)
 

@@ -79,11 +79,12 @@ def raw_manifest(name: str, root: Path) -> pd.DataFrame:
     if not root.is_dir():
         raise UserError(f"--root {root}: there is no such folder")
     reader = raw_card(name).reader or Path(name).stem
-    read = READERS[READERS.check(reader)]
     try:
-        table: pd.DataFrame = called(f"reader {reader}", read, root.absolute())
-    except UserError as error:
-        raise UserError(f"{error}{where_it_is(root.absolute(), read)}") from None
+        read = READERS[READERS.check(reader)]
+        try:
+            table: pd.DataFrame = called(f"reader {reader}", read, root.absolute())
+        except UserError as error:
+            raise UserError(f"{error}{where_it_is(root.absolute(), read)}") from None
     except ValueError as error:
         raise UserError(f"--dataset {name}: reader: {error}") from None
     import pandas as pd
