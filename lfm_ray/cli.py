@@ -19,10 +19,9 @@ from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.interruption import deaf, status_of, terminable
 from lfm_ray.storage import working_folder
 
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)  # what is wrong with a path that was given
 # Storage that is full, forbidden or away. Other errors of this kind are defects, and keep their traceback.
 # An object store gives no number.
-# What is wrong with a path that was given.
-PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 STORAGE_ERRORS = (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 

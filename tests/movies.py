@@ -90,3 +90,16 @@ def rotated(source: Path, target: Path, degrees: int) -> Path:
     content[at : at + 36] = struct.pack(">9I", *matrix)
     target.write_bytes(content)
     return target
+
+
+def mux_sound(container: Any, track: Any, wave: np.ndarray, rate: int) -> None:
+    """Encodes a wave, (samples,) float32, as a track of one channel, in frames of the codec's form and length."""
+    import av
+
+    piece = av.AudioFrame.from_ndarray(wave[None], format="flt", layout="mono")
+    piece.sample_rate, piece.pts = rate, 0
+    form, length = track.codec_context.format.name, track.codec_context.frame_size or None
+    resampler = av.AudioResampler(format=form, layout="mono", rate=rate, frame_size=length)
+    for frame in [*resampler.resample(piece), *resampler.resample(None)]:
+        container.mux(track.encode(frame))
+    container.mux(track.encode())

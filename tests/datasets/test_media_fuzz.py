@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from movies import RATE, movie
+from movies import RATE, movie, mux_sound
 
 from lfm_ray.datasets.media import audio
 from lfm_ray.datasets.media.audio import AudioSettings
@@ -175,11 +175,5 @@ def test_streams(
     with av.open(str(path), "w", options={} if counted or codec != "libmp3lame" else {"write_xing": "0"}) as container:
         track: Any = container.add_stream(codec, rate=rate, layout="mono", options={"strict": "-2"})
         wave = noise(seconds * rate / RATE, 1, seed)[:, 0]
-        piece = av.AudioFrame.from_ndarray(wave[None], format="flt", layout="mono")
-        piece.sample_rate, piece.pts = rate, 0
-        form, length = track.codec_context.format.name, track.codec_context.frame_size or None
-        resampler = av.AudioResampler(format=form, layout="mono", rate=rate, frame_size=length)
-        for frame in [*resampler.resample(piece), *resampler.resample(None)]:
-            container.mux(track.encode(frame))
-        container.mux(track.encode())
+        mux_sound(container, track, wave, rate)
     check_sound(path, place * seconds, seed, film=False)

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from movies import RATE, chirp
+from movies import RATE, chirp, mux_sound
 
 from lfm_ray.datasets.media import audio, video
 from lfm_ray.datasets.media.audio import AudioSettings
@@ -36,13 +36,7 @@ def sound(path: Path, codec: str, rate: int, options: dict[str, str] | None = No
     wave = np.random.default_rng(0).normal(size=2 * rate) * np.linspace(0.001, 0.2, 2 * rate)
     with av.open(str(path), "w", options=options or {}) as container:
         track: Any = container.add_stream(codec, rate=rate, layout="mono", options={"strict": "-2"} | of_codec)
-        piece = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), format="flt", layout="mono")
-        piece.sample_rate, piece.pts = rate, 0
-        form, length = track.codec_context.format.name, track.codec_context.frame_size or None
-        resampler = av.AudioResampler(format=form, layout="mono", rate=rate, frame_size=length)
-        for frame in [*resampler.resample(piece), *resampler.resample(None)]:
-            container.mux(track.encode(frame))
-        container.mux(track.encode())
+        mux_sound(container, track, wave.astype(np.float32), rate)
     return path
 
 
