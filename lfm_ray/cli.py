@@ -92,6 +92,10 @@ def run(main: Callable[[], None]) -> None:
             raise
         reason = error.strerror or str(error).splitlines()[0]
         _stop(f"{error.filename or 'storage'}: {reason}; what had been written before is kept", 1)
+    except (SystemExit, GeneratorExit) as error:
+        if said := own_parts.blamed(error):  # or a part that calls sys.exit() would end the command as if it were done
+            _stop(said, 2)
+        raise
     except KeyboardInterrupt as error:
         deaf()
         _say(str(error) or "interrupted; the same command goes on where it was")

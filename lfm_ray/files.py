@@ -7,13 +7,14 @@ the new one, and nothing that lies under a name that could have been guessed is 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from lfm_ray import trust
 from lfm_ray.errors import UserError
@@ -133,6 +134,22 @@ def check_regular(path: Path) -> None:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{path}: is neither a file nor a folder, but a pipe, a socket or a device")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it cannot be read, in our words: those of Python are for programmers.
+    """
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path}: cannot be read: it is not valid JSON{line}") from None
 
 
 def check_name(flag: str, name: str) -> str:

@@ -31,9 +31,10 @@ def note(what: str, name: str) -> None:
 def blamed(error: BaseException) -> str:
     """The line that says which part of another package raised `error`, and where; empty if none did.
 
-    Memory that does not suffice is nobody's fault, and what a part says on purpose (UserError) is said already.
+    Memory that does not suffice is nobody's fault, and what a part says on purpose (UserError) is said already. A part
+    that ends the process (SystemExit) is to blame as well; Ctrl-C is not its doing.
     """
-    if not _imported or not isinstance(error, Exception) or _is_no_fault(error):
+    if not _imported or isinstance(error, KeyboardInterrupt) or _is_no_fault(error):
         return ""
     for one in _with_causes(error):
         for frame, line in reversed(list(traceback.walk_tb(one.__traceback__))):
@@ -101,7 +102,9 @@ def cannot_be_imported(parts: Mapping[str, str]) -> str:
     for name, what in sorted(parts.items()):
         try:
             getattr(importlib.import_module(_module(name)), name.partition(":")[2])
-        except (Exception, SystemExit) as error:  # whatever somebody's module raises
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever somebody's module raises, be it sys.exit()
             return f"{what} {name} cannot be imported: {one_line(error)}"
     return ""
 

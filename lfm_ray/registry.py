@@ -63,7 +63,9 @@ class Registry(Mapping[str, Part], Generic[Part]):
             try:
                 module = importlib.import_module(path)
                 part = getattr(module, attribute) if attribute else self._class_of(module)
-            except (Exception, SystemExit) as error:  # whatever somebody's module raises
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # whatever somebody's module raises, be it sys.exit()
                 reason = (str(error).splitlines() or [""])[0] or type(error).__name__
                 raise ValueError(f"{self.what} {name} cannot be imported: {reason}") from None
             if not self.fits(part):

@@ -25,7 +25,7 @@ from lfm_ray.datasets.kinds import Kind, Storage
 from lfm_ray.datasets.names import check_name
 from lfm_ray.datasets.targets import TargetCard
 from lfm_ray.errors import UserError
-from lfm_ray.files import check_within, written_anew
+from lfm_ray.files import check_within, read_json, written_anew
 from lfm_ray.settings import Settings, nearest
 from lfm_ray.storage import copied, exists, fetch, in_store, name_of, shown, working_folder
 
@@ -158,6 +158,13 @@ class DatasetCard(Settings):
             except UserError as error:
                 raise ValueError(str(error)) from None
         return modalities
+
+    @field_validator("classes")
+    @classmethod
+    def _each_class_once(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("names a class twice")
+        return classes
 
     def sealed(self) -> Self:
         """The same with its checksum."""
@@ -382,15 +389,13 @@ def read_card(path: Path) -> DatasetCard:
         raise UserError(f"{path}: there is no such dataset folder; {how}")
     if not file.is_file():
         raise UserError(f"{path}: is not a dataset folder: it has no {CARD}; {how}")
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         card = DatasetCard.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{file}: {where}: {first['msg']}; the file is not in the format {FORMAT!r}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
     if not is_whole(content):
         raise UserError(f"{file}: its checksum differs, so it was altered; run lfm_ray.prepare again")
     return card

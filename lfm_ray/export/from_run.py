@@ -7,8 +7,7 @@ from pathlib import Path
 from lfm_ray.errors import UserError
 from lfm_ray.export.model_folder import ModelCard, check_free, write
 from lfm_ray.files import check_within
-from lfm_ray.runtime import checkpoint
-from lfm_ray.search.kept_model import best_with_model
+from lfm_ray.search.kept_model import best_with_model, model_of
 from lfm_ray.search.sweep import SWEEP, Sweep
 from lfm_ray.storage import exists, fetch, shown
 from lfm_ray.training.run_folder import BEST, CHECKPOINT
@@ -31,7 +30,7 @@ def export(folder: Path, out: Path, best: bool = False) -> tuple[Path, ModelCard
         fetch(file)
         if not file.is_file():
             raise UserError(f"{shown(run)}: has no best epoch; --set checkpoint.best=METRIC keeps one")
-    return run, write(checkpoint.load(file), out), said
+    return run, write(model_of(run, file), out), said
 
 
 def run_in(path: Path) -> tuple[Path, str]:

@@ -24,21 +24,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from lfm_ray import own_parts
 from lfm_ray.checksums import is_whole, with_checksum
 from lfm_ray.config import RunConfig
 from lfm_ray.datasets.media import text
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.datasets.shards import DatasetCard, sha256
 from lfm_ray.errors import UserError
-from lfm_ray.export.embedders import embedder_files, write_embedders
-from lfm_ray.files import check_path, check_within
+from lfm_ray.export.embedders import EMBEDDERS, embedder_files, write_embedders
+from lfm_ray.files import check_path, check_within, read_json
 from lfm_ray.models.classifier import MultimodalClassifier
 from lfm_ray.models.encoders import EncoderSettings
 from lfm_ray.models.encoders.auto import AutoSettings
 from lfm_ray.models.encoders.lora import merge_adapters
 from lfm_ray.models.encoders.pretrained import architecture_only, save_architecture
-from lfm_ray.runtime.checkpoint import evaluated_weights
 from lfm_ray.settings import Settings, build
+from lfm_ray.storage import shown
+from lfm_ray.training.stored_model import StoredModel, load_weights
 from lfm_ray.training.trainer import build_model
 
 FORMAT = "lfm_ray model 1"
@@ -69,7 +71,7 @@ class ModelCard(Settings):
     @property
     def preprocessing(self) -> PrepareConfig:
         """How raw media become model inputs; no setting is null."""
-        return PrepareConfig.model_validate(self.dataset.preprocessing)
+        return build(PrepareConfig, self.dataset.preprocessing)
 
 
 def check_free(out: Path) -> None:
@@ -79,8 +81,8 @@ def check_free(out: Path) -> None:
         raise UserError(f"--out {out}: already exists; choose another folder, or remove this one")
 
 
-def write(state: Mapping[str, Any], out: Path) -> ModelCard:
-    """Writes the folder `out` from a checkpoint (`Trainer.state_dict`), and reads it back once as a check.
+def write(model: StoredModel, out: Path) -> ModelCard:
+    """Writes the folder `out` from a checkpoint, and reads it back once as a check.
 
     The weights are the moving average if there is one, since that was evaluated. `out` is written
     as a whole or not at all.
@@ -90,19 +92,21 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
             config is no longer where the run loaded it from.
     """
     check_free(out)
-    if "card" not in state:
-        raise UserError("the checkpoint does not describe its data: it was written by an earlier version; train again")
-    config, dataset = build(RunConfig, state["config"]), DatasetCard.model_validate(state["card"])
+    if model.card is None:
+        raise UserError(
+            f"{shown(model.file)}: does not describe its data: it holds weights alone, or was written by an earlier"
+            " version; train again"
+        )
+    config, dataset = model.config, model.card
     used = {name: dataset.modalities[name] for name in config.data.modalities or dataset.modalities}
     dataset = dataset.model_copy(update={"modalities": used, "splits": {}, "skipped": [], "checksum": ""})
-    averaged = state["averaged"] is not None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             folder = Path(scratch) / out.name
             folder.mkdir()
             # a file of save_file would be readable by its owner only
-            (folder / WEIGHTS).write_bytes(save(_plain(_merged(evaluated_weights(state), config, dataset))))
+            (folder / WEIGHTS).write_bytes(save(_plain(_merged(model, dataset))))
             for name in used:
                 if source := config.model.of(name).pretrained:
                     save_architecture(source, folder / ENCODERS / name)
@@ -115,15 +119,15 @@ def write(state: Mapping[str, Any], out: Path) -> ModelCard:
             card = ModelCard(
                 run=config,
                 dataset=dataset,
-                epoch=state["epoch"],
-                averaged=averaged,
-                metrics=state["history"][-1],
+                epoch=model.epoch,
+                averaged=model.averaged,
+                metrics=model.history[-1],
                 files=files,
                 versions={name: importlib.metadata.version(name) for name in ("lfm_ray", "torch", "transformers")},
             )
             content = with_checksum(card.model_dump(mode="json"))
             (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            read(folder)
+            _read(folder, model.file)
             folder.replace(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
@@ -136,26 +140,47 @@ def read(folder: Path) -> tuple[ModelCard, MultimodalClassifier]:
     Raises:
         UserError: the folder is not an exported model, or one of its files is missing or altered.
     """
+    return _read(folder, folder / WEIGHTS)
+
+
+def _read(folder: Path, source: Path) -> tuple[ModelCard, MultimodalClassifier]:
+    """The same; source: the file to be named where its weights are not those of the model."""
     card = read_card(folder)
     for name, checksum in card.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: this file of the exported model is missing; export it again")
         if sha256(folder / name) != checksum:
             raise UserError(f"{folder / name}: checksum differs from {CONFIG}, so it was altered; export it again")
-    for part in (TOKENIZER, ENCODERS):  # transformers would read more than is listed
+    for part in (TOKENIZER, ENCODERS, EMBEDDERS):  # transformers would read more than is listed
         for file in sorted((folder / part).rglob("*")):
             if file.is_file() and file.relative_to(folder).as_posix() not in card.files:
                 raise UserError(f"{file}: {CONFIG} does not list this file; remove it, or export the model again")
     if needed := [name for name in _needed(card) if name not in card.files]:
         raise UserError(f"{folder / CONFIG}: lists no {needed[0]}, without which the model cannot be built")
-    with torch.random.fork_rng(devices=[]), architecture_only():  # the weights drawn here are replaced
-        model = build_model(_as_exported(card.run, folder), card.dataset)
+    model = _built(card, folder)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{folder / WEIGHTS}: does not hold the weights of {CONFIG}: {reason}") from None
+        weights = load_file(folder / WEIGHTS)
+    except (RuntimeError, ValueError, SafetensorError, OSError):  # what safetensors says of it is for programmers
+        raise UserError(f"{folder / WEIGHTS}: is no file of safetensors, or damaged; export it again") from None
+    load_weights(model, weights, source)
     return card, model.eval()
+
+
+def _built(card: ModelCard, folder: Path) -> MultimodalClassifier:
+    """The model that a card describes, with weights that are to be replaced.
+
+    Raises:
+        UserError: there is no such model; a card of somebody else may say anything.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), architecture_only():
+            return build_model(_as_exported(card.run, folder), card.dataset)
+    except UserError:
+        raise
+    except Exception as error:
+        if own_parts.blamed(error):
+            raise
+        raise UserError(f"{folder / CONFIG}: describes no model that can be built here; export it again") from None
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -172,10 +197,7 @@ def read_card(folder: Path) -> ModelCard:
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"{folder}: is not an exported model: it has no {CONFIG}; {how}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
+    content = read_json(file)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: is not in the format {FORMAT!r}; {how}")
     if not is_whole(content):
@@ -202,13 +224,13 @@ def _as_exported(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"encoders": encoders})})
 
 
-def _merged(weights: dict[str, Tensor], config: RunConfig, dataset: DatasetCard) -> dict[str, Tensor]:
+def _merged(stored: StoredModel, dataset: DatasetCard) -> dict[str, Tensor]:
     """The weights of a run with its adapters added to those of their layers, if it has any."""
-    if not any(_adapted(one) for one in config.model.encoders.values()):
-        return weights
+    if not any(_adapted(one) for one in stored.config.model.encoders.values()):
+        return stored.weights
     with torch.random.fork_rng(devices=[]), architecture_only():
-        model = build_model(config, dataset)
-    model.load_state_dict(weights)
+        model = build_model(stored.config, dataset)
+    stored.load_into(model)
     merge_adapters(model)
     return model.state_dict()
 
@@ -231,7 +253,7 @@ def _needed(card: ModelCard) -> list[str]:
 
 
 def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
-    settings = PrepareConfig.model_validate(dataset.preprocessing).text
+    settings = build(PrepareConfig, dataset.preprocessing).text
     if not settings.tokenizer:
         return
     found = text.vocabulary_and_padding(settings)
@@ -242,4 +264,4 @@ def _copy_tokenizer(dataset: DatasetCard, folder: Path) -> None:
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights as safetensors needs them: contiguous, while a run may hold them in channels_last."""
-    return {name: value.contiguous() for name, value in weights.items()}
+    return {name: value.to_dense().contiguous() for name, value in weights.items()}

@@ -38,12 +38,12 @@ from lfm_ray.models.encoders import default_encoder
 from lfm_ray.models.encoders.inputs import VideoEncoder
 from lfm_ray.report.contact_sheet import draw, of_many_classes
 from lfm_ray.report.plots import plain_text
-from lfm_ray.runtime import checkpoint
+from lfm_ray.search.kept_model import model_of
 from lfm_ray.search.selection import by_strategy
 from lfm_ray.search.study.arms import strategy_name
 from lfm_ray.search.sweep import Sweep, trial_folder
-from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import build_model
 
 COLUMNS = 6  # epochs shown per run
@@ -118,11 +118,15 @@ class Kept:
     @cached_property
     def config(self) -> RunConfig:
         """The settings of the run."""
-        return build(RunConfig, _state(list(self.files.values())[-1])["config"])
+        return StoredModel.read(list(self.files.values())[-1]).config
 
     def load(self, epoch: int, model: MultimodalClassifier) -> MultimodalClassifier:
         """Loads into `model` the weights that were evaluated after `epoch`, and returns it."""
-        model.load_state_dict(checkpoint.evaluated_weights(_state(self.files[epoch])))
+        stored = StoredModel.read(self.files[epoch])
+        stored.check_is_of(self.config, ())
+        if stored.epoch != epoch:
+            raise UserError(f"{self.files[epoch]}: holds the model after epoch {stored.epoch}, not {epoch}; remove it")
+        stored.load_into(model)
         return model
 
     @classmethod
@@ -134,8 +138,8 @@ class Kept:
         """
         check_within(source)
         if source.is_file():
-            state = _state(source)
-            return [cls(_title(source.parent, state), {state["epoch"]: source})]
+            model = StoredModel.read(source)
+            return [cls(_title(source.parent, model), {model.epoch: source})]
         if (source / "sweep.yaml").exists():
             return cls.of_sweep(Sweep.open(source))
         if not (source / CONFIG).exists():
@@ -145,9 +149,9 @@ class Kept:
             raise UserError(
                 f"{source}: holds no saved model; --set checkpoint.keep_every=5 saves one every five epochs"
             )
-        state = _state(last if last.exists() else list(files.values())[-1])
-        files.setdefault(state["epoch"], last)
-        return [cls(_title(source, state), dict(sorted(files.items())))]
+        model = model_of(source, last if last.exists() else list(files.values())[-1])
+        files.setdefault(model.epoch, last)
+        return [cls(_title(source, model), dict(sorted(files.items())))]
 
     @classmethod
     def of_sweep(cls, sweep: Sweep) -> list[Kept]:
@@ -174,23 +178,17 @@ class Kept:
 
 def _weights(run: Path) -> dict[int, Path]:
     """The weights that a run keeps, by epoch."""
-    return {int(file.stem.rpartition("-")[2]): file for file in sorted((run / WEIGHTS).glob("epoch-*.pt"))}
+    found = {file.stem.rpartition("-")[2]: file for file in sorted((run / WEIGHTS).glob("epoch-*.pt"))}
+    return {int(epoch): file for epoch, file in found.items() if epoch.isdecimal()}
 
 
 def _has_model(run: Path) -> bool:
     return (run / CONFIG).exists() and ((run / CHECKPOINT).exists() or bool(_weights(run)))
 
 
-def _state(file: Path) -> dict[str, Any]:
-    state = checkpoint.load(file)
-    if not {"config", "epoch", "model"} <= set(state):
-        raise UserError(f"{file}: not a checkpoint of lfm_ray")
-    return state
-
-
-def _title(folder: Path, state: Mapping[str, Any]) -> str:
+def _title(folder: Path, model: StoredModel) -> str:
     folder = folder.parent if folder.name == WEIGHTS else folder
-    return f"{strategy_name(build(RunConfig, state['config']))}\n{folder.name[:22]}"
+    return f"{strategy_name(model.config)}\n{folder.name[:22]}"
 
 
 def choose(shards: Shards, samples: Sequence[str]) -> list[tuple[str, int]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from lfm_ray.models.directions import leading
 from lfm_ray.report import confirmation
+from lfm_ray.report.confirmed_files import confirmed_runs
 from lfm_ray.report.cost_cells import cost_columns
 from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import decimal, setting
@@ -131,15 +131,6 @@ def _measure_table(name: str, title: str, cells: pd.DataFrame) -> Table:
     return Table(name, title, list(cells), cells.to_numpy().tolist(), texts, note=note_of(title))
 
 
-def confirmed_runs(view: SweepView) -> list[tuple[str, pd.DataFrame]]:
-    """The results of `lfm_ray.confirm` for a sweep: each split with a frame of one row per run."""
-    files = {"test": view.sweep.folder / "confirm.csv", "val": view.sweep.folder / "confirm-val.csv"}
-    frames = [(split, pd.read_csv(file)) for split, file in files.items() if file.exists()]
-    return [
-        (split, frame) for split, frame in frames if f"{split}/fused/{leading(frame, split)}" in frame and len(frame)
-    ]
-
-
 def confirmed_tables(view: SweepView) -> list[Table]:
     """The results of `lfm_ray.confirm`: statistics over seeds, and comparisons with the baselines."""
     note = "Settings were chosen on the validation split; produced by python -m lfm_ray.confirm."
@@ -152,7 +143,7 @@ def confirmed_tables(view: SweepView) -> list[Table]:
             frozenset({"sweep", "strategy", "minus"}),
             note=note if i == 0 else note_of(title),
         )
-        for split, frame in confirmed_runs(view)
+        for split, frame in confirmed_runs(view.sweep)[0]
         for i, (title, cells) in enumerate(confirmation.tables(frame, split, view.sweep.space.objective).items())
     ]
 

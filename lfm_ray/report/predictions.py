@@ -33,13 +33,13 @@ from lfm_ray.models.targets import TARGETS
 from lfm_ray.report.plots import COLOURS, DARK_COLOURS
 from lfm_ray.report.predicted import PREDICTED, Predicted
 from lfm_ray.report.showing import Shown, shown
-from lfm_ray.runtime import checkpoint, compute
-from lfm_ray.search.kept_model import best_with_model
+from lfm_ray.runtime import compute
+from lfm_ray.search.kept_model import best_with_model, model_of
 from lfm_ray.search.sweep import SWEEP, Sweep
-from lfm_ray.settings import build
 from lfm_ray.storage import exists, fetch, push
 from lfm_ray.storage import shown as shown_path
 from lfm_ray.training.run_folder import CHECKPOINT
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import build_model
 
 HERE = Path(__file__).parent
@@ -84,13 +84,13 @@ class Predictions:
         fetch(folder / CHECKPOINT)
         if not (folder / CHECKPOINT).is_file():
             raise UserError(f"{shown_path(folder)}: holds neither a run ({CHECKPOINT}) nor a sweep ({SWEEP})")
-        state = checkpoint.load(folder / CHECKPOINT)
-        config = build(RunConfig, state["config"])
+        model = model_of(folder)
+        config = model.config
         shards = Shards(data or config.data.path)
-        if state["card"]["fingerprint"] != shards.card.fingerprint:
+        if model.card is None or model.card.fingerprint != shards.card.fingerprint:
             raise UserError(f"{shown_path(shards.path)}: are not the shards of this run; name them with --data")
         shards.fetch([SPLIT])
-        outputs, labels, contributed = _outputs(state, config, shards)
+        outputs, labels, contributed = _outputs(model, shards)
         logits = {"fused": config.method.predict(outputs), **outputs.unimodal}
         target = shards.card.target
         found = {name: TARGETS[target.kind].said(value.float()).cpu().numpy() for name, value in logits.items()}
@@ -98,7 +98,7 @@ class Predictions:
         rows = shards.usable(SPLIT, config.data.modalities)
         masks = {name: outputs.rows_with(name) for name in outputs.unimodal}
         there = {name: mask.cpu().numpy() for name, mask in masks.items() if mask is not None}
-        return cls(folder, state["epoch"], config, shards, labels, found, said, contributed, rows, there)
+        return cls(folder, model.epoch, config, shards, labels, found, said, contributed, rows, there)
 
     @property
     def modalities(self) -> list[str]:
@@ -187,12 +187,11 @@ def render(found: Predictions) -> str:
     )
 
 
-def _outputs(
-    state: Mapping[str, Any], config: RunConfig, shards: Shards
-) -> tuple[Outputs, np.ndarray, dict[str, np.ndarray]]:
+def _outputs(stored: StoredModel, shards: Shards) -> tuple[Outputs, np.ndarray, dict[str, np.ndarray]]:
     """What the evaluated weights of a checkpoint say of the whole split, the labels, and the contributions."""
+    config = stored.config
     model = build_model(config, shards.card)
-    model.load_state_dict(checkpoint.evaluated_weights(state))
+    stored.load_into(model)
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     model.to(device).eval()
     inputs = Inputs.of(shards.card, config.data)

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Order, ReadBatches, from_shards
 from lfm_ray.datasets.reading.inputs import Inputs
 from lfm_ray.datasets.shards import Shards
@@ -26,8 +25,8 @@ from lfm_ray.report.numbers import spread
 from lfm_ray.report.plots import COLOURS, Curve, Plot
 from lfm_ray.reproduce.tables import modalities_in
 from lfm_ray.runtime import checkpoint
-from lfm_ray.settings import build
 from lfm_ray.training.run_folder import CHECKPOINT, read_epochs
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import Trainer
 
 DOTS = 600  # samples drawn per split; the gap is computed from all
@@ -115,7 +114,7 @@ class Embedded:
             UserError: its checkpoint is missing or damaged.
         """
         state = checkpoint.load(run / CHECKPOINT)
-        config = build(RunConfig, state["config"])
+        config = StoredModel.of(state, run / CHECKPOINT).config
         trained = Trainer(config, shards.card)
         trained.load_state_dict(state)
         inputs = Inputs.of(shards.card, config.data)

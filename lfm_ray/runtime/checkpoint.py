@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -114,7 +115,8 @@ def load(path: Path) -> dict[str, Any]:
     if len(content) <= size or hashlib.sha256(memoryview(content)[:-size]).digest() != content[-size:]:
         raise UserError(f"{path}: the checkpoint is truncated or was altered (its checksum differs)")
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # such as on sparse tensors, which no run of ours has
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file of somebody else's makes of it, such as code, which is refused
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(".")[0]
         raise UserError(f"{path}: not a checkpoint of lfm_ray: {reason}") from None

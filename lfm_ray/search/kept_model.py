@@ -1,4 +1,4 @@
-"""Which trial of a sweep stands for it where a model is needed: the best one that still has its checkpoint."""
+"""The model of a run or a trial; of a sweep, that of the best trial that still has its checkpoint."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lfm_ray.errors import UserError
 from lfm_ray.search.selection import ranked
-from lfm_ray.search.sweep import Sweep, trial_folder
+from lfm_ray.search.sweep import SWEEP, Sweep, trial_folder
 from lfm_ray.storage import fetch, shown
 from lfm_ray.training.run_folder import CHECKPOINT
+from lfm_ray.training.stored_model import StoredModel
 
 
 def best_with_model(sweep: Sweep) -> tuple[Path, str]:
@@ -29,3 +30,21 @@ def best_with_model(sweep: Sweep) -> tuple[Path, str]:
         if (folder / CHECKPOINT).is_file():
             return folder, "" if trial is best else f"{said}; this is trial {trial.number}"
     raise UserError(f"{said}; no other trial has one either")
+
+
+def model_of(run: Path, file: Path | None = None) -> StoredModel:
+    """The model of a run, or of a trial of a sweep, as the run's folder and the journal of the sweep know it.
+
+    file: of the folder, where another than the checkpoint is meant.
+
+    Raises:
+        UserError: it is missing, was altered, or is that of another run.
+    """
+    model = StoredModel.read(file or run / CHECKPOINT)
+    model.check_is_of_folder(run)
+    sweep = run.parent.parent
+    if run.parent.name == "trials" and run.name.isdecimal() and (sweep / SWEEP).is_file():
+        for trial in Sweep.read(sweep).trials():
+            if trial_folder(sweep, trial.number) == run:
+                model.check_is_of(trial.config, trial.rows)
+    return model

@@ -35,7 +35,7 @@ from lfm_ray.search.spaces.objective import signed
 from lfm_ray.search.spaces.space import Space
 from lfm_ray.search.sweep import Sweep, trial_folder
 from lfm_ray.storage import name_of
-from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, lines_of, read_epochs
+from lfm_ray.training.run_folder import CHECKPOINT, CONFIG, EPOCHS, add_notice, lines_of, read_epochs, settings_key
 
 ALPHAS, RATES = "alpha.values", "optimizer.table"
 JOURNAL, STEPS = "population.jsonl", "steps"
@@ -280,7 +280,8 @@ def take_over(parent: Path, child: Path, config: RunConfig) -> None:
         group["lr"] = group["initial_lr"] * table[state["epoch"]]
     state["history"][-1]["learning_rate"] = state["optimizer"]["param_groups"][0]["lr"]
     child.mkdir(parents=True, exist_ok=True)
-    write_atomically(child / EPOCHS, "".join(lines_of(state["history"])))
-    write_atomically(child / CONFIG, sealed(config.to_yaml()))
+    settings = sealed(config.to_yaml())
+    write_atomically(child / EPOCHS, "".join(lines_of(state["history"], run=settings_key(settings))))
+    write_atomically(child / CONFIG, settings)
     checkpoint.save(child / CHECKPOINT, state)
     checkpoint.previous(child / CHECKPOINT).unlink(missing_ok=True)  # it belongs to another line of ancestors

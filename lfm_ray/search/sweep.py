@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,10 @@ class SweepFile(Settings):
     versions: dict[str, str]
     command: str = Field("", description="the command line that started the sweep")
     hardware: str = Field("", description="of the cluster")
+    identity: str = Field(
+        "",
+        description="also in study.journal, so that files of two sweeps are not mixed up; empty: of earlier versions",
+    )
     from_learned: bool = Field(
         False, description="the learned run has yet to finish; its fit then becomes a known point"
     )
@@ -209,6 +214,7 @@ class Sweep:
             versions={name: importlib.metadata.version(name) for name in packages},
             command=command,
             hardware=hardware,
+            identity=secrets.token_hex(8),
             from_learned=from_learned,
         )
         sweep = cls(folder, file)
@@ -296,7 +302,7 @@ class Sweep:
     def study(self) -> Study:
         """The sweep's study."""
         prior_trials = read_prior_trials(self.folder / WARM_START)
-        return Study(self.folder / JOURNAL, self.space, self.file.seed, prior_trials)
+        return Study(self.folder / JOURNAL, self.space, self.file.seed, prior_trials, self.file.identity)
 
     @cached_property
     def removed(self) -> dict[int, str]:
@@ -305,7 +311,8 @@ class Sweep:
 
     def trials(self) -> list[Trial]:
         """All started trials, by number. Writes nothing, so the sweep may be running."""
-        return [self.trial(frozen) for frozen in read_trials(self.folder / JOURNAL) if SETTINGS in frozen.user_attrs]
+        recorded = read_trials(self.folder / JOURNAL, self.file.identity)
+        return [self.trial(frozen) for frozen in recorded if SETTINGS in frozen.user_attrs]
 
     def trial(self, frozen: FrozenTrial) -> Trial:
         """The trial that Optuna records as `frozen`.
@@ -339,9 +346,21 @@ class Sweep:
             recorded: Row | None = frozen.user_attrs.get(ROW)
             if problem := self._differs(frozen, rows, epochs, recorded) or trouble:
                 return ([recorded] if recorded else []), problem
+        elif problem := self._differs_at_a_rung(frozen, rows):
+            return [], problem
         elif frozen.state.is_finished() and len(rows) < frozen.user_attrs.get(EPOCHS, 0):
             trouble = trouble or f"its {EPOCHS_FILE} has {len(rows)} of the {frozen.user_attrs[EPOCHS]} epochs trained"
         return rows, trouble
+
+    def _differs_at_a_rung(self, frozen: FrozenTrial, rows: list[Row]) -> str:
+        """In what the epochs of a trial that has not finished differ from what the journal has of them."""
+        name = f"val/{self.space.pruning.by}"
+        for row in rows:
+            said, found = frozen.intermediate_values.get(int(row.get("epoch") or 0)), row.get(name)
+            if said is not None and found is not None and not math.isclose(abs(found), abs(said), rel_tol=1e-9):
+                when = f"in epoch {row['epoch']:.0f}"
+                return f"its {EPOCHS_FILE} has {name} = {found} {when}, and {JOURNAL} says {abs(said)}"
+        return ""
 
     def _differs(self, frozen: FrozenTrial, rows: list[Row], epochs: int, recorded: Row | None) -> str:
         """In what the epochs of a finished trial differ from the journal; empty: in nothing."""

@@ -26,6 +26,7 @@ from lfm_ray.checksums import is_whole, with_checksum
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.files import write_atomically
 from lfm_ray.runtime import compute, distributed
+from lfm_ray.training.run_folder import RUN, is_anothers, run_key
 from lfm_ray.training.trainer import Trainer
 
 COSTS = "costs.json"
@@ -198,15 +199,18 @@ class Counter(TorchDispatchMode):
 
 def write_costs(folder: Path, costs: Costs) -> None:
     """Writes what a run has cost into its folder."""
-    write_atomically(folder / COSTS, json.dumps(with_checksum(asdict(costs))))
+    write_atomically(folder / COSTS, json.dumps(with_checksum(asdict(costs) | {RUN: run_key(folder)})))
     storage.push(folder / COSTS)
 
 
 def read_costs(folder: Path) -> Costs | None:
-    """What the run in a folder has cost; None if it has not ended, is of an earlier version, or the file is damaged."""
+    """What the run in a folder has cost; None if it has not ended, is of an earlier version, or the file is damaged or
+    another run's."""
     storage.fetch(folder / COSTS)
     try:
         content = json.loads((folder / COSTS).read_text(encoding="utf-8"))
-        return Costs(**{one.name: content[one.name] for one in fields(Costs)}) if is_whole(content) else None
+        if not is_whole(content) or is_anothers(content.get(RUN), run_key(folder)):
+            return None
+        return Costs(**{one.name: content[one.name] for one in fields(Costs)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

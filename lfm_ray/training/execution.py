@@ -23,13 +23,13 @@ from lfm_ray.errors import UserError
 from lfm_ray.files import appending, write_atomically
 from lfm_ray.runtime import checkpoint, distributed
 from lfm_ray.runtime.profiling import Profile
-from lfm_ray.settings import build
 from lfm_ray.storage import patiently
 from lfm_ray.training.costs import Meter, write_costs
 from lfm_ray.training.failures import told
 from lfm_ray.training.loop import fit
 from lfm_ray.training.run_folder import CHECKPOINT, HUNG, PROFILE, Recorder, add_notice, read_epochs, write_confusions
 from lfm_ray.training.source import DataSource
+from lfm_ray.training.stored_model import config_of_state, load_weights
 from lfm_ray.training.trainer import Row, Trainer
 
 START_UP = 120.0  # s, that the first epoch of a process may take longer than others, for what it loads
@@ -94,7 +94,7 @@ def execute(
     config, source, folder = launch.config, launch.source, launch.folder
     rank, _ = distributed.rank_and_world_size()
     state, troubles = checkpoint.load_newest(folder / CHECKPOINT)
-    stored = None if state is None else build(RunConfig, state["config"])  # an earlier version's lacks newer settings
+    stored = None if state is None else config_of_state(state, folder / CHECKPOINT)
     if stored is not None and config.model.encoder is None:  # which meant another encoder for text then
         config = config.model_copy(update={"model": config.model.model_copy(update={"encoder": stored.model.encoder})})
     trainer = Trainer(config, source.shards.card, wrap)
@@ -106,6 +106,7 @@ def execute(
             raise UserError(f"{folder}: holds a run with other settings; give another name or folder")
         if state["card"]["fingerprint"] != source.shards.card.fingerprint:
             raise UserError(f"{folder}: holds a run on other shards; give another name or folder")
+        load_weights(trainer.model, state["model"], folder / CHECKPOINT)
         trainer.load_state_dict(state)
         if rank == 0:
             patiently(recorder.restore, folder)

@@ -31,7 +31,9 @@ def told(folder: Path) -> Iterator[None]:
         yield
     except (UserError, TrainingFailed):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not own_parts.blamed(error):  # such as what ends a trial of Ray Tune
+            raise
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ERROR, traceback.format_exc())
         push(folder / ERROR)

@@ -1,7 +1,8 @@
 """The folder of a run: what is written there, and how it is read back.
 
     config.yaml     the RunConfig
-    epochs.jsonl    the metrics of each epoch, one JSON object a line, with a CRC-32 of the line and its number
+    epochs.jsonl    the metrics of each epoch, one JSON object a line, with a CRC-32 of the line and its number; it and
+                    the three other files of JSON say which run they are of (`run_key`)
     alpha.jsonl     where alpha is learned, alpha after each of its updates: pairs of step and alpha, a line an epoch
     checkpoint.pt   the state from which the run goes on, after the last epoch that it was saved for
     checkpoint.previous.pt   the state before that, for when the last is found truncated or altered
@@ -18,6 +19,7 @@ Where an object store keeps it, this is the copy that a node works in (`lfm_ray.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -43,6 +45,7 @@ WEIGHTS, PROFILE = "weights", "profile.json"
 NOTICES, HUNG = "notices.txt", "hung.txt"
 UPDATES = "updates"
 BEST, CONFUSION = "best.pt", "confusion.json"
+RUN = "run"  # the key in a line or a file under which its `run_key` stands
 STOPPED_EARLY = "stopped_early"  # in the row of the last epoch of a run that ran out of patience
 
 
@@ -68,7 +71,7 @@ class Recorder:
     def restore(self) -> None:
         """Writes the epochs again that the state has, where the file of them has others, or was lost or altered."""
         if read_epochs(self.folder) != self.trainer.history:
-            self._lines = lines_of(self.trainer.history)
+            self._lines = lines_of(self.trainer.history, run=run_key(self.folder))
             write_atomically(self.folder / EPOCHS, "".join(self._lines))
             storage.push(self.folder / EPOCHS)
 
@@ -78,8 +81,8 @@ class Recorder:
         if trainer.alpha.updates:
             with appending(folder / ALPHA) as updates:
                 # a line of its own, also after one that was cut
-                updates.write("\n" + line_of({UPDATES: trainer.alpha.updates}, 0).strip())
-        self._lines += lines_of(trainer.history, len(self._lines))
+                updates.write("\n" + line_of({UPDATES: trainer.alpha.updates} | _named(run_key(folder)), 0).strip())
+        self._lines += lines_of(trainer.history, len(self._lines), run_key(folder))
         write_atomically(folder / EPOCHS, "".join(self._lines))
         if settings.keeps(trainer.epoch, trainer.config.epochs):
             checkpoint.save(weights_file(folder, trainer.epoch), trainer.weights())
@@ -108,9 +111,32 @@ def weights_file(folder: Path, epoch: int) -> Path:
     return folder / WEIGHTS / f"epoch-{epoch:04d}.pt"
 
 
-def lines_of(history: list[Row], first: int = 0) -> list[str]:
-    """The lines of the file of epochs, from row number `first` on."""
-    return [line_of(row, number) for number, row in enumerate(history[first:], start=first + 1)]
+def run_key(folder: Path) -> str:
+    """What tells the run in a folder from others: a hash of its settings, but for where its data lie; empty without."""
+    try:
+        return settings_key((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+
+
+def settings_key(text: str) -> str:
+    """The same of the content of `CONFIG`. It is of the text, as later versions add settings to those that are read."""
+    lines = [line for line in text.splitlines() if not re.match(r"#|\s+path:", line)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _named(run: str) -> dict[str, str]:
+    return {RUN: run} if run else {}
+
+
+def is_anothers(run: object, own: str) -> bool:
+    """Whether something that says that it is of a run is of another one than this."""
+    return bool(run) and bool(own) and run != own
+
+
+def lines_of(history: list[Row], first: int = 0, run: str = "") -> list[str]:
+    """The lines of the file of epochs, from row number `first` on; run: its key."""
+    return [line_of(row | _named(run), number) for number, row in enumerate(history[first:], start=first + 1)]
 
 
 def read_epochs(folder: Path) -> list[Row]:
@@ -120,7 +146,7 @@ def read_epochs(folder: Path) -> list[Row]:
 
 def epochs_and_trouble(folder: Path) -> tuple[list[Row], str]:
     """Like `read_epochs`, and what is wrong with the rest; empty if nothing is."""
-    file, sure = folder / EPOCHS, False
+    file, sure, own = folder / EPOCHS, False, run_key(folder)
     rows: list[Row] = []
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -133,6 +159,8 @@ def epochs_and_trouble(folder: Path) -> tuple[list[Row], str]:
             row, checked = record_of(line, number)
             if sure and not checked:
                 raise ValueError("has no checksum, unlike those before")
+            if is_anothers(row.pop(RUN, ""), own):
+                return [], f"{storage.shown(file)}: is of another run than the {CONFIG} beside it"
             if not all(isinstance(value, int | float | None) for value in row.values()):
                 raise ValueError("holds more than numbers")
             if not checked and row_of(row) != row:  # such as a checksum whose name was altered
@@ -187,14 +215,19 @@ def read_alpha_updates(folder: Path) -> dict[int, float]:
     file = folder / ALPHA
     storage.fetch(file)
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    own = run_key(folder)
     # A run that was killed and goes on from its checkpoint takes some of its steps, and writes them, again.
-    return dict(sorted({step: alpha for line in lines for step, alpha in _whole(line)}.items()))
+    return dict(sorted({step: alpha for line in lines for step, alpha in _whole(line, own)}.items()))
 
 
-def _whole(line: str) -> list[tuple[int, float]]:
-    """The content of a line that a kill may have cut."""
+def _whole(line: str, own: str) -> list[tuple[int, float]]:
+    """The content of a line that a kill may have cut, or that is of another run than the one with the key `own`."""
     try:
-        pairs = json.loads(line) if line.startswith("[") else record_of(line, 0)[0][UPDATES]  # the first: of earlier
+        if line.startswith("["):  # of earlier versions
+            pairs = json.loads(line)
+        else:
+            record = record_of(line, 0)[0]
+            pairs = [] if is_anothers(record.get(RUN), own) else record[UPDATES]
         return [(int(step), float(alpha)) for step, alpha in pairs]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
@@ -202,7 +235,7 @@ def _whole(line: str) -> list[tuple[int, float]]:
 
 def write_confusions(folder: Path, trainer: Trainer, counted: Mapping[str, Mapping[str, list[list[int]]]]) -> None:
     """Writes the confusion matrices of a run's end; counted: split -> `lfm_ray.models.evaluation.confusions`."""
-    content = {"epoch": trainer.epoch, "classes": trainer.card.classes, "splits": counted}
+    content = {"epoch": trainer.epoch, "classes": trainer.card.classes, "splits": counted} | _named(run_key(folder))
     write_atomically(folder / CONFUSION, json.dumps(with_checksum(content)))
     storage.push(folder / CONFUSION)
 
@@ -222,6 +255,10 @@ def read_confusions(folder: Path, split: str) -> tuple[list[str], dict[str, np.n
         whole = False
     if not whole:
         raise UserError(f"{storage.shown(folder / CONFUSION)}: was altered since it was written; remove it")
+    if is_anothers(content.get(RUN), run_key(folder)):
+        raise UserError(
+            f"{storage.shown(folder / CONFUSION)}: is of another run than the {CONFIG} beside it; remove it"
+        )
     if split not in content["splits"]:
         return None
     return content["classes"], {name: np.array(matrix) for name, matrix in content["splits"][split].items()}

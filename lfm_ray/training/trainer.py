@@ -17,7 +17,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.reading.batches import Batch, Batches
 from lfm_ray.datasets.reading.inputs import seen
 from lfm_ray.datasets.shards import DatasetCard
-from lfm_ray.errors import TrainingFailed
+from lfm_ray.errors import TrainingFailed, UserError
 from lfm_ray.methods import Losses, State, checks, scale_encoders
 from lfm_ray.methods.losses import ConvexPart
 from lfm_ray.models.classifier import MultimodalClassifier, Outputs
@@ -135,10 +135,22 @@ class Trainer:
             self.config.optimizer, self.model, steps_an_epoch, self.config.epochs, factors
         )
         if self._restored:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self.scheduler.load_state_dict(self._restored["scheduler"])
-            self.scaler.load_state_dict(self._restored["scaler"])
-            checkpoint.set_random_state(self._restored["random"], self.device)
+            try:
+                self.optimizer.load_state_dict(self._restored["optimizer"])
+                self.scheduler.load_state_dict(self._restored["scheduler"])
+                self.scaler.load_state_dict(self._restored["scaler"])
+                checkpoint.set_random_state(self._restored["random"], self.device)
+            except (
+                LookupError,
+                ValueError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ):  # of PyTorch, which checks little
+                raise UserError(
+                    "the checkpoint's optimiser, schedule or random numbers are not those of its run; put the right"
+                    " checkpoint.pt back, or remove it to begin anew"
+                ) from None
             self._restored = None
 
     def state(self, phase: str = "") -> State:

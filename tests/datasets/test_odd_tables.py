@@ -52,6 +52,16 @@ def test_columns_that_are_not_read_may_hold_anything(tmp_path: Path) -> None:
     assert len(read_manifest(tmp_path / "m.parquet", {"image": "image"}).splits["train"]) == 4
 
 
+@pytest.mark.parametrize("name", ["self", "None", "True", "columns", "index", "lambda"])
+def test_a_modality_can_be_called_as_something_in_python(tmp_path: Path, name: str) -> None:
+    for file in "abcd":
+        media_files.png(tmp_path / f"{file}.png")
+    table = pd.DataFrame(
+        {name: [f"{file}.png" for file in "abcd"], "label": list("xyxy"), "split": ["train"] * 2 + ["val"] * 2}
+    )
+    assert len(check_manifest(tmp_path / "frame", table, {name: "image"}).splits["train"]) == 2
+
+
 @pytest.mark.parametrize("name", ["image", "label", "split"])
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
     names = [*("image", "label", "split", "more"), name]

@@ -32,6 +32,7 @@ from lfm_ray.models.classifier import Outputs
 from lfm_ray.settings import load
 from lfm_ray.training.loop import fit
 from lfm_ray.training.source import DataSource
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import Trainer
 
 KINDS: dict[str, Kind] = {"sound": "audio", "picture": "image", "clip": "video", "words": "text", "vector": "feature"}
@@ -95,7 +96,7 @@ def test_raw_files_give_the_logits_of_the_same_rows_in_the_shards(
     manifest, shards = dataset(raw, tmp_path / "shards", KINDS, *STORAGES[storage], *texts)
     run = trained(shards, "model.fusion=concat", "data.augmentation.flip=1")
     expected = evaluated(run, shards)
-    write(run.state_dict(), tmp_path / "model")
+    write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     for gone in (tmp_path / "shards", tmp_path / "words"):
         shutil.rmtree(gone, ignore_errors=True)
     before = torch.get_rng_state()
@@ -123,7 +124,7 @@ def two(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, 
 @pytest.fixture(scope="module")
 def exported(two: tuple[Manifest, Shards], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    write(trained(two[1]).state_dict(), folder)
+    write(StoredModel.of(trained(two[1]).state_dict(), Path("checkpoint.pt")), folder)
     return folder
 
 
@@ -137,7 +138,7 @@ def test_the_noise_of_the_preparation_is_not_added(two: tuple[Manifest, Shards],
 def test_the_fusion_is_the_methods_own(two: tuple[Manifest, Shards], tmp_path: Path, method: str) -> None:
     manifest, shards = two
     run = trained(shards, f"method={method}")
-    write(run.state_dict(), tmp_path / "model")
+    write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     predictor = lfm_ray.load(tmp_path / "model")
     samples = samples_of(manifest)
     outputs = predictor.outputs(samples)
@@ -148,7 +149,7 @@ def test_the_fusion_is_the_methods_own(two: tuple[Manifest, Shards], tmp_path: P
 
 def test_the_moving_average_is_exported_where_there_is_one(two: tuple[Manifest, Shards], tmp_path: Path) -> None:
     run = trained(two[1], "optimizer.ema_decay=0.8", "model.projection_size=4", "loss.learn_tau=true")
-    assert write(run.state_dict(), tmp_path / "model").averaged
+    assert write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model").averaged
     predictor = lfm_ray.load(tmp_path / "model")
     weights = predictor.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in run.averaged.module.state_dict().items())
@@ -171,7 +172,7 @@ def test_an_encoder_that_was_pretrained_is_made_again_without_its_source(
         for name, (encoder, folder) in encoders.items()
     ))  # fmt: skip
     expected = evaluated(run, two[1])
-    write(run.state_dict(), tmp_path / "model")
+    write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     for folder in ("bert", "resnet"):
         shutil.rmtree(tmp_path / folder)
     predictor = lfm_ray.load(tmp_path / "model")
@@ -199,18 +200,19 @@ def test_loading_needs_neither_ray_nor_torch_before_it_is_asked_to(
 def test_a_folder_that_is_there_or_a_failure_leaves_everything_as_it_was(
     two: tuple[Manifest, Shards], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = trained(two[1]).state_dict()
+    state, file = trained(two[1]).state_dict(), Path("checkpoint.pt")
+    model = StoredModel.of(state, file)
     with pytest.raises(UserError, match="already exists"):
-        write(state, exported)
+        write(model, exported)
     with pytest.raises(UserError, match="earlier version"):
-        write({key: value for key, value in state.items() if key != "card"}, tmp_path / "out")
+        write(StoredModel.of({key: value for key, value in state.items() if key != "card"}, file), tmp_path / "out")
 
     def full(*arguments: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(model_folder, "save", full)
     with pytest.raises(UserError, match="out: cannot be written: No space left"):
-        write(state, tmp_path / "out")
+        write(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -250,7 +252,7 @@ def with_card(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
         (lambda folder: swap_classes(folder / CONFIG), "config.json: its checksum differs"),
         (alter(WEIGHTS), "model.safetensors: checksum differs"),
         (with_card(lambda card: card["run"]["loss"].update(tua=1)), "run.loss.tua: unknown setting; did you mean tau"),
-        (with_card(lambda card: card["run"]["model"].update(width=8)), "does not hold the weights of config.json"),
+        (with_card(lambda card: card["run"]["model"].update(width=8)), "is no tensor of shape"),
         (with_card(lambda card: card["files"].clear()), "lists no model.safetensors"),
         (
             with_card(
@@ -322,7 +324,7 @@ def test_pretrained_encoders_of_any_family_come_along(raw: Path, tmp_path: Path)
         settings += [f"model.encoders.{name}.name=auto", f"model.encoders.{name}.pretrained={tmp_path / model}"]
     run = trained(shards, *settings)
     assert run.history[-1]["val/sound/loss"] > 0
-    write(run.state_dict(), tmp_path / "model")
+    write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     for model in encoders.values():
         shutil.rmtree(tmp_path / model)
     opened = lfm_ray.load(tmp_path / "model")
@@ -339,7 +341,7 @@ def test_a_sample_may_lack_what_rows_lacked_in_training(raw: Path, tmp_path: Pat
     manifest = read_manifest(raw / "gaps.csv", kinds, allow_missing=True)
     shards = prepared(manifest, load(PrepareConfig, None, [*MEDIA, *STORAGES["packed"][:2]]), tmp_path / "shards")
     run = trained(shards, "model.fusion=concat")
-    write(run.state_dict(), tmp_path / "model")
+    write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     predictor = lfm_ray.load(tmp_path / "model", device="cpu")
     samples = samples_of(manifest)
     same(predictor.outputs(samples), evaluated(run, shards))

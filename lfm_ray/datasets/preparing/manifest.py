@@ -222,11 +222,14 @@ def check_manifest(
     found_classes = labels.classes(path, list(table["label"][table["split"] == "train"]), order, because)
     content = [dict(kinds), table.to_dict("list"), sizes.to_dict("list")]
     content += [] if target == "classes" else [{"target": target}]
+    with_files = table.copy()
+    for name in files:
+        with_files[str(name)] = files[name]
     return Manifest(
         path=path,
         kinds=dict(kinds),
         classes=found_classes,
-        splits=_splits(table.assign(**{str(name): files[name] for name in files}), list(kinds), found_classes, labels),
+        splits=_splits(with_files, list(kinds), found_classes, labels),
         bad=bad,
         fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True, default=_short).encode()).hexdigest(),
         target=target,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lfm_ray import files
 from lfm_ray.errors import UserError
 from lfm_ray.models.encoders.timm_models import MODEL_TYPE, check_timm, is_of_timm, without_classifier
 
@@ -105,9 +106,9 @@ def read_json(source: str, name: str) -> dict[str, Any]:
         )
         path = Path(found or path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"pretrained: {path} cannot be read: {str(error).splitlines()[0]}") from None
+        content = files.read_json(path) if path.is_file() else {}
+    except UserError as error:
+        raise UserError(f"pretrained: {error}") from None
     return content if isinstance(content, dict) else {}
 
 

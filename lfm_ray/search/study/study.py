@@ -51,18 +51,37 @@ from lfm_ray.storage import shown
 from lfm_ray.training.run_folder import STOPPED_EARLY, row_of
 
 SETTINGS, LABEL, REASON, EPOCHS = "settings", "label", "reason", "epochs"
+SWEEP = "sweep"  # an attribute of the study: the identity of its sweep
 ROW = "row"  # the metrics of the last epoch
 REMOVED = "removed"  # an attribute of the study: number of a trial -> what was removed of it, and when
 KNOWN_SHARE = 0.1  # of the time, after which it is known how many trials there is time for
 
 
-def read_trials(journal: Path) -> list[FrozenTrial]:
-    """The trials in a study's journal, by number. Only reads, so another process may be writing."""
+def read_trials(journal: Path, identity: str = "") -> list[FrozenTrial]:
+    """The trials in a study's journal, by number. Only reads, so another process may be writing.
+
+    identity: of the sweep; where it is empty, nothing is checked.
+
+    Raises:
+        UserError: the journal was altered, or is that of another sweep.
+    """
     if not journal.exists():
         return []
     storage = opened(CheckedJournal, journal)
     studies = storage.get_all_studies()
+    if studies:
+        check_is_of(identity, studies[0].user_attrs, journal)
     return storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+
+
+def check_is_of(identity: str, attributes: Mapping[str, Any], journal: Path) -> None:
+    """Checks that a journal is that of a sweep; attributes: of its study.
+
+    Raises:
+        UserError: it is that of another one.
+    """
+    if identity and attributes.get(SWEEP, identity) != identity:
+        raise UserError(f"{shown(journal)}: is of another sweep than the sweep.yaml beside it; put the right file back")
 
 
 def removed_parts(journal: Path) -> dict[int, str]:
@@ -115,9 +134,12 @@ class Study:
     promoted, before any new trial.
 
     prior_trials: trials of earlier sweeps that the sampler also learns from (`lfm_ray.search.study.prior_trials`).
+    identity: of the sweep, which its journal has too.
     """
 
-    def __init__(self, journal: Path, space: Space, seed: int, prior_trials: Sequence[PriorTrial] = ()) -> None:
+    def __init__(
+        self, journal: Path, space: Space, seed: int, prior_trials: Sequence[PriorTrial] = (), identity: str = ""
+    ) -> None:
         journal.parent.mkdir(parents=True, exist_ok=True)
         self.space, self.seed, self.prior_trials = space, seed, prior_trials
         self.arms = arms_of(space)
@@ -135,6 +157,9 @@ class Study:
         )
         if not names:
             self._study.set_metric_names(list(space.objective))
+            if identity:
+                self._study.set_user_attr(SWEEP, identity)
+        check_is_of(identity, self._study.user_attrs, journal)
         if not self.trials():
             whole = self._whole_points()
             for label, point in list(space.known_points().items())[: space.trials]:
