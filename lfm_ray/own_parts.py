@@ -48,7 +48,10 @@ def blamed(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """The class of an exception and the first line of what it says."""
-    said = str(error)
+    try:
+        said = str(error)
+    except Exception:  # an exception of somebody's own that cannot say what it is
+        said = ""
     details = getattr(error, "errors", None)
     if callable(details) and type(error).__module__.startswith("pydantic"):
         first = details()[0]

@@ -29,6 +29,7 @@ from lfm_ray.prepare import pairs
 from lfm_ray.settings import load
 from lfm_ray.training.loop import fit
 from lfm_ray.training.source import DataSource
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import Trainer
 from lfm_ray.workflows import embedding
 
@@ -168,7 +169,7 @@ def test_an_exported_model_takes_raw_files_again(
     config = load(RunConfig, None, [*SMALL, "epochs=1", "data.batch_size=4", f"data.path={shards.path}"])
     run = Trainer(config, shards.card)
     fit(run, DataSource(shards, {}).splits(config))
-    write(run.state_dict(), tmp_path / "model")
+    write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     samples = [
         {"sound": raw / f"{row}.wav", "picture": raw / f"{row}.png", "words": f"word {10 ** (row % 4)}"}
         for row in range(8, 12)
@@ -178,7 +179,7 @@ def test_an_exported_model_takes_raw_files_again(
         weights = copy / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match="is not the model that made the features of"):
-        write(run.state_dict(), tmp_path / "other")
+        write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "other")
     for copy in copies.values():
         shutil.rmtree(copy)
     opened = lfm_ray.load(tmp_path / "model")

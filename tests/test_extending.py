@@ -42,6 +42,8 @@ from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.search.study.samplers import sampler_for
 from lfm_ray.search.sweep import Sweep, strategy_name
 from lfm_ray.settings import flatten, load
+from lfm_ray.training.run_folder import lines_of
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import Trainer
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -371,10 +373,11 @@ def stored(lab: Path, shards: Shards, tmp_path_factory: pytest.TempPathFactory) 
     parts = {"method": TILT, "model": {"fusion": BILINEAR}}
     make_sweep(folder / "sweeps/theirs", trials=2, epochs=2, ends=("finished",), **parts)
     trained = tiny_run.train(shards, f"method={TILT}", f"model.fusion={BILINEAR}", "epochs=2")
-    model_folder.write(trained.state_dict(), folder / "model")
+    model_folder.write(StoredModel.of(trained.state_dict(), Path("checkpoint.pt")), folder / "model")
     theirs = folder / "runs/theirs"
     shutil.copytree(folder / "sweeps/theirs/trials/0001", theirs)
     (theirs / "config.yaml").write_text(trained.config.to_yaml())
+    (theirs / "epochs.jsonl").write_text("".join(lines_of(trained.history)))
     checkpoint.save(theirs / "checkpoint.pt", trained.state_dict())
     return folder
 

@@ -83,6 +83,14 @@ class UnpicklableError(Exception):
         super().__init__(text)
         self.function = lambda: number
 
+class Whole(Flat):
+    def forward(self, value):
+        return super().forward(value).long()
+
+class Exits(Flat):
+    def forward(self, value):
+        raise SystemExit
+
 def encoder(build):
     return Encoder(build, kinds=("audio", "image", "feature"))
 
@@ -91,6 +99,8 @@ PYDANTIC, INTERRUPTS = map(encoder, (Pydantic, Interrupts))
 NO_MODULE = encoder(lambda card, settings, size: torch.zeros(3))
 FEWER_ARGUMENTS = encoder(lambda card: Flat(card, None, 3))
 WORKS = encoder(Flat)
+WHOLE, EXITS = map(encoder, (Whole, Exits))
+LAZY = encoder(lambda card, settings, size: nn.Sequential(nn.Flatten(), nn.LazyLinear(size)))
 
 def refuses(card, settings):
     raise KeyError("depth")
@@ -118,6 +128,19 @@ class FewArguments(Method):
 class Text(Method):
     def on_epoch_end(self, state, metrics):
         return {"mine": "much"}
+
+class Overwrites(Method):
+    def on_epoch_end(self, state, metrics):
+        return {"val/fused/accuracy": 1.0}
+
+class Measured(Method):
+    def measures(self, outputs, labels):
+        return {"fused/accuracy": 1.0}
+
+class Remembers(Method):
+    def on_epoch_end(self, state, metrics):
+        state.memory["mine"] = object()
+        return {}
 
 class Measures(Method):
     def measures(self, outputs, labels):
@@ -169,6 +192,9 @@ class Nothing(Schedule):
 def each(logits, labels, outputs):
     return logits
 
+def exits(logits, labels, outputs):
+    raise SystemExit(3)
+
 def divides(logits, labels, outputs):
     return 1 / 0
 
@@ -206,6 +232,13 @@ FAILURES = {
     "method=lab:Predicts": r"method lab:Predicts: predict returned Tensor of shape \(\d+,\); .* logits of shape",
     "method=lab:Other": "method lab:Other: gradient, for 'mine', returned .*; it must return no such parameter",
     "method=lab:Misspelled": "method lab:Misspelled: forward returned Tensor .*Outputs",
+    "method=lab:Overwrites": "method lab:Overwrites: on_epoch_end returned the name 'val/fused/accuracy'; give it",
+    "method=lab:Measured": "method lab:Measured: measures returned the name 'fused/accuracy'; give it another",
+    "method=lab:Remembers": "method lab:Remembers: state.memory, as 'mine', returned an object; it must",
+    "model.encoders.audio=lab:WHOLE": "encoder lab:WHOLE .* must return .* of floating-point numbers",
+    "model.encoders.audio=lab:LAZY": r"encoder lab:LAZY \(model.encoders.audio\): its 1.weight has no shape yet",
+    "model.encoders.audio=lab:EXITS": "encoder lab:.* raised SystemExit FILE",
+    "metrics=[lab:exits]": "metric lab:exits raised SystemExit: 3 FILE",
     "model.fusion=lab:Wide": r"fusion head lab:Wide returned Tensor of shape \(16, (\d+)\); .*logits of shape \(16,",
     "model.fusion=lab:FusedAlone": "fusion head lab:FusedAlone returned Tensor of shape .*; .* a mapping from each",
     "model.fusion=lab:OneModality": "fusion head lab:OneModality returned a list; it must return logits of each of",

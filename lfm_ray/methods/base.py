@@ -260,9 +260,14 @@ def scale_encoders(gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor
             gradient.mul_(factors[modality])
 
 
+def are_texts(names: object) -> bool:
+    """Whether something is a tuple of texts."""
+    return isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)
+
+
 METHODS: Registry[type[Method]] = Registry(
     "method",
     parts_in("lfm_ray.methods", shared=("base", "checks", "losses")),
-    lambda part: isinstance(part, type) and issubclass(part, Method),
-    "a subclass of lfm_ray.methods.Method",
+    lambda part: isinstance(part, type) and issubclass(part, Method) and are_texts(part.heads),
+    "a subclass of lfm_ray.methods.Method, whose heads, if it names some, are a tuple of names",
 )

@@ -6,15 +6,18 @@ names nobody. Each function raises a UserError that names the method and the hoo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from lfm_ray.errors import UserError
 from lfm_ray.methods.base import Losses, Method, Row, State
-from lfm_ray.models.classifier import Outputs
+from lfm_ray.models.classifier import Outputs, is_dense
 from lfm_ray.models.evaluation import METRICS
 from lfm_ray.own_parts import called, is_number, returned
+
+LATER = ("seconds", "best_epoch", "stopped_early")  # what is added to the row of an epoch after `on_epoch_end`
 
 
 def forward(method: Method, network: nn.Module, inputs: Mapping[str, Tensor], state: State) -> Outputs:
@@ -53,32 +56,48 @@ def gradient(method: Method, terms: list[dict[str, Tensor]], state: State) -> di
 def predict(method: Method, outputs: Outputs) -> Tensor:
     """`Method.predict`: logits (N, C)."""
     logits, shape = method.predict(outputs), tuple(outputs.fused.shape)
-    _check(method, "predict", logits, isinstance(logits, Tensor) and logits.shape == shape, f"logits of shape {shape}")
+    _check(method, "predict", logits, is_dense(logits, shape), f"logits of shape {shape}, floating-point numbers")
     return logits
 
 
-def measures(method: Method, outputs: Outputs, labels: Tensor) -> Row:
-    """`Method.measures`: numbers by name."""
-    return _row(method, "measures", method.measures(outputs, labels))
+def measures(method: Method, outputs: Outputs, labels: Tensor, known: Container[str]) -> Row:
+    """`Method.measures`: numbers by names other than those that are known."""
+    return _row(method, "measures", method.measures(outputs, labels), known)
 
 
 def on_epoch_end(method: Method, state: State, metrics: Mapping[str, float]) -> Row:
-    """`Method.on_epoch_end`: numbers by name."""
-    return _row(method, "on_epoch_end", method.on_epoch_end(state, metrics))
+    """`Method.on_epoch_end`: numbers by names other than those of the metrics; what it remembers can be saved."""
+    row = _row(method, "on_epoch_end", method.on_epoch_end(state, dict(metrics)), {*metrics, *LATER})
+    for name, value in state.memory.items():
+        plain = isinstance(name, str) and _is_plain(value)
+        must_be = "a tensor, a number, a text, or lists and dicts of these, which a checkpoint can hold"
+        _check(method, f"state.memory, as {name!r},", value, plain, must_be)
+    return row
 
 
 def metric(name: str, logits: Tensor, labels: Tensor, outputs: Outputs) -> float:
     """A metric of somebody's own: a number."""
-    value = called(f"metric {name}", METRICS[name], logits, labels, outputs)
+    value = called(f"metric {name}", METRICS[name], logits.clone(), labels.clone(), outputs)
     returned(f"metric {name}", value, is_number(value), "a number")
     return float(value)
 
 
-def _row(method: Method, hook: str, row: Any) -> Row:
+def _row(method: Method, hook: str, row: Any, known: Container[str]) -> Row:
     _check(method, hook, row, isinstance(row, Mapping), "a dict: name -> number")
     for name, value in row.items():
+        if not isinstance(name, str) or name in known:
+            why = "lfm_ray uses it for something else" if isinstance(name, str) else "it is no text"
+            raise UserError(f"method {method.name}: {hook} returned the name {name!r}; give it another, as {why}")
         _check(method, f"{hook}, as {name!r},", value, is_number(value), "a number")
     return {name: float(value) if isinstance(value, Tensor) else value for name, value in row.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str | int | float) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, Tensor | str | int | float | None)
 
 
 def _check(method: Method, hook: str, value: Any, right: bool, must_be: str) -> None:

@@ -249,9 +249,11 @@ class MultimodalClassifier(nn.Module):
         with torch.autocast(value.device.type, half or torch.bfloat16, enabled=half is not None):
             embedding = self.encoders[name](value)
         shape = (len(value), self.embedding_size)
-        if not _has_shape(embedding, shape):
+        if not is_dense(embedding, shape):
             part = f"encoder {self.encoder_names[name]} (model.encoders.{name})"
-            returned(part, embedding, False, f"a tensor of shape {shape}, a row for each sample")
+            returned(
+                part, embedding, False, f"a tensor of shape {shape}, a row for each sample, of floating-point numbers"
+            )
         return embedding if half is None else embedding.float()
 
     def _fused(self, embeddings: Mapping[str, Tensor], present: Present) -> Logits:
@@ -264,7 +266,7 @@ class MultimodalClassifier(nn.Module):
         named = set(unimodal) == set(embeddings)
         returned(part, list(unimodal), named, f"logits of each of {', '.join(embeddings)}")
         for logits in (fused, *unimodal.values()):
-            returned(part, logits, _has_shape(logits, shape), f"logits of shape {shape}")
+            returned(part, logits, is_dense(logits, shape), f"logits of shape {shape}, floating-point numbers")
         return fused, {
             name: torch.where(present[name], logits, 0) if name in present else logits
             for name, logits in unimodal.items()
@@ -297,8 +299,15 @@ class MultimodalClassifier(nn.Module):
                 self.log_tau.clamp_(math.log(LOWEST_TAU), math.log(HIGHEST_TAU))
 
 
-def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
-    return isinstance(value, Tensor) and value.shape == shape
+def is_dense(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value is a plain tensor of floating-point numbers, of a shape."""
+    return (
+        isinstance(value, Tensor)
+        and value.shape == shape
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
 
 
 def modality_of(parameter: str, modalities: Collection[str]) -> str:

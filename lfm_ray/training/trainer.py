@@ -383,8 +383,9 @@ class Trainer:
         if not torch.isfinite(fused).all():
             raise TrainingFailed("the model's outputs became NaN or infinite; a lower learning rate may help")
         self.confusions = confusions(fused, whole, labels)
-        own = {name: checks.metric(name, fused, labels, whole) for name in self.config.metrics}
-        return self.measured(whole, labels) | self._contributions(whole, labels) | own
+        row = self.measured(whole, labels) | self._contributions(whole, labels)
+        # Last, as one may alter what it is given.
+        return row | {name: checks.metric(name, fused, labels, whole) for name in self.config.metrics}
 
     def _contributions(self, outputs: Outputs, labels: Tensor) -> Row:
         if target_of(labels).kind != "classes":
@@ -395,7 +396,7 @@ class Trainer:
     def measured(self, outputs: Outputs, labels: Tensor) -> Row:
         """`lfm_ray.models.evaluation.evaluate` of outputs, and what the method measures."""
         values = evaluate(checks.predict(self.method, outputs), outputs, labels, self.card.target.std)
-        return values | checks.measures(self.method, outputs, labels)
+        return values | checks.measures(self.method, outputs, labels, values)
 
     def outputs(self, batches: Batches) -> tuple[Outputs, Tensor]:
         """What the evaluated model says of a whole split, and the labels (N,); the same on every rank."""

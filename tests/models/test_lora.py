@@ -22,6 +22,7 @@ from lfm_ray.models.encoders.auto import AutoSettings
 from lfm_ray.runtime import checkpoint
 from lfm_ray.settings import load
 from lfm_ray.training.loop import fit
+from lfm_ray.training.stored_model import StoredModel
 from lfm_ray.training.trainer import Trainer
 
 pytest.importorskip("peft")
@@ -163,7 +164,7 @@ def test_a_run_trains_adapters_resumes_and_is_exported_without_them(
     fit(resumed, small_splits(data, config, held_out=HELD_OUT))
     assert same_weights(resumed, run)
 
-    model_folder.write(run.state_dict(), tmp_path / "model")
+    model_folder.write(StoredModel.of(run.state_dict(), Path("checkpoint.pt")), tmp_path / "model")
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     for name in [name for name in sys.modules if name.split(".")[0] == "peft"]:
         monkeypatch.setitem(sys.modules, name, None)

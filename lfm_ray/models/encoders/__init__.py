@@ -9,6 +9,7 @@ layer of the last one as `last_map` (`lfm_ray/report/gradcam.py`).
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from lfm_ray.datasets.kinds import Kind
 from lfm_ray.datasets.shards import ModalityCard
@@ -66,6 +67,8 @@ def build_encoder(modality: str, card: ModalityCard, settings: EncoderSettings, 
     except UserError as error:
         raise error if str(error).startswith(part) else UserError(f"model.encoders.{modality}.{error}") from None
     returned(part, encoder, isinstance(encoder, nn.Module), "a torch.nn.Module")
+    if lazy := [name for name, one in encoder.named_parameters() if isinstance(one, UninitializedParameter)]:
+        raise UserError(f"{part}: its {lazy[0]} has no shape yet; pass it a batch where it is built, or give its size")
     if settings.frozen:
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_("project" in name.split("."))
