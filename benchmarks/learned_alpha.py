@@ -14,8 +14,8 @@ known follows. No Ray is needed.
     rms         gradient / the root of its running mean square, as Adam divides
     logit       the cosine, and eta_alpha times it is added to logit(alpha)
     ... inner   the outer loss on the batch that theta was just trained on: no rows are held out
-    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha, and the
-                solver of H^-1 g where it is not the identity
+    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha, the
+                outer batch, and the solver of H^-1 g where it is not the identity
 
 All but the last start at 0.95.
 """
@@ -51,6 +51,7 @@ MATCHING, RATES = ("js", "infonce"), (0.003, 0.03, 0.01)
 DRAWN_RATE = 0.01
 EPOCHS = 20
 DECAY = 0.9  # of the running mean square
+Rule = tuple[type[Learned], dict[str, Any]]  # a schedule and its settings
 
 
 class RootMeanSquare(Learned):
@@ -74,27 +75,35 @@ class Logit(Learned):
         return 1 / (1 + math.exp(-moved))
 
 
-FIXED = {"initial": 0.95}  # the official code's start
-RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
-    "balanced 0.25, 0.015": (Learned, {}),
-    "balanced 0.25, 0.0075": (Learned, {"eta_alpha": 0.0075}),
-    "balanced 0.25, 0.03": (Learned, {"eta_alpha": 0.03}),
-    "balanced 0.25, 0.06": (Learned, {"eta_alpha": 0.06}),
-    "balanced 0.5, 0.015": (Learned, {"balance": 0.5}),
-    "balanced 0.5, 0.03": (Learned, {"balance": 0.5, "eta_alpha": 0.03}),
-    "balanced 0.5, 0.06": (Learned, {"balance": 0.5, "eta_alpha": 0.06}),
-    "balanced 1, 0.03": (Learned, {"balance": 1.0, "eta_alpha": 0.03}),
-    "balanced 0.25, 0.015, inner": (Learned, {"outer": "inner"}),
-    "balanced 0.5, 0.03, inner": (Learned, {"balance": 0.5, "eta_alpha": 0.03, "outer": "inner"}),
-    "balanced 0.25, 0.015, neumann": (Learned, {"solver": "neumann"}),
-    "balanced 0.25, 0.015, cg": (Learned, {"solver": "cg"}),
-    "balanced 0.25, 0.015, nystrom": (Learned, {"solver": "nystrom"}),
+def balanced(eta_alpha: float, balance: float = 0.25, outer: str = "held_out", **other: Any) -> Rule:
+    """The sign of the gradient, from a balanced start."""
+    return Learned, {"update": "sign", "eta_alpha": eta_alpha, "balance": balance, "outer": outer} | other
+
+
+FIXED = {"initial": 0.95, "outer": "held_out"}  # the official code's start
+RULES: dict[str, Rule] = {
+    "balanced 0.25, 0.0075": balanced(0.0075),
+    "balanced 0.25, 0.015": balanced(0.015),
+    "balanced 0.25, 0.03": balanced(0.03),
+    "balanced 0.25, 0.06": balanced(0.06),
+    "balanced 0.5, 0.015": balanced(0.015, 0.5),
+    "balanced 0.5, 0.03": balanced(0.03, 0.5),
+    "balanced 0.5, 0.06": balanced(0.06, 0.5),
+    "balanced 1, 0.03": balanced(0.03, 1.0),
+    "balanced 0.25, 0.00375, inner": balanced(0.00375, outer="inner"),
+    "balanced 0.25, 0.0075, inner": balanced(0.0075, outer="inner"),
+    "balanced 0.25, 0.015, inner": balanced(0.015, outer="inner"),
+    "balanced 0.25, 0.03, inner": balanced(0.03, outer="inner"),
+    "balanced 0.5, 0.03, inner": balanced(0.03, 0.5, "inner"),
+    "balanced 0.25, 0.0075, inner, neumann": balanced(0.0075, outer="inner", solver="neumann"),
+    "balanced 0.25, 0.0075, inner, cg": balanced(0.0075, outer="inner", solver="cg"),
+    "balanced 0.25, 0.0075, inner, nystrom": balanced(0.0075, outer="inner", solver="nystrom"),
     "plain 0.01": (Learned, FIXED | {"update": "plain", "eta_alpha": 0.01}),
     "cosine 0.05": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.05}),
     "cosine 0.1": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1}),
     "cosine 0.2": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.2}),
     "cosine 0.1 inner": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
-    "sign 0.03": (Learned, FIXED | {"eta_alpha": 0.03}),
+    "sign 0.03": (Learned, FIXED | {"update": "sign", "eta_alpha": 0.03}),
     "rms 0.03": (RootMeanSquare, FIXED | {"eta_alpha": 0.03}),
     "logit 0.5": (Logit, FIXED | {"eta_alpha": 0.5}),
 }
