@@ -22,11 +22,14 @@ from tiny_run import SMALL
 import lfm_ray
 from lfm_ray import trust
 from lfm_ray.config import RunConfig
+from lfm_ray.datasets.preparing.staging import StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, Shards, read_card
 from lfm_ray.errors import UserError
 from lfm_ray.export import from_run
 from lfm_ray.files import UNFINISHED, appending, write_atomically, written_anew
 from lfm_ray.search.samplers.cmaes import SafeCmaEsSampler
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.study.samplers import sampler_for
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
 from lfm_ray.storage import exclusive
@@ -65,7 +68,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "shards": [("prepare", "--inspect", "shards")],
     "sweep": [("report", "sweep"), ("export", "sweep", "--out", "new"), ("tune", "--resume", "sweep", "--storage", "."),
               ("confirm", "sweep")],
-    "run": [("report", "--gradcam", "run"), ("export", "run", "--out", "new"),
+    "run": [("report", "--gradcam", "run"), ("report", "--predictions", "run"), ("export", "run", "--out", "new"),
             ("train", "best.yaml", "--name", "run", "--storage", "."), ("tune", "cubic", "--start-from", "run")],
 }  # fmt: skip
 
@@ -117,6 +120,24 @@ def test_a_model_with_a_link_or_a_path_out_of_its_folder_is_not_loaded(made: Pat
         (folder / "config.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match="a file outside of the exported model"):
             lfm_ray.load(folder)
+
+
+def test_a_run_or_a_dataset_to_be_replaced_with_a_link_out_of_it_is_not_read(made: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    for name in ("run", "shards"):
+        shutil.copytree(made / name, tmp_path / name)
+        (tmp_path / name / "contact_sheet.png").symlink_to(outside)
+    with pytest.raises(UserError, match="is a link out of"):
+        lfm_ray.load_run(tmp_path / "run")
+    with pytest.raises(UserError, match="is a link out of"):
+        check_replaceable(tmp_path / "shards")
+    staging = StagingFolder(tmp_path / "new", "of a job")
+    staging.folder.mkdir()
+    (staging.folder / "fingerprint").symlink_to(outside)
+    with pytest.raises(UserError, match="is a link out of"), staging.opened():
+        raise AssertionError("it begins")
+    assert outside.read_text() == "kept"
 
 
 def test_with_trust_links_are_followed(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +211,9 @@ def test_the_state_of_cma_es_is_read_and_a_strangers_pickle_is_not(
     with pytest.raises(UserError, match="could run code; it is not read"):
         SafeCmaEsSampler(seed=1)._restore_optimizer([last])
     assert not (tmp_path / "harmed").exists()
+    searched = {"optimizer.learning_rate": {"loguniform": [0.001, 0.1]}}
+    space = load_space({"run": {}, "search": searched, "sampler": "cmaes"})
+    assert isinstance(sampler_for(space, 0, 0), SafeCmaEsSampler)
 
 
 def test_two_processes_do_not_train_in_one_folder_nor_write_one_report(made: Path, tmp_path: Path) -> None:
