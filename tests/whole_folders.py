@@ -36,8 +36,8 @@ from lfm_ray.runtime import checkpoint
 from lfm_ray.search.ray_tune.resources import Resources
 from lfm_ray.search.selection import ranked
 from lfm_ray.search.spaces.space_file import load_space
-from lfm_ray.search.study.prior_trials import PriorTrial
-from lfm_ray.search.sweep import LEARNED, Sweep
+from lfm_ray.search.study.prior_trials import PriorTrial, read_prior_trials
+from lfm_ray.search.sweep import LEARNED, WARM_START, Sweep
 from lfm_ray.settings import load, read_yaml
 from lfm_ray.training.costs import read_costs
 from lfm_ray.training.execution import Launch, Workers, run_in_process
@@ -131,7 +131,7 @@ def _of_sweep(folder: Path) -> Iterator[Callable[[], Facts]]:
         return {name: value for one in found for name, value in one.items()}
 
     def of_prior_trials() -> Facts:
-        prior = Sweep.open(folder).study.prior_trials
+        prior = read_prior_trials(folder / WARM_START)
         return {f"prior {number}": vars(one) for number, one in enumerate(prior)}
 
     yield of_trials
@@ -139,7 +139,7 @@ def _of_sweep(folder: Path) -> Iterator[Callable[[], Facts]]:
     yield of_prior_trials
     for name in ("best.yaml", "simplest.yaml"):
         if (folder / name).exists():
-            yield lambda name=name: {name: _settings(folder / name)}  # type: ignore[misc]
+            yield lambda name=name: _settings(folder / name)  # type: ignore[misc]
     for run in sorted({file.parent for file in folder.rglob("*.pt") if file.parent.name != WEIGHTS}):
         yield lambda run=run: _known_of_run(run, _digest(run))  # type: ignore[misc]
 
@@ -165,8 +165,8 @@ def _digest(folder: Path) -> str:
 
 
 def _settings(file: Path) -> Facts:
-    """What a file of settings says; one that is empty says nothing, and lets all settings be as they are."""
-    return load(RunConfig, file).model_dump(mode="json") if read_yaml(file) else {}
+    """What a file of settings says; one that is empty says nothing, and `train` refuses it."""
+    return {file.name: load(RunConfig, file).model_dump(mode="json")} if read_yaml(file) else {}
 
 
 def _of_run(folder: Path) -> Iterator[Callable[[], Facts]]:
