@@ -127,12 +127,14 @@ def test_an_altered_file_gives_one_line_or_the_same_numbers(whole: Path, kind: s
         altered.write_bytes(content)
         found, said = facts_of(kind, folder)
         assert not [line for line in said if "\n" in line or not line], how
-        assert [name for name in found if name != "named" and found[name] != true.get(name)] == [], how
+        # A journal without the end of its last line is as a kill leaves it: that trial has not ended yet.
+        told = ("named", "strategy ") if altered.name == "study.journal" else ("named",)
+        assert [name for name in found if not name.startswith(told) and found[name] != true.get(name)] == [], how
         if not said and found.keys() != true.keys() and kind in ("made", "sweep"):
             # A kill also leaves a journal that is cut; of alpha and the costs only what is whole is shown; and an
             # empty file of settings says nothing.
-            told = found["named"] or "study.journal: cut_off" in how
-            assert told or altered.name in ("alpha.jsonl", "costs.json", "best.yaml", "simplest.yaml"), how
+            known = found["named"] or altered.name == "study.journal"
+            assert known or altered.name in ("alpha.jsonl", "costs.json", "best.yaml", "simplest.yaml"), how
         shutil.copyfile(file, altered)
     shutil.rmtree(kept)
     assert facts_of(kind, folder) == (true, [])
