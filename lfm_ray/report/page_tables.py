@@ -134,7 +134,7 @@ def _measure_table(name: str, title: str, cells: pd.DataFrame) -> Table:
 def confirmed_runs(view: SweepView) -> list[tuple[str, pd.DataFrame]]:
     """The results of `lfm_ray.confirm` for a sweep: each split with a frame of one row per run."""
     files = {"test": view.sweep.folder / "confirm.csv", "val": view.sweep.folder / "confirm-val.csv"}
-    frames = [(split, pd.read_csv(file)) for split, file in files.items() if file.exists()]
+    frames = [(split, confirmation.read_runs(file)) for split, file in files.items() if file.exists()]
     return [
         (split, frame) for split, frame in frames if f"{split}/fused/{leading(frame, split)}" in frame and len(frame)
     ]
