@@ -57,7 +57,11 @@ def make(folder: Path) -> Path:
     source = DataSource(Shards(folder / "shards"), {})
     make_sweep(folder / "made", trials=4, epochs=3, ends=("finished", "finished", "pruned", "failed"))
     _search(folder / "sweep", source)
-    learned = load(RunConfig, None, [*SMALL, *KEEPING, "alpha.strategy=learned", f"data.path={folder / 'shards'}"])
+    learned = load(
+        RunConfig,
+        None,
+        [*SMALL, *KEEPING, "alpha.strategy=learned", "alpha.outer=held_out", f"data.path={folder / 'shards'}"],
+    )
     run_in_process(Launch(learned, source, folder / "run", profile=True), lambda row: None)
     fitted, _ = Polynomial.fit([row["alpha"] for row in LoadedRun(folder / "run").epochs.to_dict("records")], 1)
     write_atomically(folder / "run" / FITTED, sealed(learned.model_copy(update={"alpha": fitted}).to_yaml()))
