@@ -14,7 +14,8 @@ known follows. No Ray is needed.
     rms         gradient / the root of its running mean square, as Adam divides
     logit       the cosine, and eta_alpha times it is added to logit(alpha)
     ... inner   the outer loss on the batch that theta was just trained on: no rows are held out
-    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha
+    balanced    the sign, from where alpha |grad L_MM| = balance (1 - alpha) |grad L_CLS|; balance, eta_alpha, the
+                outer batch, and the solver of H^-1 g where it is not the identity
 
 All but the last start at 0.95.
 """
@@ -24,14 +25,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from progress import begin
+from progress import begin, say
 from rich.console import Console
 from rich.table import Table
 
@@ -45,8 +48,10 @@ from lfm_ray.training.trainer import Trainer
 
 CONSTANTS = [i / 10 for i in range(10)]
 MATCHING, RATES = ("js", "infonce"), (0.003, 0.03, 0.01)
+DRAWN_RATE = 0.01
 EPOCHS = 20
 DECAY = 0.9  # of the running mean square
+Rule = tuple[type[Learned], dict[str, Any]]  # a schedule and its settings
 
 
 class RootMeanSquare(Learned):
@@ -70,22 +75,35 @@ class Logit(Learned):
         return 1 / (1 + math.exp(-moved))
 
 
-FIXED = {"initial": 0.95}  # the official code's start
-RULES: dict[str, tuple[type[Learned], dict[str, Any]]] = {
-    "balanced 0.25, 0.015": (Learned, {}),
-    "balanced 0.25, 0.0075": (Learned, {"eta_alpha": 0.0075}),
-    "balanced 0.25, 0.03": (Learned, {"eta_alpha": 0.03}),
-    "balanced 0.25, 0.06": (Learned, {"eta_alpha": 0.06}),
-    "balanced 0.5, 0.015": (Learned, {"balance": 0.5}),
-    "balanced 0.5, 0.03": (Learned, {"balance": 0.5, "eta_alpha": 0.03}),
-    "balanced 0.5, 0.06": (Learned, {"balance": 0.5, "eta_alpha": 0.06}),
-    "balanced 1, 0.03": (Learned, {"balance": 1.0, "eta_alpha": 0.03}),
+def balanced(eta_alpha: float, balance: float = 0.25, outer: str = "held_out", **other: Any) -> Rule:
+    """The sign of the gradient, from a balanced start."""
+    return Learned, {"update": "sign", "eta_alpha": eta_alpha, "balance": balance, "outer": outer} | other
+
+
+FIXED = {"initial": 0.95, "outer": "held_out"}  # the official code's start
+RULES: dict[str, Rule] = {
+    "balanced 0.25, 0.0075": balanced(0.0075),
+    "balanced 0.25, 0.015": balanced(0.015),
+    "balanced 0.25, 0.03": balanced(0.03),
+    "balanced 0.25, 0.06": balanced(0.06),
+    "balanced 0.5, 0.015": balanced(0.015, 0.5),
+    "balanced 0.5, 0.03": balanced(0.03, 0.5),
+    "balanced 0.5, 0.06": balanced(0.06, 0.5),
+    "balanced 1, 0.03": balanced(0.03, 1.0),
+    "balanced 0.25, 0.00375, inner": balanced(0.00375, outer="inner"),
+    "balanced 0.25, 0.0075, inner": balanced(0.0075, outer="inner"),
+    "balanced 0.25, 0.015, inner": balanced(0.015, outer="inner"),
+    "balanced 0.25, 0.03, inner": balanced(0.03, outer="inner"),
+    "balanced 0.5, 0.03, inner": balanced(0.03, 0.5, "inner"),
+    "balanced 0.25, 0.0075, inner, neumann": balanced(0.0075, outer="inner", solver="neumann"),
+    "balanced 0.25, 0.0075, inner, cg": balanced(0.0075, outer="inner", solver="cg"),
+    "balanced 0.25, 0.0075, inner, nystrom": balanced(0.0075, outer="inner", solver="nystrom"),
     "plain 0.01": (Learned, FIXED | {"update": "plain", "eta_alpha": 0.01}),
     "cosine 0.05": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.05}),
     "cosine 0.1": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1}),
     "cosine 0.2": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.2}),
     "cosine 0.1 inner": (Learned, FIXED | {"update": "cosine", "eta_alpha": 0.1, "outer": "inner"}),
-    "sign 0.03": (Learned, FIXED | {"eta_alpha": 0.03}),
+    "sign 0.03": (Learned, FIXED | {"update": "sign", "eta_alpha": 0.03}),
     "rms 0.03": (RootMeanSquare, FIXED | {"eta_alpha": 0.03}),
     "logit 0.5": (Logit, FIXED | {"eta_alpha": 0.5}),
 }
@@ -102,7 +120,8 @@ def jobs(folders: list[Path], seeds: int, rules: list[str]) -> Iterator[dict[str
 
 
 def trained(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """Validation and test accuracy of one run, and alpha at the end of each epoch."""
+    """One run: `job`, its validation and test accuracy, and alpha at the end of each epoch."""
+    torch.set_num_threads(1)
     shards = Shards(folder.absolute())
     settings = [f"data.path={folder}", f"epochs={EPOCHS}", f"seed={job['seed']}", f"loss.matching={job['matching']}"]
     config = load(RunConfig, None, [*settings, f"optimizer.learning_rate={job['rate']}"])
@@ -116,7 +135,7 @@ def trained(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     trainer = Trainer(config, shards.card)
     rows = fit(trainer, source.splits(config))
     test = trainer.evaluate(source.evaluation("test", config))
-    return {
+    return job | {
         "val": rows[-1]["val/fused/accuracy"],
         "test": test["fused/accuracy"],
         "loss": test.get("fused/nll"),
@@ -171,51 +190,60 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=Path, nargs="*", help="folders of shards")
     arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--processes", type=int, default=2, help="that train at once")
     arguments.add_argument("--only", nargs="+", choices=RULES, help="only these rules, beside the constants")
     arguments.add_argument("--out", type=Path, default=Path("runs/learned_alpha.jsonl"))
     arguments.add_argument("--figure", type=Path, help="where to draw alpha(t) of every rule")
     given = arguments.parse_args()
     console = Console(width=100, highlight=False)
-    torch.set_num_threads(1)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     runs = recorded(given.out)
     keys = ("data", "matching", "rate", "seed", "rule")
     known = {tuple(run[key] for key in keys) for run in runs}
     folders = {folder.name: folder for folder in given.data}
     todo = [job for job in jobs(given.data, given.seeds, given.only or list(RULES)) if tuple(job.values()) not in known]
-    begin(f"hours on one core for three data sets, a few seconds for each of {len(todo)} runs")
+    begin(f"hours for three data sets, a few seconds for each of {len(todo)} runs")
     if todo:
         console.print(f"{len(todo)} runs of {EPOCHS} epochs, a few seconds each")
-    for number, job in enumerate(todo, start=1):
-        started = time.perf_counter()
-        run = job | trained(folders[job["data"]], job)
-        with given.out.open("a") as out:
-            out.write(json.dumps(run) + "\n")
-        runs.append(run)
-        seconds = time.perf_counter() - started
-        said = f"{number}/{len(todo)}  {' '.join(str(value) for value in job.values())}"
-        console.print(f"{said}  {run['test']:.3f}  {seconds:.1f} s")
+    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+        ended = as_completed([pool.submit(trained, folders[job["data"]], job) for job in todo])
+        for number, run in enumerate((future.result() for future in ended), start=1):
+            with given.out.open("a") as out:
+                out.write(json.dumps(run) + "\n")
+            runs.append(run)
+            say(f"{number}/{len(todo)}  {' '.join(str(run[key]) for key in keys)}  {run['test']:.3f}")
     found = compared(runs)
     console.print(table_of(found))
     if given.figure:
-        draw(runs, given.figure)
+        draw(runs, given.only or list(RULES), given.figure)
 
 
-def draw(runs: list[dict[str, Any]], file: Path) -> None:
-    """alpha after every epoch, as paper Figure 3: a panel for each data set and L_MM, learning rate 0.01."""
+def draw(runs: list[dict[str, Any]], rules: list[str], file: Path) -> None:
+    """alpha after every epoch, as paper Figure 3: the mean of the seeds, at one learning rate.
+
+    A column of panels for each data set, a row for each L_MM; dotted: the best constant, by validation accuracy.
+    """
     from matplotlib.figure import Figure
 
-    frame = pd.DataFrame([run for run in runs if run["rate"] == 0.01 and run["rule"] in RULES])
-    panels = list(frame.groupby(["data", "matching"]))
-    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, ((data, matching), group) in zip(axes, panels, strict=True):
-        for rule, of_rule in group.groupby("rule"):
-            curve = pd.DataFrame(of_rule["alpha"].tolist()).mean()
-            axis.plot(range(1, len(curve) + 1), curve, label=rule)
-        axis.set(title=f"{data}, {matching}", xlabel="epoch", ylim=(0, 1))
-    axes[0].set_ylabel("alpha")
-    axes[-1].legend(fontsize=7)
+    frame = pd.DataFrame(runs)
+    frame = frame[frame["rate"] == DRAWN_RATE]
+    names, kinds = list(frame["data"].unique()), list(frame["matching"].unique())
+    figure = Figure(figsize=(3.6 * len(names), 2.6 * len(kinds)), layout="constrained")
+    panels = figure.subplots(len(kinds), len(names), sharex=True, sharey=True, squeeze=False)
+    for (kind, name), axis in zip(product(kinds, names), panels.flat, strict=True):
+        cell = frame[(frame["data"] == name) & (frame["matching"] == kind)]
+        for rule in rules:
+            curves = cell.loc[cell["rule"] == rule, "alpha"].tolist()
+            if curves:
+                axis.plot(range(1, EPOCHS + 1), pd.DataFrame(curves).mean(), label=rule)
+        constants = cell[cell["rule"].str.startswith("constant")].groupby("rule")["val"].mean()
+        axis.axhline(float(constants.idxmax().split()[1]), color="grey", linestyle=":", label="best constant")
+        axis.set(title=f"{name}, {kind}", ylim=(0, 1))
+    for axis in panels[-1]:
+        axis.set_xlabel("epoch")
+    for axis in panels[:, 0]:
+        axis.set_ylabel("alpha")
+    panels.flat[-1].legend(fontsize=7)
     figure.savefig(file, dpi=120)
 
 

@@ -352,8 +352,11 @@ def train(
     stem = "run"
     if isinstance(config, str | Path):
         stem = Path(config).stem
-        trusting.ask(read_yaml(shipped_file(config)))
-        found = load(RunConfig, shipped_file(config), changes)
+        file = shipped_file(config)
+        trusting.ask(read_yaml(file))
+        if not file.read_text(encoding="utf-8").strip():  # else what was cut would train with the default settings
+            raise UserError(f"{file}: is empty; to train with the default settings, write {{}}")
+        found = load(RunConfig, file, changes)
     else:
         config = config.best if isinstance(config, LoadedSweep) else config
         values = config.model_dump() if isinstance(config, RunConfig) else config

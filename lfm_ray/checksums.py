@@ -1,4 +1,7 @@
-"""Checksums inside the JSON files that hold what a dataset, a model or a run is: an altered one gives no numbers."""
+"""Checksums inside the JSON files that hold what a dataset, a model or a run is: an altered one gives no numbers.
+
+A table in CSV, which other programs read, has its checksum in a file beside it.
+"""
 
 from __future__ import annotations
 
@@ -65,3 +68,8 @@ def is_seal_right(text: str) -> bool:
     content = "".join(line for line in lines if not line.startswith(MARK))
     right = f"{MARK}{hashlib.sha256(content.encode()).hexdigest()}\n"
     return all(line == right for line in lines if line.startswith(MARK))
+
+
+def sum_of(content: bytes, name: str) -> str:
+    """The checksum of a file of this name, as `sha256sum` writes and checks it."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"

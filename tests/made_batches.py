@@ -17,7 +17,7 @@ from lfm_ray.training.trainer import Trainer
 TINY = [*SMALL, "data.batch_size=8", "device=cpu"]
 RESNETS = ["model.encoders={audio: {name: resnet18, width: 4}, image: {name: resnet18, width: 4}}"]
 SGD = ["optimizer.name=sgd", "optimizer.schedule=constant", "optimizer.learning_rate=0.05"]
-LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.1"]
+LEARNED = ["alpha.strategy=learned", "alpha.outer=held_out", "alpha.inner_iters=1", "alpha.eta_alpha=0.1"]
 CARD = DatasetCard(
     modalities={
         "audio": ModalityCard(kind="audio", shape=[1, 33, 40], dtype="float32", mean=0.1, std=1.1),

@@ -20,7 +20,8 @@ STRATEGIES = {
     "stepwise": ["alpha.strategy=stepwise"],
     "heuristic": ["alpha.strategy=heuristic"],
     "polynomial": ["alpha.strategy=polynomial"],
-    "learned": ["alpha.strategy=learned", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
+    "learned": ["alpha.strategy=learned", "alpha.outer=held_out", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
+    "learned, inner batch": ["alpha.strategy=learned", "alpha.inner_iters=2", "alpha.eta_alpha=0.1"],
     "official": ["method=official", "alpha.strategy=official", "alpha.eta_alpha=1"],
 }
 

@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
 import pytest
 from commands import run
 from made_sweep import make_sweep
@@ -24,15 +22,17 @@ from tiny_run import SMALL
 import lfm_ray
 from lfm_ray import trust
 from lfm_ray.config import RunConfig
+from lfm_ray.datasets.preparing.staging import StagingFolder, check_replaceable
 from lfm_ray.datasets.shards import CARD, Shards, read_card
 from lfm_ray.errors import UserError
-from lfm_ray.export import from_run, model_folder
+from lfm_ray.export import from_run
 from lfm_ray.files import UNFINISHED, appending, write_atomically, written_anew
-from lfm_ray.report.loaded_run import LoadedRun
 from lfm_ray.search.samplers.cmaes import SafeCmaEsSampler
+from lfm_ray.search.spaces.space_file import load_space
+from lfm_ray.search.study.samplers import sampler_for
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.settings import load
-from lfm_ray.storage import LOCK, exclusive
+from lfm_ray.storage import exclusive
 from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.source import DataSource
 
@@ -64,118 +64,11 @@ def facts_of_shards(folder: Path) -> Facts:
     return facts
 
 
-def facts_of_sweep(folder: Path) -> Facts:
-    sweep = Sweep.open(folder)
-    facts: Facts = {"file": sweep.file.model_dump(mode="json")}
-    for trial in sweep.trials():
-        facts[f"{trial.number} settings"] = trial.config.model_dump(mode="json")
-        for row in trial.rows:
-            facts |= {f"{trial.number} {row['epoch']} {name}": value for name, value in row.items()}
-    facts["named"] = sweep.troubles(sweep.trials())
-    return facts
-
-
-def facts_of_run(folder: Path) -> Facts:
-    loaded = LoadedRun(folder)
-    facts: Facts = {"config": loaded.config.model_dump(mode="json")}
-    facts |= {f"alpha {step}": value for step, value in loaded.alpha_updates.items()}
-    for row in loaded.epochs.to_dict("records"):
-        facts |= {f"{row['epoch']} {name}": value for name, value in row.items() if not pd.isna(value)}
-    return facts
-
-
-def facts_of_checkpoint(folder: Path) -> Facts:
-    card, model = model_folder.read(folder)
-    weights = {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
-    return {"card": card.model_dump(mode="json", exclude={"checksum"}), **weights}
-
-
-FACTS: dict[str, Callable[[Path], Facts]] = {
-    "shards": facts_of_shards, "sweep": facts_of_sweep, "run": facts_of_run, "model": facts_of_checkpoint,
-}  # fmt: skip
-
-
-def flipped(content: bytes, first: int, last: int) -> bytes:
-    return content[:first] + bytes(byte ^ 1 for byte in content[first:last]) + content[last:]
-
-
-def zeroed(content: bytes, first: int, last: int) -> bytes:
-    return content[:first] + bytes(last - first) + content[last:]
-
-
-def cut_out(content: bytes, first: int, last: int) -> bytes:
-    return content[:first] + content[last:]
-
-
-def cut_off(content: bytes, first: int, last: int) -> bytes:
-    return content[:first]
-
-
-def doubled(content: bytes, first: int, last: int) -> bytes:
-    return content[:last] + content[first:]
-
-
-def digits_changed(content: bytes, first: int, last: int) -> bytes:
-    """Digits become the next ones, which JSON and YAML read as well as the right ones."""
-    changed = bytes(48 + (byte - 47) % 10 if 48 <= byte <= 57 else byte for byte in content[first:last])
-    return content[:first] + changed + content[last:]
-
-
-WAYS = (flipped, zeroed, cut_out, cut_off, doubled, digits_changed)
-
-
-def alterations(folder: Path, count: int) -> Iterator[tuple[Path, bytes, str]]:
-    """`count` alterations of the files in a folder: of each file its ranges in turn, in one way after another."""
-    draw = random.Random(0)
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != LOCK)
-    ranges = -(-count // len(files))
-    for file in files:
-        content = file.read_bytes()
-        for number in range(ranges):
-            first = number * len(content) // ranges
-            last = min(len(content), first + draw.choice((1, 1, 2, 8, 1 + len(content) // ranges)))
-            way = draw.choice(WAYS)
-            yield file, way(content, first, last), f"{file.name}: {way.__name__} {first} to {last}"
-
-
-def read_or_refused(facts_of: Callable[[Path], Facts], folder: Path) -> tuple[Facts, str]:
-    """The facts, or the line with which they are refused."""
-    try:
-        return facts_of(folder), ""
-    except UserError as error:
-        return {}, str(error)
-
-
-@pytest.mark.parametrize("kind", list(FACTS))
-@pytest.mark.parametrize(
-    "count",
-    [
-        24,
-        pytest.param(200, marks=pytest.mark.slow),
-        pytest.param(1500, marks=pytest.mark.long),
-    ],
-)
-def test_an_altered_file_gives_one_line_or_the_same_numbers(made: Path, tmp_path: Path, kind: str, count: int) -> None:
-    folder, facts_of = tmp_path / kind, FACTS[kind]
-    shutil.copytree(made / kind, folder)
-    whole = facts_of(folder)
-    for file, content, how in alterations(folder, count):
-        kept = file.read_bytes()
-        file.write_bytes(content)
-        found, said = read_or_refused(facts_of, folder)
-        assert "\n" not in said, how
-        assert [name for name in found if name != "named" and found[name] != whole.get(name)] == [], how
-        if kind == "sweep" and not said and found.keys() != whole.keys():
-            assert found["named"] or "study.journal: cut_off" in how, how
-        file.write_bytes(kept)
-    assert facts_of(folder) == whole
-
-
 COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "shards": [("prepare", "--inspect", "shards")],
     "sweep": [("report", "sweep"), ("export", "sweep", "--out", "new"), ("tune", "--resume", "sweep", "--storage", "."),
               ("confirm", "sweep")],
-    "run": [("report", "--gradcam", "run"), ("export", "run", "--out", "new"),
+    "run": [("report", "--gradcam", "run"), ("report", "--predictions", "run"), ("export", "run", "--out", "new"),
             ("train", "best.yaml", "--name", "run", "--storage", "."), ("tune", "cubic", "--start-from", "run")],
 }  # fmt: skip
 
@@ -227,6 +120,24 @@ def test_a_model_with_a_link_or_a_path_out_of_its_folder_is_not_loaded(made: Pat
         (folder / "config.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match="a file outside of the exported model"):
             lfm_ray.load(folder)
+
+
+def test_a_run_or_a_dataset_to_be_replaced_with_a_link_out_of_it_is_not_read(made: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    for name in ("run", "shards"):
+        shutil.copytree(made / name, tmp_path / name)
+        (tmp_path / name / "contact_sheet.png").symlink_to(outside)
+    with pytest.raises(UserError, match="is a link out of"):
+        lfm_ray.load_run(tmp_path / "run")
+    with pytest.raises(UserError, match="is a link out of"):
+        check_replaceable(tmp_path / "shards")
+    staging = StagingFolder(tmp_path / "new", "of a job")
+    staging.folder.mkdir()
+    (staging.folder / "fingerprint").symlink_to(outside)
+    with pytest.raises(UserError, match="is a link out of"), staging.opened():
+        raise AssertionError("it begins")
+    assert outside.read_text() == "kept"
 
 
 def test_with_trust_links_are_followed(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +211,9 @@ def test_the_state_of_cma_es_is_read_and_a_strangers_pickle_is_not(
     with pytest.raises(UserError, match="could run code; it is not read"):
         SafeCmaEsSampler(seed=1)._restore_optimizer([last])
     assert not (tmp_path / "harmed").exists()
+    searched = {"optimizer.learning_rate": {"loguniform": [0.001, 0.1]}}
+    space = load_space({"run": {}, "search": searched, "sampler": "cmaes"})
+    assert isinstance(sampler_for(space, 0, 0), SafeCmaEsSampler)
 
 
 def test_two_processes_do_not_train_in_one_folder_nor_write_one_report(made: Path, tmp_path: Path) -> None:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commands import SMALL_FLAGS, start, wait_for
+from made_sweep import make_sweep
+from rich.console import Console
 from synthetic import write_dataset
+from tiny_run import small_config
 
 from lfm_ray import interruption
+from lfm_ray.console import SILENT
+from lfm_ray.datasets.shards import Shards
 from lfm_ray.interruption import Interrupted, kept_handlers, none_lost, stoppable, terminable
+from lfm_ray.search.sweep import Sweep
+from lfm_ray.training.execution import Workers
+from lfm_ray.training.source import DataSource
+from lfm_ray.workflows import single_run, sweeping
 
 
 def send(number: int) -> None:
@@ -183,3 +196,109 @@ def test_what_ray_makes_of_a_signal_has_the_status_of_that_signal(monkeypatch: p
         monkeypatch.setattr(interruption, "_last", number)
         assert interruption.status_of(KeyboardInterrupt()) == 128 + number
     assert interruption.status_of(interruption.Interrupted("", signal.SIGINT)) == 130
+
+
+def test_a_command_that_is_interrupted_waits_for_no_thread(tmp_path: Path) -> None:
+    """Threads of Ray may still run, in which the interpreter would end with a segmentation fault now and then."""
+    code = """
+import threading, time, lfm_ray.cli
+def main():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise KeyboardInterrupt
+lfm_ray.cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted; the same command goes on where it was\n")
+
+
+def test_ray_does_not_handle_signals_below_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would print a stack of C++."""
+    import ray
+
+    from lfm_ray import ray_session
+
+    constants = ray._private.ray_constants
+    monkeypatch.setattr(constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    ray_session._start(None, None)
+    assert constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_trials_that_were_asked_to_stop_end_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Tune returns as if all were well when its stopper says so."""
+    from ray import tune
+
+    from lfm_ray.search.ray_tune import tuning
+
+    asked: list[bool] = []
+
+    class Tuner:
+        def __init__(self, trainable: object, *, run_config: tune.RunConfig, **_: object) -> None:
+            self.stopper = run_config.stop
+
+        def fit(self) -> str:
+            asked.append(self.stopper.stop_all())
+            send(number)
+            asked.append(self.stopper.stop_all())
+            return "what has ended"
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    monkeypatch.setattr(tune, "with_resources", lambda trainable, request: trainable)
+    resources: Any = SimpleNamespace(request=lambda: None, trials_at_once=lambda: 1)
+    for name in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_DISABLE_STRICT_METRIC_CHECKING",
+                 "TUNE_GLOBAL_CHECKPOINT_S", "TUNE_DISABLE_SIGINT_HANDLER"):  # fmt: skip
+        monkeypatch.setenv(name, "1")  # set back at the end
+    level = logging.getLogger("ray.tune").level
+    with pytest.raises(Interrupted) as raised:
+        tuning._tune(lambda: None, tune.TuneConfig(), tmp_path, resources, [])
+    logging.getLogger("ray.tune").setLevel(level)
+    assert (asked, raised.value.status) == ([False, True], 128 + number)
+
+
+def stand_ins(monkeypatch: pytest.MonkeyPatch, module: Any, shards: Shards) -> None:
+    """Puts something without Ray in the place of what a workflow asks it for."""
+    monkeypatch.setattr(module, "ray_session", lambda address: nullcontext())
+    monkeypatch.setattr(module, "Resources", lambda *_, **__: SimpleNamespace(trials_at_once=lambda: 1))
+    monkeypatch.setattr(module.DataSource, "open", lambda *_, **__: DataSource(shards, {}))
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(
+    tmp_path: Path, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins(monkeypatch, single_run, shards)
+    monkeypatch.setattr(single_run, "run_on_workers", interrupted)
+    with pytest.raises(Interrupted, match=r"^stopped; the same command with --name mine goes on$"):
+        single_run.train(
+            small_config(), tmp_path / "mine", Workers(), fit_degree=None, profile=False, address=None, console=SILENT
+        )
+
+
+@pytest.mark.parametrize("how", ["interrupted", "the time is up", "all have ended"])
+def test_a_sweep_says_that_not_all_trials_have_ended(
+    tmp_path: Path, shards: Shards, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    made = make_sweep(tmp_path / "sweeps/mine", trials=2, epochs=2, planned=5)
+    made.let_go()
+    sweep = Sweep.open(made.folder)
+    stand_ins(monkeypatch, sweeping, shards)
+    monkeypatch.setattr(Sweep, "check_data", lambda *_: None)
+    monkeypatch.setattr(sweeping, "search", interrupted if how == "interrupted" else lambda *_: how == "the time is up")
+    written: list[bool] = []
+    monkeypatch.setattr(sweeping, "write_results", lambda sweep, cut_short=False: written.append(cut_short))
+    output = io.StringIO()
+    means = sweeping.Means(Workers(), None, 1.0, (), None, Console(file=output, width=200))
+    with pytest.raises(Interrupted) if how == "interrupted" else nullcontext() as raised:
+        sweeping.run_once(sweep, means)
+    goes_on = f"tune --resume mine --storage {tmp_path / 'sweeps'} goes on"
+    if raised is not None:
+        assert str(raised.value).startswith("stopped; ") and str(raised.value).endswith(goes_on)
+    said = output.getvalue().replace("\n", "")
+    assert ("the time is up, with 3 trials to go; " in said and goes_on in said) == (how == "the time is up")
+    assert written == [how == "the time is up"]

@@ -18,6 +18,8 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.shards import Shards
 from lfm_ray.optimization.schedules import Learned
 from lfm_ray.runtime import checkpoint
+from lfm_ray.search.spaces.space import Space
+from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.search.sweep import Sweep, SweepFile
 from lfm_ray.settings import build, load, read_yaml
 from lfm_ray.training.execution import Launch, Workers, execute
@@ -78,18 +80,30 @@ def test_its_encoders_are_those_that_it_began_with(work: Path) -> None:
 
 
 def test_a_learned_alpha_starts_where_it_did_and_moves_as_it_did(work: Path) -> None:
-    """First there was only the plain update, then the sign's from 0.95; a new sweep starts balanced."""
+    """First there was only the plain update, then the sign's from 0.95, then a balanced start, all on held-out rows."""
     values = read_yaml(work / "sweeps/old/sweep.yaml")
 
     def alpha(**space: object) -> tuple[object, ...]:
         drawn = SweepFile.model_validate(values | {"space": values["space"] | space}).space
         found = drawn.config({"alpha.strategy": "learned"}).alpha
         assert isinstance(found, Learned)
-        return found.update, found.eta_alpha, found.initial
+        return found.update, found.eta_alpha, found.initial, found.outer
 
-    assert alpha() == ("plain", 0.01, 0.95)
-    assert alpha(learned_update="sign") == ("sign", 0.03, 0.95)
-    assert alpha(learned_as_before={}) == ("sign", 0.015, "balanced")
+    assert alpha() == ("plain", 0.01, 0.95, "held_out")
+    assert alpha(learned_update="sign") == ("sign", 0.03, 0.95, "held_out")
+    assert alpha(learned_as_before={}) == ("sign", 0.015, "balanced", "held_out")
+    again = {"update": "sign", "initial": 0.95, "eta_alpha": 0.03}
+    assert alpha(learned_as_before=again) == ("sign", 0.03, 0.95, "held_out")
+    assert alpha(learned={"eta_alpha": 0.02}) == ("sign", 0.02, "balanced", "inner")
+
+
+def test_a_sweep_writes_down_what_a_learned_alpha_is(work: Path) -> None:
+    """So that other defaults, in a later version, change nothing of it."""
+    space = load_space({"search": {"alpha.strategy": {"choice": ["learned"]}}})
+    written = Space.model_validate(space.model_dump())
+    assert written.learned == Learned(strategy="learned").model_dump(exclude={"strategy"})
+    drawn = Space.model_validate(space.model_dump() | {"learned": {"eta_alpha": 0.5, "outer": "val"}})
+    assert drawn.config({"alpha.strategy": "learned"}).alpha == Learned(strategy="learned", eta_alpha=0.5, outer="val")
 
 
 def test_a_run_goes_on_with_the_encoders_that_it_began_with(work: Path) -> None:

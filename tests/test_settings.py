@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lfm_ray.config import RunConfig
 from lfm_ray.datasets.preparing.config import PrepareConfig
 from lfm_ray.errors import UserError
 from lfm_ray.optimization.schedules import Constant, Learned
+from lfm_ray.search.spaces.space_file import load_space
 from lfm_ray.settings import build, load, merge
 
 
@@ -60,6 +62,8 @@ def test_alpha_without_a_strategy_is_a_constant() -> None:
         (["epochs.x=1"], ["epochs"]),
         (["epochs"], ["path.to.setting=value"]),
         (["epochs=["], ["--set epochs=[", "YAML"]),
+        (["data.modalities=[]"], ["--set data.modalities", "names no modality"]),
+        (["data.modalities=[a, b, a]"], ["--set data.modalities", "names a modality twice"]),
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], said: list[str]) -> None:
@@ -111,6 +115,38 @@ def test_odd_values_are_told_shortly(tmp_path: Path, text: str | bytes, said: st
     with pytest.raises(UserError, match=said) as raised:
         load(RunConfig, tmp_path / "run.yaml")
     assert len(str(raised.value)) < 1000
+
+
+BOMB = "x0: &x0 {a: 1}\n" + "".join(
+    f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)  # of ten times as many nodes in each line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: 2024-02-31", "not valid YAML: day is out of range for month"),
+        ("epochs: 2024-01-01T25:00:00", "not valid YAML: hour must be in 0..23"),
+        (f"epochs: {'[' * 60}{']' * 60}", "line 1: not valid YAML: nested more than 50 deep"),
+        (f"epochs: {'{a: ' * 60}1{'}' * 60}", "line 1: not valid YAML: nested more than 50 deep"),
+        (f"epochs: {'[' * 100_000}", "nested more than 50 deep"),
+        (BOMB, r"has more than 100,000 keys and values, its aliases \(\*NAME\) written out"),
+        ("epochs: &a [*a]", "not valid YAML: has more than 100,000 keys and values"),
+        ("epochs: 1\nepochs: 2", "line 2: not valid YAML: 'epochs' is there twice"),
+        ("loss: {tau: 0.1, 'tau': 0.2}", "line 1: not valid YAML: 'tau' is there twice"),
+    ],
+)
+@pytest.mark.parametrize("read", [lambda file: load(RunConfig, file), load_space])
+def test_what_a_few_lines_of_yaml_could_do_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], text: str, said: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    for content in (text, "run:\n" + "".join(f"  {line}\n" for line in text.splitlines())):
+        file.write_text(content)
+        began = time.process_time()
+        with pytest.raises(UserError, match=said.replace("line 1", r"line \d").replace("line 2", r"line \d")) as raised:
+            read(file)
+        assert "\n" not in str(raised.value) and time.process_time() - began < 2
 
 
 def test_settings_are_not_read_from_pipes_and_devices(tmp_path: Path) -> None:

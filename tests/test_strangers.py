@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import run
 from stored_folders import unpack
+from synthetic import write_dataset
 
 import lfm_ray
 from lfm_ray.errors import UserError
@@ -79,6 +80,36 @@ def test_a_name_is_not_a_path(tmp_path: Path, name: str, monkeypatch: pytest.Mon
         lfm_ray.tune({"search": {"alpha.value": {"uniform": [0, 1]}}}, data="shards/x", name=name)
     with pytest.raises(UserError, match="must be the name of one folder, of at most 200 bytes, not a path"):
         lfm_ray.train({}, data="shards/x", name=name)
+
+
+def test_settings_of_which_nothing_is_left_are_not_those_of_a_default_run(tmp_path: Path) -> None:
+    (tmp_path / "best.yaml").write_bytes(b"")
+    with pytest.raises(UserError, match=r"best\.yaml: is empty; to train with the default settings, write {}"):
+        lfm_ray.train(tmp_path / "best.yaml", data=tmp_path / "none", storage=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("data", [["one"], ["one", "other"]])
+def test_the_name_of_a_comparison_is_not_a_path(
+    tmp_path: Path, data: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfm_ray.ray_session._start", lambda *_: pytest.fail("it begins"))
+    for name in data:
+        write_dataset(tmp_path / "work" / name)
+    done = run(
+        tmp_path / "work",
+        "reproduce",
+        "table1",
+        *(word for name in data for word in ("--data", name)),
+        "--trials",
+        "1",
+        "--name",
+        "../x",
+    )
+    assert done.returncode == 2
+    assert "error: --name '../x': must be the name of one folder, of at most 200 bytes, not a path" in done.stderr
+    assert [item.name for item in tmp_path.iterdir()] == ["work"]
+    assert sorted(item.name for item in (tmp_path / "work").iterdir()) == data
 
 
 def test_an_exported_model_is_altered_or_names_files_elsewhere(stored: Path, tmp_path: Path) -> None:

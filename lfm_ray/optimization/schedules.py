@@ -274,7 +274,7 @@ class Learned(Adaptive):
         " most that it could be, |d| |H^-1 g|; plain, the gradient itself, which falls by orders of magnitude as theta"
         " is trained",
     )
-    eta_alpha: float = Field(0.015, ge=0, description="learning rate of alpha; of update cosine about 0.1")
+    eta_alpha: float = Field(0.0075, ge=0, description="learning rate of alpha; of update cosine about 0.1")
     inner_iters: int = Field(5, ge=1, description="steps on theta between two updates of alpha")
     solver: Literal["identity", "neumann", "cg", "nystrom"] = Field(
         "identity", description="what stands for H^-1 in eq. (3)"
@@ -286,10 +286,10 @@ class Learned(Adaptive):
     solver_steps: int = Field(5, ge=0, description="products with H that neumann and cg take, K")
     step_size: float = Field(0.1, gt=0, description="of neumann; it must be below 2 / the largest eigenvalue of H")
     rank: int = Field(5, ge=1, description="products with H that nystrom takes")
-    outer: Literal["held_out", "val", "inner"] = Field(
-        "held_out",
-        description="where L_CLS of the outer problem is measured: a part of the training split that theta never"
-        " sees, the validation split, or the batch that theta was just trained on",
+    outer: Literal["inner", "held_out", "val"] = Field(
+        "inner",
+        description="where L_CLS of the outer problem is measured: inner, the batch that theta was just trained on;"
+        " held_out, a part of the training split that theta never sees; val, the validation split",
     )
     outer_fraction: float = Field(0.1, gt=0, lt=1, description="size of the held-out part of the training split")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from lfm_ray.checksums import sum_of
+from lfm_ray.errors import UserError
 from lfm_ray.files import write_atomically
 from lfm_ray.models.directions import leading
 from lfm_ray.report.cells import latex, markdown, measured
@@ -197,6 +200,8 @@ def write_confirmation(
 ) -> list[Path]:
     """Writes all runs and both tables as CSV, and the tables as Markdown and LaTeX. Returns the files.
 
+    Beside the runs there is their checksum, as the report reads them.
+
     classes: `class_frame`, for a further CSV.
     """
     shown = tables(frame, split, objective)
@@ -213,9 +218,35 @@ def write_confirmation(
         for title, cells in shown.items()
     )
     files[stem.with_suffix(".tex")] = "\n".join(latex(title, cells) for title, cells in shown.items())
+    runs = stem.with_name(f"{stem.name}.csv")
+    _sum_beside(runs).unlink(missing_ok=True)  # so that a kill before it is written anew leaves runs without one
+    files[_sum_beside(runs)] = sum_of(files[runs].encode(), runs.name)  # the last
     for file, text in files.items():
         write_atomically(file, text)
     return list(files)
+
+
+def read_runs(file: Path) -> pd.DataFrame:
+    """All runs, as `write_confirmation` wrote them; those of an earlier version have no checksum.
+
+    Raises:
+        UserError: the file was altered.
+    """
+    content, beside = file.read_bytes(), _sum_beside(file)
+    if beside.exists() and beside.read_bytes() != sum_of(content, file.name).encode():
+        raise UserError(
+            f"{file}: was altered since it was written (its checksum differs); run confirm again, or, if that was"
+            f" meant, remove {beside.name}"
+        )
+    try:
+        return pd.read_csv(io.BytesIO(content))
+    except ValueError:  # pandas' own errors are ValueErrors
+        raise UserError(f"{file}: is no table; run confirm again, or remove it") from None
+
+
+def _sum_beside(runs: Path) -> Path:
+    """Where the checksum of the runs is."""
+    return runs.with_name(f"{runs.name}.sha256")
 
 
 def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:

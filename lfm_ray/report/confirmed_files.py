@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from lfm_ray.errors import UserError
 from lfm_ray.models.directions import leading
+from lfm_ray.report.confirmation import read_runs
 from lfm_ray.search.sweep import Sweep
 from lfm_ray.storage import shown
 from lfm_ray.training.run_folder import read_epochs
@@ -26,10 +28,10 @@ def confirmed_runs(sweep: Sweep) -> tuple[list[tuple[str, pd.DataFrame]], list[s
         if not file.is_file():
             continue
         try:
-            frame = pd.read_csv(file, float_precision="round_trip")
+            frame = read_runs(file)
             wrong = _wrong(frame, split, sweep.folder / runs)
-        except (ValueError, OSError, RecursionError):  # of pandas; what it says is for programmers
-            wrong = "is not a table that can be read"
+        except UserError as error:
+            wrong = str(error).removeprefix(f"{file}: ")
         if wrong:
             troubles.append(f"{shown(file)}: {wrong}; it is left out, and {ANEW}")
         else:
@@ -54,6 +56,6 @@ def _wrong(frame: pd.DataFrame, split: str, runs: Path) -> str:
         folder = runs / f"{int(trial):04d}-seed{int(seed)}"
         rows = read_epochs(folder) if record["sweep"] == runs.parent.absolute().name else []
         for name in metrics:
-            if rows and name in rows[-1] and json.dumps(rows[-1][name]) != json.dumps(float(record[name])):
+            if rows and name in rows[-1] and not math.isclose(rows[-1][name], record[name], rel_tol=1e-9):
                 return f"says {name} = {record[name]} of trial {trial}, seed {seed}, and {folder.name} {rows[-1][name]}"
     return ""

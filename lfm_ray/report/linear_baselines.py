@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.table import Table
 from scipy import sparse
 
+from lfm_ray.checksums import CHECKSUM, is_whole, with_checksum
 from lfm_ray.datasets.kinds import TargetKind
 from lfm_ray.datasets.media.audio import AudioSettings, log_spectrogram
 from lfm_ray.datasets.reading.inputs import DataSettings, Inputs
@@ -122,17 +123,21 @@ def _with_gaps(features: Any, rows: np.ndarray) -> Any:
 
 def write(baselines: LinearBaselines, folder: Path) -> None:
     """Writes them beside the shards."""
-    write_atomically(folder / LINEAR_BASELINES, json.dumps(baselines.model_dump(), indent=2) + "\n")
+    write_atomically(folder / LINEAR_BASELINES, json.dumps(with_checksum(baselines.model_dump()), indent=2) + "\n")
 
 
 def read(data: str | Path, fingerprint: str | None) -> LinearBaselines | None:
-    """Those of a dataset; None if they were not fitted, or to other data."""
+    """Those of a dataset; None if they were not fitted, or to other data, or the file was altered."""
     folder = working_folder(str(data))
     if in_store(folder) or not (folder / LINEAR_BASELINES).is_file():
         return None
     try:
-        found = LinearBaselines.model_validate_json((folder / LINEAR_BASELINES).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+        content = json.loads((folder / LINEAR_BASELINES).read_text(encoding="utf-8"))
+        if not is_whole(content):
+            return None
+        content.pop(CHECKSUM, None)
+        found = LinearBaselines.model_validate(content)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return found if found.fingerprint == fingerprint else None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lfm_ray.checksums import CHECKSUM, is_whole
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import check_within
@@ -126,7 +127,13 @@ class LoadedRun:
     def profile(self) -> dict[str, Any] | None:
         """For a run with profile=True, where the time of training steps goes, in seconds (`runtime.profiling`)."""
         file = self.folder / PROFILE
+        if not file.is_file():
+            return None
         try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        except (ValueError, RecursionError):
-            raise UserError(f"{shown(file)}: is damaged; remove it, or write it again with --profile") from None
+            content = json.loads(file.read_text(encoding="utf-8"))
+            whole = is_whole(content)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(f"{shown(file)}: is damaged; remove it, or write it again with --profile")
+        return {name: value for name, value in content.items() if name != CHECKSUM}

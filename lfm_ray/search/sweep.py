@@ -98,14 +98,20 @@ class SweepFile(Settings):
     @model_validator(mode="before")
     @classmethod
     def _of_an_earlier_version(cls, values: Any) -> Any:
-        """A sweep goes on with the learned alpha that it began with: first plain from 0.95, then sign from 0.95."""
+        """A sweep goes on with the learned alpha that it began with.
+
+        First that was plain from 0.95, then sign from 0.95, then sign from a balanced start, all on held-out rows.
+        """
         space = values.get("space") if isinstance(values, dict) else None
-        if not isinstance(space, dict) or "learned_as_before" in space:
+        if not isinstance(space, dict) or "learned" in space:
             return values
-        before: dict[str, Any] = {"initial": 0.95, "update": space.get("learned_update", "plain")}
+        before: dict[str, Any] = {"outer": "held_out", "initial": 0.95, "update": space.get("learned_update", "plain")}
         before["eta_alpha"] = 0.01 if before["update"] == "plain" else 0.03
-        others = {key: value for key, value in space.items() if key != "learned_update"}
-        return {**values, "space": {**others, "learned_as_before": before}}
+        if "learned_as_before" in space:
+            balanced = {"outer": "held_out", "initial": "balanced", "update": "sign", "eta_alpha": 0.015}
+            before = balanced | space["learned_as_before"]
+        others = {key: value for key, value in space.items() if key not in ("learned_update", "learned_as_before")}
+        return {**values, "space": {**others, "learned": before}}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from lfm_ray import storage, trust
+from lfm_ray.checksums import with_checksum
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import appending, write_atomically
@@ -146,7 +147,7 @@ def execute(
     with measured.on():
         rows = fit(trainer, replace(splits, train=measured.steps_of(splits.train)), on_epoch)
     if rank == 0:
-        write_atomically(folder / PROFILE, json.dumps(measured.summary()))
+        write_atomically(folder / PROFILE, json.dumps(with_checksum(measured.summary())))
         storage.push(folder / PROFILE)
     return rows
 

@@ -13,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from lfm_ray.callbacks.progress import RunsProgress
+from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
 from lfm_ray.files import appending, write_atomically
@@ -142,7 +143,7 @@ def _confirm(
         configs = {(sweep.folder.name, trial.number): trial.config for sweep, trial in chosen}
         for file, one in (("best.yaml", found.best), ("simplest.yaml", found.simplest)):
             files.append(sweeps[0].folder / file)
-            write_atomically(files[-1], configs[one.sweep, one.trial].to_yaml())
+            write_atomically(files[-1], sealed(configs[one.sweep, one.trial].to_yaml()))
     push(*files, *(sweep.folder / "test_reads.log" for sweep in sweeps))
     return Measured(frame, split, list(objective), files, found)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lfm_ray.callbacks.tensorboard import RunWriter
+from lfm_ray.checksums import sealed
 from lfm_ray.config import RunConfig
 from lfm_ray.console import moves
 from lfm_ray.files import check_within, write_atomically
@@ -71,7 +72,7 @@ def train(
             rows = read_epochs(folder)
             if isinstance(config.alpha, Adaptive) and len(rows) > 1:
                 fitted, _ = Polynomial.fit([row["alpha"] for row in rows], fit_degree)
-                write_atomically(folder / FITTED, config.model_copy(update={"alpha": fitted}).to_yaml())
+                write_atomically(folder / FITTED, sealed(config.model_copy(update={"alpha": fitted}).to_yaml()))
     fetch(folder / NOTICES)
     push(folder / FITTED, folder / "tensorboard")
 

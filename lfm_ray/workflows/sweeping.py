@@ -15,6 +15,7 @@ from rich.console import Console
 from lfm_ray.callbacks.loggers import loggers
 from lfm_ray.callbacks.progress import RunsProgress, SweepProgress
 from lfm_ray.callbacks.tensorboard import TensorBoardCallback
+from lfm_ray.checksums import sealed
 from lfm_ray.cli import typed
 from lfm_ray.datasets.preparing.demo import prepare_demo
 from lfm_ray.datasets.shards import DatasetCard, read_card
@@ -315,6 +316,6 @@ def write_results(sweep: Sweep, cut_short: bool = False) -> None:
         reason = next((f": {trial.reason}" for trial in trials if trial.state == "failed"), "")
         raise TrainingFailed(f"no trial finished ({ended}){reason}")
     write_atomically(folder / "trials.csv", sweep.table().to_csv(index=False))
-    write_atomically(folder / "best.yaml", best.config.to_yaml())
+    write_atomically(folder / "best.yaml", sealed(best.config.to_yaml()))
     strategies_figure(trials, folder / "strategies.png")
     push(*(file for file in folder.iterdir() if file.is_file()))

@@ -159,6 +159,15 @@ def test_the_type_of_a_compressed_array_is_looked_at_before_it_is_unpacked(tmp_p
         features.load(str(path))
 
 
+def test_a_row_for_which_there_is_not_enough_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(features, "load", load)
+    with pytest.raises(BrokenMedia, match=r"x\.npy.*needs more memory than there is"):
+        decode(Row("0", 0, {"x": str(tmp_path / "x.npy")}), "x", "feature", PrepareConfig(feature={"shape": [4]}))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(0,), (3, 0)])
 def test_an_array_without_numbers_is_none(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "x.npy", np.zeros(shape))

@@ -331,6 +331,7 @@ def test_a_frozen_encoder_does_not_move_but_its_last_layer(solver: list[str]) ->
     run = run_of(
         "model.encoders.image={name: resnet18, width: 4, frozen: true}",
         "alpha.strategy=learned",
+        "alpha.outer=held_out",
         "data.batch_size=4",
         *solver,
     )
@@ -370,8 +371,9 @@ def test_each_modality_has_its_learning_rate_throughout_the_schedule(schedule: s
 
 def test_batch_norm_keeps_its_statistics_through_an_update_of_alpha() -> None:
     for solver in ("identity", "cg"):
-        run = run_of("model.encoder=resnet18", "model.encoders={audio: {width: 4}, image: {width: 4}}",
-                     "alpha.strategy=learned", f"alpha.solver={solver}", "data.batch_size=4")  # fmt: skip
+        small = ["model.encoder=resnet18", "model.encoders={audio: {width: 4}, image: {width: 4}}"]
+        learned = ["alpha.strategy=learned", "alpha.outer=held_out", f"alpha.solver={solver}"]
+        run = run_of(*small, *learned, "data.batch_size=4")
         run.prepare(2)
         step = run.training_step(batch(), before_alpha=True)
         before = {key: value.clone() for key, value in run.model.named_buffers()}

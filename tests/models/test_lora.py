@@ -147,7 +147,13 @@ def test_a_run_trains_adapters_resumes_and_is_exported_without_them(
     data: Shards, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = f"{{name: auto, pretrained: {folders['vit']}, lora: {{rank: 2, dropout: 0.2}}}}"
-    learned = ["alpha.strategy=learned", "alpha.inner_iters=1", "optimizer.learning_rate=0.02", "data.batch_size=4"]
+    learned = [
+        "alpha.strategy=learned",
+        "alpha.outer=held_out",
+        "alpha.inner_iters=1",
+        "optimizer.learning_rate=0.02",
+        "data.batch_size=4",
+    ]
     config = load(RunConfig, None, [*SMALL, *learned, "compute.precision=fp32", f"model.encoders.picture={how}"])
 
     run = Trainer(config, data.card)
@@ -193,7 +199,13 @@ def test_the_statistics_of_batch_norm_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("product", ["gauss_newton", "hessian"])
 def test_solvers_of_the_hyper_gradient_run_over_adapters(data: Shards, folders: dict[str, Path], product: str) -> None:
     how = f"{{name: auto, pretrained: {folders['vit']}, lora: {{rank: 1, targets: [q_proj]}}}}"
-    learned = ["alpha.strategy=learned", "alpha.solver=cg", "alpha.damping=0.1", f"alpha.product={product}"]
+    learned = [
+        "alpha.strategy=learned",
+        "alpha.outer=held_out",
+        "alpha.solver=cg",
+        "alpha.damping=0.1",
+        f"alpha.product={product}",
+    ]
     settings = [*SMALL, *learned, "epochs=1", "alpha.inner_iters=1", f"model.encoders.picture={how}"]
     config = load(RunConfig, None, settings)
     run = Trainer(config, data.card)

@@ -133,7 +133,7 @@ def test_alpha_is_learned_with_other_targets(other_shards: Shards, solver: str) 
     settings = [f"alpha.solver={solver}", "alpha.eta_alpha=0.01", "alpha.inner_iters=2"]
     if other_shards.card.target.kind == "regression" and solver == "cg":
         settings.append("loss.regression=l1")  # whose second derivative is 0
-    run = train_with_outer(other_shards, "alpha.strategy=learned", *settings)
+    run = train_with_outer(other_shards, "alpha.strategy=learned", "alpha.outer=held_out", *settings)
     values = [row["alpha"] for row in run.history]
     assert len(set(values)) > 1 and all(0 <= value <= 1 for value in values)
 

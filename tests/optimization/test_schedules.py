@@ -276,7 +276,7 @@ def test_a_cosine_and_a_sign_do_not_depend_on_how_large_the_gradients_are() -> N
 
 
 def test_rows_are_held_out_only_where_the_outer_loss_is_measured_on_them() -> None:
-    held_out = Learned(strategy="learned", outer_fraction=0.1)
+    held_out = Learned(strategy="learned", outer="held_out", outer_fraction=0.1)
     assert [held_out.held_out_rows(rows) for rows in (100, 26, 3)] == [10, 3, 1]
     assert [Learned(strategy="learned", outer=outer).held_out_rows(100) for outer in ("val", "inner")] == [0, 0]
     assert held_out.outer_batch_size(32) == 32

@@ -64,7 +64,8 @@ def test_the_tables_fit_the_terminal_and_are_written_in_every_format(frame: pd.D
     assert "…" not in text
     files = write_confirmation(frame, "test", tmp_path / "confirm")
     assert sorted(file.name for file in files) == [
-        "confirm-comparisons.csv", "confirm-summary.csv", "confirm.csv", "confirm.md", "confirm.tex",
+        "confirm-comparisons.csv", "confirm-summary.csv", "confirm.csv", "confirm.csv.sha256", "confirm.md",
+        "confirm.tex",
     ]  # fmt: skip
     assert pd.read_csv(tmp_path / "confirm-comparisons.csv")["difference"].tolist() == pytest.approx([2, 10, 8])
     assert "| strategies | 9 | polynomial | 82.0 ± 4.0 | 72.1 to 91.9 | 50.0 |" in (tmp_path / "confirm.md").read_text()

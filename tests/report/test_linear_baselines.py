@@ -25,7 +25,6 @@ from lfm_ray.datasets.shards import (
 )
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.inspection import inspect
-from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.outcome import print_outcome
 from lfm_ray.report.page import render
 from lfm_ray.report.page_figures import Figures
@@ -117,12 +116,19 @@ def test_inspect_shows_them_and_writes_them_beside_the_shards(shards: Shards) ->
     console = Console(width=100, record=True, file=io.StringIO())
     inspect(shards.path, console)
     printed = console.export_text()
-    found = LinearBaselines.model_validate_json((shards.path / LINEAR_BASELINES).read_text())
+    found = linear_baselines.read(shards.path, "made")
+    assert found is not None
     for name, accuracy in found.unimodal.items():
         assert any(name in line and f"{accuracy:.3f}" in line for line in printed.splitlines())
     assert "TF-IDF of character n-grams" in printed
-    assert linear_baselines.read(shards.path, "made") == found
     assert linear_baselines.read(shards.path, "other data") is None
+    file = shards.path / LINEAR_BASELINES
+    whole = file.read_text()
+    for altered in (whole.replace(f'"together": {found.together}', '"together": 0.999'), "[]", "7"):
+        assert altered != whole
+        file.write_text(altered)
+        assert linear_baselines.read(shards.path, "made") is None
+    file.write_text(whole)
 
 
 def test_a_model_below_its_linear_model_is_flagged_in_the_table_and_the_report(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
 
 SHORT = [*SMALL, "epochs=2", "data.batch_size=8", "device=cpu"]
-LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1"]
+LEARNED = ["alpha.strategy=learned", "alpha.outer=held_out", "alpha.inner_iters=1"]
 COSTS = {"data": 5.0, "forward": 3.0, "loss": 2.0, "backward": 11.0, "optimiser": 7.0}
 
 

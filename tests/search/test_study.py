@@ -81,6 +81,17 @@ def test_a_trial_that_was_running_is_handed_out_again_under_its_number(tmp_path:
     assert again.trials()[number].intermediate_values == {1: 0.5}
 
 
+def test_a_trial_that_was_killed_before_its_settings_were_drawn_has_failed(
+    tmp_path: Path,
+) -> None:
+    study = Study(tmp_path / "study.journal", SPACE, seed=0)
+    run_trials(study, 2)
+    study._study.ask()
+    again = Study(tmp_path / "study.journal", SPACE, seed=0)
+    assert again.trials()[2].state == TrialState.FAIL
+    assert again.ask()[0] == 3
+
+
 def test_a_decision_that_a_kill_prevented_is_made_on_resume(tmp_path: Path) -> None:
     study = Study(tmp_path / "study.journal", SPACE, seed=0)
     run_trials(study, 6)

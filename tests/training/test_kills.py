@@ -112,7 +112,15 @@ def test_a_killed_run_equals_one_that_never_stopped(tmp_path: Path, kills: int, 
 @pytest.fixture
 def config() -> RunConfig:
     return load(
-        RunConfig, None, [*SMALL, "alpha.strategy=learned", "model.dropout=0.3", "checkpoint.hours_between_failures=0"]
+        RunConfig,
+        None,
+        [
+            *SMALL,
+            "alpha.strategy=learned",
+            "alpha.outer=held_out",
+            "model.dropout=0.3",
+            "checkpoint.hours_between_failures=0",
+        ],
     )
 
 

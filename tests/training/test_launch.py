@@ -19,7 +19,10 @@ from lfm_ray.training.trainer import Trainer
 
 @pytest.mark.parametrize(
     ("strategy", "held_out", "batch"),
-    [(["alpha.strategy=learned", "alpha.outer_fraction=0.25"], 12, 20), (["alpha.strategy=official"], 16, 8)],
+    [
+        (["alpha.strategy=learned", "alpha.outer=held_out", "alpha.outer_fraction=0.25"], 12, 20),
+        (["alpha.strategy=official"], 16, 8),
+    ],
 )
 def test_what_the_outer_loss_is_measured_on_is_kept_from_theta(
     tmp_path: Path, strategy: list[str], held_out: int, batch: int

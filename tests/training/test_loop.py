@@ -30,7 +30,13 @@ from lfm_ray.training.trainer import Trainer
 
 DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]
 DIVERGING += ["optimizer.gradient_clip=null", "optimizer.schedule=constant", "model.fusion=concat"]
-LEARNED = ["alpha.strategy=learned", "alpha.inner_iters=1", "alpha.eta_alpha=0.01", "alpha.initial=0.6"]
+LEARNED = [
+    "alpha.strategy=learned",
+    "alpha.outer=held_out",
+    "alpha.inner_iters=1",
+    "alpha.eta_alpha=0.01",
+    "alpha.initial=0.6",
+]
 MODULATED = ["method=ogm_ge", "method.noise=false"]
 SOLVERS = {
     "identity": [],
@@ -82,7 +88,13 @@ def test_the_total_loss_is_the_weighted_sum(shards: Shards) -> None:
 def test_a_balanced_start_makes_the_part_of_the_matching_loss_a_stated_share_of_the_first_gradient(
     shards: Shards, float64: None, matching: str, balance: float, micro: str
 ) -> None:
-    settings = [f"loss.matching={matching}", f"alpha.balance={balance}", "alpha.strategy=learned", "alpha.eta_alpha=0"]
+    settings = [
+        f"loss.matching={matching}",
+        f"alpha.balance={balance}",
+        "alpha.strategy=learned",
+        "alpha.outer=held_out",
+        "alpha.eta_alpha=0",
+    ]
     started = train(shards, *settings, f"data.micro_batch_size={micro}", "epochs=1")
     config = started.config
     model = Trainer(config, shards.card)

@@ -10,10 +10,8 @@ import numpy as np
 DECODERS = {"PNG": "png", "TIFF": "tiff", "PPM": "ppm", "JPEG2000": "jpeg2000"}  # Pillow's formats: FFmpeg's
 CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}  # of FFmpeg's formats, whose names go on with be or le
 FULL = 65_535
-SIZE_MARKER, BITS_AT = (
-    b"\xff\x51",
-    40,
-)  # of JPEG 2000: what begins sizes, and where in them the first channel's bits are
+SIZE_MARKER = b"\xff\x51"  # of JPEG 2000, whose sizes follow it
+BITS_AT = 40  # bytes after the begin of the marker: the bits of the first channel
 HEAD = 65_536
 ORIENTATION = 0x0112  # of EXIF
 

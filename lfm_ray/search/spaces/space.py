@@ -42,6 +42,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lfm_ray.config import RunConfig
 from lfm_ray.errors import UserError
+from lfm_ray.optimization.schedules import Learned
 from lfm_ray.registry import Registry, parts_in
 from lfm_ray.search.spaces.distributions import Distribution
 from lfm_ray.search.spaces.objective import FUSED_ACCURACY, Direction, Relation, objective_of, own_metrics
@@ -129,8 +130,9 @@ class Space(Settings):
         ge=1,
         description="epochs per round, set by --population (lfm_ray.search.population); else null",
     )
-    learned_as_before: dict[str, Any] = Field(
-        {}, description="settings of a learned alpha that does not say, in sweeps from before their defaults changed"
+    learned: dict[str, Any] = Field(
+        default_factory=lambda: Learned(strategy="learned").model_dump(exclude={"strategy"}),
+        description="a learned alpha where nothing else says what it is; a sweep goes on with what it began with",
     )
     keep_checkpoints: int = Field(
         10, ge=0, description="how many of the best finished trials keep their checkpoint; all keep their curves"
@@ -286,8 +288,8 @@ class Space(Settings):
         """The run with the drawn settings."""
         values = merge(self.run, drawn)
         alpha = values.get("alpha")
-        if self.learned_as_before and isinstance(alpha, dict) and alpha.get("strategy") == "learned":
-            values = {**values, "alpha": {**self.learned_as_before, **alpha}}
+        if isinstance(alpha, dict) and alpha.get("strategy") == "learned":
+            values = {**values, "alpha": {**self.learned, **alpha}}
         return build(RunConfig, values)
 
     def learned_run(self) -> RunConfig:

@@ -164,13 +164,13 @@ class Study:
             whole = self._whole_points()
             for label, point in list(space.known_points().items())[: space.trials]:
                 self._study.enqueue_trial(point, user_attrs={PROTECTED: label in whole, LABEL: label})
+        self._reached: dict[int, int] = {trial.number: trial.user_attrs[PAUSED] for trial in self._paused()}
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         self._again = [trial.number for trial in running if SETTINGS in trial.user_attrs and not is_paused(trial)]
         for trial in running:
             if SETTINGS not in trial.user_attrs:
                 self.fail(trial.number, "interrupted before its settings were drawn")
         self._before = len(self.started())
-        self._reached: dict[int, int] = {trial.number: trial.user_attrs[PAUSED] for trial in self._paused()}
         self._configs: dict[int, RunConfig] = {}  # validated configurations
 
     def _whole_points(self) -> set[str]:
