@@ -140,13 +140,9 @@ class Trainer:
                 self.scheduler.load_state_dict(self._restored["scheduler"])
                 self.scaler.load_state_dict(self._restored["scaler"])
                 checkpoint.set_random_state(self._restored["random"], self.device)
-            except (
-                LookupError,
-                ValueError,
-                TypeError,
-                AttributeError,
-                RuntimeError,
-            ):  # of PyTorch, which checks little
+            except torch.OutOfMemoryError:
+                raise
+            except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):  # PyTorch checks little
                 raise UserError(
                     "the checkpoint's optimiser, schedule or random numbers are not those of its run; put the right"
                     " checkpoint.pt back, or remove it to begin anew"
