@@ -158,18 +158,6 @@ def test_files_of_another_run_are_told_by_its_settings(work: Path) -> None:
         read_confusions(work / "b", "val")
 
 
-def test_the_epochs_of_a_pruned_trial_are_those_that_the_journal_heard_of(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path / "sweep", trials=6)
-    by = sweep.space.pruning.model_copy(update={"by": "unimodal_accuracy"})
-    sweep.space = sweep.space.model_copy(update={"pruning": by})
-    assert sweep.troubles(sweep.trials()) == []
-    pruned = next(trial.number for trial in sweep.trials() if trial.state == "pruned")
-    shutil.copy(trial_folder(sweep.folder, 0) / "epochs.jsonl", trial_folder(sweep.folder, pruned) / "epochs.jsonl")
-    assert sweep.trials()[pruned].rows == []
-    (said,) = sweep.troubles(sweep.trials())
-    assert f"trial {pruned}: its epochs.jsonl has val/unimodal_accuracy = " in said and "study.journal says" in said
-
-
 @pytest.mark.parametrize("name", ["sweep.yaml", "study.journal"])
 def test_the_parts_of_two_sweeps_are_not_mixed_up(work: Path, name: str) -> None:
     shutil.copy(work / "two" / name, work / "one" / name)

@@ -28,9 +28,10 @@ from lfm_ray.files import write_atomically
 from lfm_ray.optimization.schedules import Polynomial
 from lfm_ray.report import linear_baselines
 from lfm_ray.report.confirmation import Confirmed, class_frame, confirm_frame, write_confirmation
+from lfm_ray.report.confirmed_files import confirmed_runs
 from lfm_ray.report.inspection import inspect
 from lfm_ray.report.loaded_run import FITTED, LoadedRun
-from lfm_ray.report.page_tables import confirmed_runs, strategy_frame
+from lfm_ray.report.page_tables import strategy_frame
 from lfm_ray.report.sweep_view import SweepView
 from lfm_ray.runtime import checkpoint
 from lfm_ray.search.ray_tune.resources import Resources
@@ -129,7 +130,9 @@ def _of_sweep(folder: Path) -> Iterator[Callable[[], Facts]]:
         return facts
 
     def of_confirming() -> Facts:
-        frames = confirmed_runs(SweepView.of([folder])[0])
+        frames, troubles = confirmed_runs(Sweep.open(folder))
+        if troubles:
+            raise UserError("; ".join(troubles))
         lines = [(split, number, line) for split, frame in frames for number, line in frame.to_dict("index").items()]
         found = [_numbers(f"{split} {number}", line) for split, number, line in lines]
         return {name: value for one in found for name, value in one.items()}

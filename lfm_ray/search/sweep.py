@@ -352,24 +352,9 @@ class Sweep:
             recorded: Row | None = frozen.user_attrs.get(ROW)
             if problem := self._differs(frozen, rows, epochs, recorded) or trouble:
                 return ([recorded] if recorded else []), problem
-        elif problem := self._differs_at_a_rung(frozen, rows):
-            return [], problem
         elif frozen.state.is_finished() and len(rows) < frozen.user_attrs.get(EPOCHS, 0):
             trouble = trouble or f"its {EPOCHS_FILE} has {len(rows)} of the {frozen.user_attrs[EPOCHS]} epochs trained"
         return rows, trouble
-
-    def _differs_at_a_rung(self, frozen: FrozenTrial, rows: list[Row]) -> str:
-        """In what the epochs of a trial that has not finished differ from what the journal has of them.
-
-        A node's death has epochs trained again, on a GPU not to the last digit, while the journal keeps the first value.
-        """
-        name = f"val/{self.space.pruning.by}"
-        for row in rows:
-            said, found = frozen.intermediate_values.get(int(row.get("epoch") or 0)), row.get(name)
-            if said is not None and found is not None and not math.isclose(abs(found), abs(said), rel_tol=0.05):
-                when = f"in epoch {row['epoch']:.0f}"
-                return f"its {EPOCHS_FILE} has {name} = {found} {when}, and {JOURNAL} says {abs(said)}"
-        return ""
 
     def _differs(self, frozen: FrozenTrial, rows: list[Row], epochs: int, recorded: Row | None) -> str:
         """In what the epochs of a finished trial differ from the journal; empty: in nothing."""
