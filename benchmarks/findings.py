@@ -28,7 +28,7 @@ from progress import begin, say
 
 import lfm_ray
 from lfm_ray.datasets.shards import read_card
-from lfm_ray.optimization.schedules import Constant
+from lfm_ray.optimization.schedules import Constant, Learned
 from lfm_ray.report.cells import markdown
 from lfm_ray.report.numbers import spread
 from lfm_ray.report.statistics import paired
@@ -82,6 +82,14 @@ def search(folder: Path, given: argparse.Namespace) -> None:
         lfm_ray.tune("methods", data=folder, name=name, storage=given.storage, progress=False, **sizes)
     if not confirmed(sweep).exists():
         lfm_ray.confirm(sweep, seeds=given.seeds, progress=False)
+
+
+def learned_then(sweep: Path) -> str:
+    """What a learned alpha was in a sweep where nothing else was drawn, as far as that is not today's default."""
+    now = Learned(strategy="learned").model_dump()
+    return ", ".join(
+        f"{name}: {value}" for name, value in Sweep.read(sweep).space.learned.items() if value != now[name]
+    )
 
 
 def confirmed(sweep: Path) -> Path:
@@ -204,6 +212,8 @@ def combinations(name: str, sweep: Path) -> list[str]:
         cells.append((of_one["val/fused/accuracy"].mean(), line))
     cells.sort(key=lambda one: -one[0])
     said = [f"- {sentence}" for sentence in found.sentences] if found else []
+    if other := learned_then(sweep):
+        said.append(f"- a learned alpha had `{other}` where nothing else was drawn, the default when this was searched")
     return [f"### {name}", "", *said, "", markdown(pd.DataFrame([line for _, line in cells])), ""]
 
 

@@ -109,10 +109,10 @@ RULES: dict[str, Rule] = {
 }
 
 
-def jobs(folders: list[Path], seeds: int, rules: list[str]) -> Iterator[dict[str, Any]]:
+def jobs(folders: list[Path], seeds: int, rates: list[float], rules: list[str]) -> Iterator[dict[str, Any]]:
     """What is trained, in this order: all of a seed before the next."""
     for seed in range(seeds):
-        for rate in RATES:
+        for rate in rates:
             for folder in folders:
                 for matching in MATCHING:
                     for rule in [*(f"constant {value}" for value in CONSTANTS), *rules]:
@@ -190,6 +190,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=Path, nargs="*", help="folders of shards")
     arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="learning rates")
     arguments.add_argument("--processes", type=int, default=2, help="that train at once")
     arguments.add_argument("--only", nargs="+", choices=RULES, help="only these rules, beside the constants")
     arguments.add_argument("--out", type=Path, default=Path("runs/learned_alpha.jsonl"))
@@ -201,7 +202,8 @@ def main() -> None:
     keys = ("data", "matching", "rate", "seed", "rule")
     known = {tuple(run[key] for key in keys) for run in runs}
     folders = {folder.name: folder for folder in given.data}
-    todo = [job for job in jobs(given.data, given.seeds, given.only or list(RULES)) if tuple(job.values()) not in known]
+    wanted = jobs(given.data, given.seeds, given.rates, given.only or list(RULES))
+    todo = [job for job in wanted if tuple(job.values()) not in known]
     begin(f"hours for three data sets, a few seconds for each of {len(todo)} runs")
     if todo:
         console.print(f"{len(todo)} runs of {EPOCHS} epochs, a few seconds each")
