@@ -18,7 +18,10 @@ import pytest
 import whole_folders
 from whole_folders import FACTS, facts_of
 
+from lfm_ray.errors import UserError
+from lfm_ray.report.loaded_run import LoadedRun
 from lfm_ray.storage import LOCK
+from lfm_ray.training.run_folder import PROFILE
 
 # What a sweep, a run, shards and a model have; so that none of their files is passed over.
 OF_A_RUN = {
@@ -138,3 +141,13 @@ def test_an_altered_file_gives_one_line_or_the_same_numbers(whole: Path, kind: s
         shutil.copyfile(file, altered)
     shutil.rmtree(kept)
     assert facts_of(kind, folder) == (true, [])
+
+
+def test_a_profile_whose_checksum_lost_its_name_is_not_taken_for_one_of_an_earlier_version(whole: Path) -> None:
+    file = whole / "run" / PROFILE
+    true = file.read_text()
+    file.write_text(true.replace('"checksum"', '"checkchecksum"'))
+    with pytest.raises(UserError, match=r"profile\.json: is damaged"):
+        _ = LoadedRun(file.parent).profile
+    file.write_text(true)
+    assert LoadedRun(file.parent).profile is not None

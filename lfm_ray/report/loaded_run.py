@@ -15,6 +15,7 @@ from lfm_ray.errors import UserError
 from lfm_ray.files import check_within
 from lfm_ray.models.directions import leading
 from lfm_ray.models.metrics import class_accuracies
+from lfm_ray.runtime.profiling import SUMMARY
 from lfm_ray.settings import load, nearest
 from lfm_ray.storage import fetch, shown
 from lfm_ray.training.costs import Costs, read_costs
@@ -131,7 +132,7 @@ class LoadedRun:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            whole = is_whole(content)
+            whole = is_whole(content) and set(content) - {CHECKSUM} == SUMMARY
         except (ValueError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:

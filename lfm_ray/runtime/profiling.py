@@ -21,6 +21,9 @@ PARTS = ("data", "forward", "loss", "backward", "optimiser", "alpha update")
 WARM_UP = 3  # first steps, left out: memory is allocated, kernels are chosen, encoders compiled
 
 
+SUMMARY = {"steps", "samples", "seconds", "parts"}  # the keys of `Profile.summary`
+
+
 class Profile:
     """Sums the seconds of each part of a step. Parts do not overlap: one inside another counts as the outer one.
 
