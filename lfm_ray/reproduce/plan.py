@@ -279,7 +279,7 @@ def _tune_to(trials: int, sweeps: Mapping[str, Sweep], source: DataSource, resou
     if not asked:
         return
     configs = {where: next(t.config for t in sweep.trials() if t.number == n) for where, (sweep, n) in asked.items()}
-    with watch(f"trial {trials} of {len(asked)} rows", len(asked)) as progress:
+    with watch(f"trial {trials} of each of {len(asked)} rows", len(asked)) as progress:
         failures = run_each(configs, source, resources, [progress], None)
     for where, (sweep, number) in asked.items():
         if where in failures:
