@@ -49,7 +49,6 @@ from lfm_ray.training.trainer import Trainer
 CONSTANTS = [i / 10 for i in range(10)]
 MATCHING, RATES = ("js", "infonce"), (0.003, 0.03, 0.01)
 DRAWN_RATE = 0.01
-EPOCHS = 20
 DECAY = 0.9  # of the running mean square
 Rule = tuple[type[Learned], dict[str, Any]]  # a schedule and its settings
 
@@ -77,11 +76,13 @@ class Logit(Learned):
 
 def balanced(eta_alpha: float, balance: float = 0.25, outer: str = "held_out", **other: Any) -> Rule:
     """The sign of the gradient, from a balanced start."""
-    return Learned, {"update": "sign", "eta_alpha": eta_alpha, "balance": balance, "outer": outer} | other
+    settings = {"update": "sign", "eta_alpha": eta_alpha, "balance": balance, "outer": outer, "inner_iters": 5}
+    return Learned, settings | other
 
 
-FIXED = {"initial": 0.95, "outer": "held_out"}  # the official code's start
+FIXED = {"initial": 0.95, "outer": "held_out", "inner_iters": 5}  # the official code's start
 RULES: dict[str, Rule] = {
+    "default": (Learned, {}),
     "balanced 0.25, 0.0075": balanced(0.0075),
     "balanced 0.25, 0.015": balanced(0.015),
     "balanced 0.25, 0.03": balanced(0.03),
@@ -119,11 +120,11 @@ def jobs(folders: list[Path], seeds: int, rates: list[float], rules: list[str]) 
                         yield {"data": folder.name, "matching": matching, "rate": rate, "seed": seed, "rule": rule}
 
 
-def trained(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+def trained(folder: Path, job: dict[str, Any], epochs: int) -> dict[str, Any]:
     """One run: `job`, its validation and test accuracy, and alpha at the end of each epoch."""
     torch.set_num_threads(1)
     shards = Shards(folder.absolute())
-    settings = [f"data.path={folder}", f"epochs={EPOCHS}", f"seed={job['seed']}", f"loss.matching={job['matching']}"]
+    settings = [f"data.path={folder}", f"epochs={epochs}", f"seed={job['seed']}", f"loss.matching={job['matching']}"]
     config = load(RunConfig, None, [*settings, f"optimizer.learning_rate={job['rate']}"])
     kind, _, value = job["rule"].partition(" ")
     if kind == "constant":
@@ -190,6 +191,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=Path, nargs="*", help="folders of shards")
     arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument(
+        "--epochs", type=int, default=20, help="of a run; those of another length need another --out"
+    )
     arguments.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="learning rates")
     arguments.add_argument("--processes", type=int, default=2, help="that train at once")
     arguments.add_argument("--only", nargs="+", choices=RULES, help="only these rules, beside the constants")
@@ -206,9 +210,9 @@ def main() -> None:
     todo = [job for job in wanted if tuple(job.values()) not in known]
     begin(f"hours for three data sets, a few seconds for each of {len(todo)} runs")
     if todo:
-        console.print(f"{len(todo)} runs of {EPOCHS} epochs, a few seconds each")
+        console.print(f"{len(todo)} runs of {given.epochs} epochs, a few seconds each")
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
-        ended = as_completed([pool.submit(trained, folders[job["data"]], job) for job in todo])
+        ended = as_completed([pool.submit(trained, folders[job["data"]], job, given.epochs) for job in todo])
         for number, run in enumerate((future.result() for future in ended), start=1):
             with given.out.open("a") as out:
                 out.write(json.dumps(run) + "\n")
@@ -237,7 +241,8 @@ def draw(runs: list[dict[str, Any]], rules: list[str], file: Path) -> None:
         for rule in rules:
             curves = cell.loc[cell["rule"] == rule, "alpha"].tolist()
             if curves:
-                axis.plot(range(1, EPOCHS + 1), pd.DataFrame(curves).mean(), label=rule)
+                mean = pd.DataFrame(curves).mean()
+                axis.plot(range(1, len(mean) + 1), mean, label=rule)
         constants = cell[cell["rule"].str.startswith("constant")].groupby("rule")["val"].mean()
         axis.axhline(float(constants.idxmax().split()[1]), color="grey", linestyle=":", label="best constant")
         axis.set(title=f"{name}, {kind}", ylim=(0, 1))

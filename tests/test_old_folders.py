@@ -87,14 +87,14 @@ def test_a_learned_alpha_starts_where_it_did_and_moves_as_it_did(work: Path) -> 
         drawn = SweepFile.model_validate(values | {"space": values["space"] | space}).space
         found = drawn.config({"alpha.strategy": "learned"}).alpha
         assert isinstance(found, Learned)
-        return found.update, found.eta_alpha, found.initial, found.outer
+        return found.update, found.eta_alpha, found.initial, found.outer, found.inner_iters
 
-    assert alpha() == ("plain", 0.01, 0.95, "held_out")
-    assert alpha(learned_update="sign") == ("sign", 0.03, 0.95, "held_out")
-    assert alpha(learned_as_before={}) == ("sign", 0.015, "balanced", "held_out")
+    assert alpha() == ("plain", 0.01, 0.95, "held_out", 5)
+    assert alpha(learned_update="sign") == ("sign", 0.03, 0.95, "held_out", 5)
+    assert alpha(learned_as_before={}) == ("sign", 0.015, "balanced", "held_out", 5)
     again = {"update": "sign", "initial": 0.95, "eta_alpha": 0.03}
-    assert alpha(learned_as_before=again) == ("sign", 0.03, 0.95, "held_out")
-    assert alpha(learned={"eta_alpha": 0.02}) == ("sign", 0.02, "balanced", "inner")
+    assert alpha(learned_as_before=again) == ("sign", 0.03, 0.95, "held_out", 5)
+    assert alpha(learned={"eta_alpha": 0.02}) == ("sign", 0.02, "balanced", "inner", None)
 
 
 def test_a_sweep_writes_down_what_a_learned_alpha_is(work: Path) -> None:

@@ -57,7 +57,7 @@ class AlphaController:
 
     def due(self, step: int, steps_an_epoch: int) -> bool:
         """Whether alpha moves after this step on theta, counted from 1 over all epochs."""
-        return isinstance(self.schedule, Adaptive) and self.schedule.due(step, steps_an_epoch)
+        return isinstance(self.schedule, Adaptive) and self.schedule.due(step, steps_an_epoch * self.epochs)
 
     def move(self, gradient: AlphaGradient, step: int) -> None:
         """One update by the gradient, after a step on theta."""

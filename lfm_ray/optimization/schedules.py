@@ -22,6 +22,7 @@ from lfm_ray.settings import Settings
 
 Weight = Annotated[float, Field(ge=0, le=1)]
 MOST_AT_FIRST = 0.95  # of a balanced start
+UPDATES = 100  # of alpha in a run, about, where nothing else is said
 
 
 class Schedule(Settings):
@@ -232,8 +233,8 @@ class Adaptive(Schedule):
             raise ValueError(f"low must not be above high ({self.low} > {self.high})")
         return self
 
-    def due(self, steps: int, steps_an_epoch: int) -> bool:
-        """Whether alpha is updated after so many steps on theta."""
+    def due(self, step: int, steps: int) -> bool:
+        """Whether alpha is updated after this step on theta, counted from 1, of so many of the run."""
         raise NotImplementedError
 
     def held_out_rows(self, rows: int) -> int:
@@ -275,7 +276,12 @@ class Learned(Adaptive):
         " is trained",
     )
     eta_alpha: float = Field(0.0075, ge=0, description="learning rate of alpha; of update cosine about 0.1")
-    inner_iters: int = Field(5, ge=1, description="steps on theta between two updates of alpha")
+    inner_iters: int | None = Field(
+        None,
+        ge=1,
+        description=f"steps on theta between two updates of alpha; null: as many as make about {UPDATES} updates of a"
+        " run, so that eta_alpha means the same however long it is",
+    )
     solver: Literal["identity", "neumann", "cg", "nystrom"] = Field(
         "identity", description="what stands for H^-1 in eq. (3)"
     )
@@ -323,9 +329,9 @@ class Learned(Adaptive):
             return float((gradient.value > 0) - (gradient.value < 0))
         return gradient.cosine if self.update == "cosine" else gradient.value
 
-    def due(self, steps: int, steps_an_epoch: int) -> bool:
-        """Whether alpha is updated after so many steps on theta."""
-        return steps % self.inner_iters == 0
+    def due(self, step: int, steps: int) -> bool:
+        """Whether alpha is updated after this step on theta, counted from 1, of so many of the run."""
+        return step % (self.inner_iters or max(1, steps // UPDATES)) == 0
 
     def held_out_rows(self, rows: int) -> int:
         """`outer_fraction` of the rows, where the outer loss is measured on them."""
@@ -350,7 +356,7 @@ class Official(Adaptive):
     high: Weight = Field(0.95, description="alpha is clipped to [low, high]")
     before_epochs: ClassVar[bool] = True
 
-    def due(self, steps: int, steps_an_epoch: int) -> bool:
+    def due(self, step: int, steps: int) -> bool:
         """Never after a step."""
         return False
 

@@ -100,16 +100,18 @@ class SweepFile(Settings):
     def _of_an_earlier_version(cls, values: Any) -> Any:
         """A sweep goes on with the learned alpha that it began with.
 
-        First that was plain from 0.95, then sign from 0.95, then sign from a balanced start, all on held-out rows.
+        First that was plain from 0.95, then sign from 0.95, then sign from a balanced start, all on held-out rows
+        and every five steps.
         """
         space = values.get("space") if isinstance(values, dict) else None
         if not isinstance(space, dict) or "learned" in space:
             return values
-        before: dict[str, Any] = {"outer": "held_out", "initial": 0.95, "update": space.get("learned_update", "plain")}
+        always = {"outer": "held_out", "inner_iters": 5}
+        before: dict[str, Any] = always | {"initial": 0.95, "update": space.get("learned_update", "plain")}
         before["eta_alpha"] = 0.01 if before["update"] == "plain" else 0.03
         if "learned_as_before" in space:
-            balanced = {"outer": "held_out", "initial": "balanced", "update": "sign", "eta_alpha": 0.015}
-            before = balanced | space["learned_as_before"]
+            balanced = {"initial": "balanced", "update": "sign", "eta_alpha": 0.015}
+            before = always | balanced | space["learned_as_before"]
         others = {key: value for key, value in space.items() if key not in ("learned_update", "learned_as_before")}
         return {**values, "space": {**others, "learned": before}}
 
