@@ -22,7 +22,7 @@ from lfm_ray.settings import Settings
 
 Weight = Annotated[float, Field(ge=0, le=1)]
 MOST_AT_FIRST = 0.95  # of a balanced start
-UPDATES = 100  # of alpha in a run, about, where nothing else is said
+UPDATES = 50  # of alpha in a run, about, where nothing else is said
 
 
 class Schedule(Settings):

@@ -200,7 +200,7 @@ def test_an_update_of_alpha_descends_with_a_rate_that_halves_and_is_clipped() ->
     assert learned.updated(0.5, AlphaGradient(-100), t=1) == 0.9
     often = Learned(strategy="learned", inner_iters=5)
     assert [step for step in range(1, 11) if often.due(step, 10)] == [5, 10]
-    for steps, every in ((10, 1), (199, 1), (200, 2), (500, 5), (10_500, 105)):  # about a hundred updates of a run
+    for steps, every in ((10, 1), (99, 1), (100, 2), (260, 5), (10_500, 210)):  # about fifty updates of a run
         assert [step for step in range(1, 2 * every + 1) if learned.due(step, steps)] == [every, 2 * every]
     assert not any(Official(strategy="official").due(step, 30) for step in range(1, 11))  # but before every epoch
 
