@@ -9,15 +9,14 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from commands import run
 from made_sweep import make_sweep
 from synthetic import write_dataset
 from tiny_run import SMALL
+from whole_folders import facts_of_arrays
 
 import lfm_ray
 from lfm_ray import trust
@@ -36,8 +35,6 @@ from lfm_ray.storage import exclusive
 from lfm_ray.training.execution import Launch, run_in_process
 from lfm_ray.training.source import DataSource
 
-Facts = dict[str, Any]
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,16 +49,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_in_process(Launch(config, source, folder / "run"), lambda row: None)
     from_run.export(folder / "run", folder / "model")
     return folder
-
-
-def facts_of_shards(folder: Path) -> Facts:
-    shards = Shards(folder)
-    facts: Facts = {"card": shards.card.model_dump(exclude={"checksum"})}
-    for split in shards.card.splits:
-        arrays, labels = shards.arrays(split)
-        facts |= {f"{split} {name}": np.asarray(array).tobytes() for name, array in arrays.items()}
-        facts |= {f"{split} labels": labels.tobytes(), f"{split} ids": shards.ids(split)}
-    return facts
 
 
 COMMANDS: dict[str, list[tuple[str, ...]]] = {
@@ -146,7 +133,7 @@ def test_with_trust_links_are_followed(made: Path, tmp_path: Path, monkeypatch: 
     shutil.copytree(made / "shards", folder)
     shutil.move(folder / CARD, tmp_path / "elsewhere")
     (folder / CARD).symlink_to(tmp_path / "elsewhere")
-    assert facts_of_shards(folder) == facts_of_shards(made / "shards")
+    assert facts_of_arrays(folder) == facts_of_arrays(made / "shards")
 
 
 def test_a_pipe_in_a_folder_is_named_and_not_waited_for(made: Path, tmp_path: Path) -> None:

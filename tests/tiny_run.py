@@ -19,6 +19,14 @@ from lfm_ray.training.loop import Splits, fit
 from lfm_ray.training.trainer import Row, Trainer
 
 SMALL = ["epochs=4", "model.width=4", "model.embedding_size=8", "data.batch_size=16"]
+# alpha is learned on held-out rows, after every step
+LEARNED = [
+    "alpha.strategy=learned",
+    "alpha.outer=held_out",
+    "alpha.inner_iters=1",
+    "alpha.eta_alpha=0.01",
+    "alpha.initial=0.6",
+]
 HELD_OUT = 6  # of the 48 training samples, in `splits_with_outer`
 
 

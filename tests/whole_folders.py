@@ -95,17 +95,19 @@ def _search(folder: Path, source: DataSource) -> None:
     sweep.let_go()
 
 
-def _of_shards(folder: Path) -> Iterator[Callable[[], Facts]]:
-    def of_arrays() -> Facts:
-        shards = Shards(folder)
-        facts: Facts = {"card": shards.card.model_dump(exclude={"checksum"})}
-        for split in shards.card.splits:
-            arrays, labels = shards.arrays(split)
-            facts |= {f"{split} {name}": np.asarray(array).tobytes() for name, array in arrays.items()}
-            facts |= {f"{split} labels": labels.tobytes(), f"{split} ids": shards.ids(split)}
-        return facts
+def facts_of_arrays(folder: Path) -> Facts:
+    """The card, samples, labels and ids of shards."""
+    shards = Shards(folder)
+    facts: Facts = {"card": shards.card.model_dump(exclude={"checksum"})}
+    for split in shards.card.splits:
+        arrays, labels = shards.arrays(split)
+        facts |= {f"{split} {name}": np.asarray(array).tobytes() for name, array in arrays.items()}
+        facts |= {f"{split} labels": labels.tobytes(), f"{split} ids": shards.ids(split)}
+    return facts
 
-    yield of_arrays
+
+def _of_shards(folder: Path) -> Iterator[Callable[[], Facts]]:
+    yield lambda: facts_of_arrays(folder)
     yield lambda: _numbers("linear", linear_baselines.read(folder, Shards(folder).card.fingerprint))
 
 

@@ -9,7 +9,7 @@ import small_shards
 import torch
 import torch.distributed as dist
 from method_cases import CASES, STRATEGIES
-from tiny_run import SMALL, same_weights, train_until_killed, without_time
+from tiny_run import LEARNED, SMALL, same_weights, train_until_killed, without_time
 from tiny_run import splits_with_outer as splits
 from tiny_run import train_with_outer as train
 from torch import multiprocessing
@@ -30,13 +30,6 @@ from lfm_ray.training.trainer import Trainer
 
 DIVERGING = ["optimizer.name=sgd", "optimizer.learning_rate=10", "optimizer.momentum=0.99"]
 DIVERGING += ["optimizer.gradient_clip=null", "optimizer.schedule=constant", "model.fusion=concat"]
-LEARNED = [
-    "alpha.strategy=learned",
-    "alpha.outer=held_out",
-    "alpha.inner_iters=1",
-    "alpha.eta_alpha=0.01",
-    "alpha.initial=0.6",
-]
 MODULATED = ["method=ogm_ge", "method.noise=false"]
 SOLVERS = {
     "identity": [],

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from synthetic import with_gaps
 from tiny_run import (
+    LEARNED,
     SMALL,
     same,
     small_config,
@@ -33,13 +34,6 @@ from lfm_ray.training.loop import fit
 from lfm_ray.training.source import DataSource
 from lfm_ray.training.trainer import Trainer
 
-LEARNED = [
-    "alpha.strategy=learned",
-    "alpha.outer=held_out",
-    "alpha.inner_iters=1",
-    "alpha.eta_alpha=0.01",
-    "alpha.initial=0.6",
-]
 CASES = {
     "lfm": ["alpha.value=0.4", "model.projection_size=5", "loss.learn_tau=true"],
     "js": ["alpha.value=0.4", "loss.matching=js", "model.fusion=weight"],
