@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from lfm_ray.report import confirmation
-from lfm_ray.report.confirmed_files import confirmed_runs
 from lfm_ray.report.cost_cells import cost_columns
 from lfm_ray.report.measure_tables import measure_tables, note_of
 from lfm_ray.report.numbers import decimal, setting
@@ -143,7 +142,7 @@ def confirmed_tables(view: SweepView) -> list[Table]:
             frozenset({"sweep", "strategy", "minus"}),
             note=note if i == 0 else note_of(title),
         )
-        for split, frame in confirmed_runs(view.sweep)[0]
+        for split, frame in view.confirmed[0]
         for i, (title, cells) in enumerate(confirmation.tables(frame, split, view.sweep.space.objective).items())
     ]
 

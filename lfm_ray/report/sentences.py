@@ -13,7 +13,6 @@ from markupsafe import Markup, escape
 
 from lfm_ray.optimization.schedules import Polynomial, formula
 from lfm_ray.report.confirmation import PER_CENT
-from lfm_ray.report.confirmed_files import confirmed_runs
 from lfm_ray.report.numbers import spread
 from lfm_ray.report.page_tables import ENDED
 from lfm_ray.report.sweep_view import SweepView
@@ -82,7 +81,7 @@ def summary(view: SweepView) -> list[str | Markup]:
         second += f", {view.best.reached - joint.reached:+.3f} against the best of {tuned} of joint training ({JOINT})"
     third = Markup("The best of many trials looks better than it is; <code>python -m lfm_ray.confirm {}</code>")
     third = third.format(shown_path(folder)) + " retrains it with other seeds."
-    for split, confirmed in confirmed_runs(view.sweep)[0]:
+    for split, confirmed in view.confirmed[0]:
         ours = confirmed[confirmed["trial"] == view.best.number][f"{split}/fused/{view.lead}"]
         if len(ours):
             theirs = _joint(confirmed, split, view.lead)
@@ -108,7 +107,7 @@ def warnings(views: Sequence[SweepView]) -> list[str]:
             )
         named = f"{view.name}: " if len(views) > 1 else ""
         said += [f"{named}{line}." for line in view.sweep.troubles(view.trials)]
-        said += [f"{named}{line}." for line in confirmed_runs(view.sweep)[1]]
+        said += [f"{named}{line}." for line in view.confirmed[1]]
         said += [f"{named}{line}." for line in at_the_edge(view.sweep.space, view.trials)]
         said += [
             f"{named}{name}: the range was widened during the sweep, from {was} to {view.sweep.space.search[name]}."

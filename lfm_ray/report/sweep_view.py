@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
+
 from lfm_ray.models.directions import LEADING, leading
 from lfm_ray.report import linear_baselines
+from lfm_ray.report.confirmed_files import confirmed_runs
 from lfm_ray.report.linear_baselines import LinearBaselines
 from lfm_ray.report.tables import modalities_of
 from lfm_ray.search.selection import best_of
@@ -59,6 +62,11 @@ class SweepView:
     def linear(self) -> LinearBaselines | None:
         """What linear models reach on the same data, if `prepare --inspect` fitted them."""
         return linear_baselines.read(self.sweep.space.base.data.path, self.sweep.file.fingerprint)
+
+    @cached_property
+    def confirmed(self) -> tuple[list[tuple[str, pd.DataFrame]], list[str]]:
+        """The runs of `lfm_ray.confirm`, and what is wrong with its tables (`confirmed_files.confirmed_runs`)."""
+        return confirmed_runs(self.sweep)
 
     @property
     def objective(self) -> str:
